@@ -1,0 +1,1 @@
+"""A tenant's window on the adapter store: adapters, revisions, fine-tuned models."""

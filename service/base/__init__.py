@@ -1,0 +1,1 @@
+"""The base model: what it is, and how it is loaded."""

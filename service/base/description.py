@@ -1,0 +1,132 @@
+"""What the base model is, read from its folder without torch: name, limits, tokens, digests."""
+
+import hashlib
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+NAME = re.compile(r"[^a-z0-9.-]")
+
+
+class BaseModelError(Exception):
+    """The folder or id is not a causal language model that can be used here."""
+
+
+class BaseDescription(msgspec.Struct, frozen=True, dict=True):
+    """The base's public id and its folder."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return _json(self.path / "config.json")
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """The content of generation_config.json, or nothing."""
+        return _json(self.path / "generation_config.json", missing={})
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and completion together."""
+        return int(self.config["max_position_embeddings"])
+
+    @cached_property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a generation."""
+        given = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
+        if given is None:
+            return ()
+        return tuple(given) if isinstance(given, list) else (int(given),)
+
+    @cached_property
+    def linear_modules(self) -> frozenset[str]:
+        """Last names of the linear layers that LoRA may target, read off the weight names."""
+        return frozenset(_linear_names(self.path))
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """sha256 of tokenizer.json."""
+        return _sha256(self.path / "tokenizer.json")
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The base's own Jinja template, if it has one."""
+        beside = self.path / "chat_template.jinja"
+        if beside.exists():
+            return beside.read_text(encoding="utf-8")
+        template = _json(self.path / "tokenizer_config.json", missing={}).get("chat_template")
+        return template if isinstance(template, str) else None
+
+    @cached_property
+    def chat_template_digest(self) -> str:
+        """sha256 of the chat template."""
+        return hashlib.sha256((self.chat_template or "").encode()).hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the names and digests of config and weights: which base this is."""
+        whole = hashlib.sha256()
+        for file in sorted([self.path / "config.json", *self.path.glob("*.safetensors")]):
+            whole.update(f"{file.name}:{_sha256(file)}\n".encode())
+        return whole.hexdigest()
+
+
+def describe(model: str, name: str = "") -> BaseDescription:
+    """Find a base by folder or by Hugging Face id (fetched to the local hub cache if need be).
+
+    `name` is its public id; by default the last path segment of `model`, lowered, with anything
+    outside `[a-z0-9.-]` turned into `-`. Raises BaseModelError.
+    """
+    path = Path(model) if Path(model).is_dir() else _fetch(model)
+    if not (path / "config.json").is_file() or not (path / "tokenizer.json").is_file():
+        raise BaseModelError(f"{model} needs a config.json and a tokenizer.json")
+    return BaseDescription(name or public_name(model), path)
+
+
+def public_name(model: str) -> str:
+    """Derive the base's public id from a path or hub id."""
+    return NAME.sub("-", model.rstrip("/").rsplit("/", 1)[-1].lower())[:64]
+
+
+def _fetch(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as fault:
+        raise BaseModelError(f"no base model at {model!r}: {fault}") from None
+
+
+def _linear_names(path: Path) -> set[str]:
+    import json
+
+    names: set[str] = set()
+    for file in path.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for key, tensor in header.items():
+            # Two-dimensional weights inside the layers are the projections; the embedding and the
+            # vocabulary head lie outside, and LoRA on them would not be servable.
+            if key != "__metadata__" and ".layers." in key and len(tensor["shape"]) == 2:
+                names.add(key.removesuffix(".weight").rsplit(".", 1)[-1])
+    return names
+
+
+def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    if missing is not None and not path.exists():
+        return missing
+    content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,5 @@
+"""Rows, sessions and migrations."""
+
+from service.database.session import Database
+
+__all__ = ["Database"]

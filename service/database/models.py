@@ -1,0 +1,216 @@
+"""Every row. All that belongs to a tenant carries `tenant_id`; `seq` gives lists their order."""
+
+from typing import Any
+
+from advanced_alchemy.base import DefaultBase
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+Json = dict[str, Any]
+# SQLite counts up by itself only on a column of type INTEGER.
+Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _seq() -> Mapped[int]:
+    return mapped_column(Sequence, primary_key=True, autoincrement=True)
+
+
+def _tenant() -> Mapped[str]:
+    return mapped_column(String(64), ForeignKey("tenants.id"), index=True)
+
+
+class TenantRow(DefaultBase):
+    """A customer of the operator."""
+
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ApiKeyRow(DefaultBase):
+    """A key's keyed hash and what it may do; the key itself is never stored."""
+
+    __tablename__ = "api_keys"
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    name: Mapped[str] = mapped_column(String(128))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    hint: Mapped[str] = mapped_column(String(16))
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class FileRow(DefaultBase):
+    """A stored file; of a fine-tune file also what parsing found."""
+
+    __tablename__ = "files"
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    row_format: Mapped[str | None] = mapped_column(String(16))
+    rows: Mapped[int | None] = mapped_column(Integer)
+    tokens: Mapped[int | None] = mapped_column(BigInteger)
+    longest_example: Mapped[int | None] = mapped_column(Integer)
+
+
+class UploadRow(DefaultBase):
+    """A file that arrives in parts."""
+
+    __tablename__ = "uploads"
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    mime_type: Mapped[str] = mapped_column(String(128))
+    status: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+    file_expires_after: Mapped[int | None] = mapped_column(BigInteger)
+    file_id: Mapped[str | None] = mapped_column(String(64))
+
+
+class UploadPartRow(DefaultBase):
+    """One part of an upload."""
+
+    __tablename__ = "upload_parts"
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    upload_id: Mapped[str] = mapped_column(String(64), ForeignKey("uploads.id"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class JobRow(DefaultBase):
+    """A fine-tuning job, with the lease of the runtime that works on it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_claim", "status", "lease_expires_at"),)
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    status: Mapped[str] = mapped_column(String(20))
+    model: Mapped[str] = mapped_column(String(256))
+    adapter: Mapped[str] = mapped_column(String(64))
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    training_file: Mapped[str] = mapped_column(String(64))
+    validation_file: Mapped[str | None] = mapped_column(String(64))
+    seed: Mapped[int] = mapped_column(BigInteger)
+    method: Mapped[Json] = mapped_column(JSON)
+    """As the job object shows it, with `auto` resolved."""
+    spec: Mapped[Json] = mapped_column(JSON)
+    """The TrainingSpec."""
+    job_metadata: Mapped[Json | None] = mapped_column("metadata", JSON)
+    integrations: Mapped[list[Json] | None] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+    estimated_finish: Mapped[int | None] = mapped_column(BigInteger)
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    fine_tuned_model: Mapped[str | None] = mapped_column(String(512))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_param: Mapped[str | None] = mapped_column(String(128))
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
+    lease_token: Mapped[int] = mapped_column(Integer, default=0)
+    """Counts up at every claim; a write that names an older one is refused."""
+    lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
+
+
+class JobEventRow(DefaultBase):
+    """One dated fact about a job."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job", "job_id", "seq"),)
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    job_id: Mapped[str] = mapped_column(String(64), ForeignKey("jobs.id"))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    level: Mapped[str] = mapped_column(String(8))
+    type: Mapped[str] = mapped_column(String(8))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[Json | None] = mapped_column(JSON)
+
+
+class JobCheckpointRow(DefaultBase):
+    """An epoch's end: a callable revision and its metrics."""
+
+    __tablename__ = "job_checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step_number"),)
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    job_id: Mapped[str] = mapped_column(String(64), ForeignKey("jobs.id"), index=True)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    step_number: Mapped[int] = mapped_column(Integer)
+    model_name: Mapped[str] = mapped_column(String(512))
+    metrics: Mapped[Json] = mapped_column(JSON)
+
+
+class AdapterRow(DefaultBase):
+    """A tenant's named line of revisions."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    name: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class RevisionRow(DefaultBase):
+    """One immutable published version; the files are in the adapter store under the digest."""
+
+    __tablename__ = "revisions"
+    __table_args__ = (UniqueConstraint("tenant_id", "adapter", "digest"),)
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    adapter: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+    rev: Mapped[str] = mapped_column(String(64))
+    """The digest's shortest prefix, of 8 or more, that was unique within the adapter."""
+    format: Mapped[str] = mapped_column(String(8))
+    """`chat` or `raw`: how `generate` renders a prompt for it."""
+    job_id: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class FineTunedModelRow(DefaultBase):
+    """A callable name of a revision: a job's result, or one of its checkpoints."""
+
+    __tablename__ = "fine_tuned_models"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    seq: Mapped[int] = _seq()
+    tenant_id: Mapped[str] = _tenant()
+    name: Mapped[str] = mapped_column(String(512))
+    revision_id: Mapped[str] = mapped_column(String(64), ForeignKey("revisions.id"), index=True)
+    job_id: Mapped[str] = mapped_column(String(64))
+    step: Mapped[int | None] = mapped_column(Integer)
+    """Of a checkpoint; null for a job's result."""
+    created_at: Mapped[int] = mapped_column(BigInteger)

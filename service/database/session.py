@@ -1,0 +1,70 @@
+"""Sessions on SQLite (WAL) or PostgreSQL: one request or one claim is one transaction."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncSession
+
+WRITE = "lorehouse_write"
+BUSY_TIMEOUT_SECONDS = 30
+
+
+class Database:
+    """The one way to a session. Keep transactions short: no I/O but the database's inside them."""
+
+    def __init__(self, url: str) -> None:
+        self.config = SQLAlchemyAsyncConfig(
+            connection_string=url,
+            session_config=AsyncSessionConfig(expire_on_commit=False),
+            engine_config=EngineConfig(**_engine_options(url)),
+        )
+        self.engine = self.config.get_engine()
+        self._sessions = self.config.create_session_maker()
+        if self.engine.dialect.name == "sqlite":
+            _prepare_sqlite(self.engine.sync_engine)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """Open a session that sees one consistent state; nothing in it is committed."""
+        async with self._sessions() as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """Open a transaction that commits at the end, or rolls back on any error."""
+        async with self._sessions() as session, session.begin():
+            await session.connection(execution_options={WRITE: True})
+            yield session
+
+    async def close(self) -> None:
+        """Return every connection."""
+        await self.engine.dispose()
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}}
+    return {"pool_pre_ping": True}
+
+
+def _prepare_sqlite(engine: Any) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        # The driver must not open transactions by itself: it opens them too late and as readers.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A reader that turns writer fails at once when another wrote meanwhile, whatever the busy
+        # timeout: writers therefore say so at the start, and wait for their turn there.
+        write = connection.get_execution_options().get(WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

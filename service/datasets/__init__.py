@@ -1,0 +1,1 @@
+"""What they bring: files, uploads and the examples in them."""

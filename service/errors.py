@@ -1,0 +1,127 @@
+"""Every error a caller can be told about; each knows its HTTP status and its stable code.
+
+ServiceError
+├── BadRequest                400  the request itself is wrong
+│   ├── UnsupportedField      400  a field we know of, whose meaning we cannot honour yet
+│   └── InvalidTrainingFile   400  the file's content is wrong, line by line
+├── Unauthenticated           401
+├── Forbidden                 403  the key lacks a scope
+├── NotFound                  404  also for what belongs to another tenant
+├── Conflict                  409  permanent: the client must not retry it
+├── TooLarge                  413
+└── Unavailable               503  ours, temporary: the client may retry
+    └── EngineUnavailable     503
+"""
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all errors that reach a client as OpenAI's error body."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Further members of the error body."""
+        return {}
+
+
+class BadRequest(ServiceError):
+    """The request itself is wrong; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+    code: str | None = "invalid_value"
+
+
+class UnsupportedField(BadRequest):
+    """A known field whose meaning this server cannot honour."""
+
+    code = "unsupported_parameter"
+
+
+class InvalidTrainingFile(BadRequest):
+    """The uploaded file holds lines that cannot be trained on.
+
+    `errors` holds the first faults as (line, reason), `error_count` all of them.
+    """
+
+    code = "invalid_training_file"
+
+    def __init__(self, message: str, errors: list[tuple[int, str]], error_count: int) -> None:
+        super().__init__(message, param="file")
+        self.errors = errors
+        self.error_count = error_count
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The faults, one object a line."""
+        lines = [{"line": line, "reason": reason} for line, reason in self.errors]
+        return {"errors": lines, "error_count": self.error_count}
+
+
+class Unauthenticated(ServiceError):
+    """No key, a wrong one, or a revoked one."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    """The key is good but lacks the scope."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "insufficient_permissions"
+
+
+class NotFound(ServiceError):
+    """Nothing of that name is visible to this tenant."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class Conflict(ServiceError):
+    """The state forbids it and will go on forbidding it (SDKs retry a bare 409)."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class TooLarge(ServiceError):
+    """The body is over a limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "too_large"
+
+
+class Unavailable(ServiceError):
+    """We cannot do it right now; the same request may work later."""
+
+    status = 503
+    type = "server_error"
+    code = "unavailable"
+    headers: ClassVar[dict[str, str]] = {"retry-after": "1"}
+
+
+class EngineUnavailable(Unavailable):
+    """The generation engine is starting, restarting, or died under this request."""
+
+    code = "engine_unavailable"

@@ -1,0 +1,1 @@
+"""The promise: fine-tuning jobs, their events and checkpoints."""

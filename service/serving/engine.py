@@ -1,0 +1,95 @@
+"""The seam of serving: `Engine` answers token ids with token ids, for any adapter, in one batch.
+
+An engine knows nothing of tenants' names, HTTP or chat templates: a request names an immutable
+revision, or none for the base.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from adapters_store import RevisionRef
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How to pick tokens. Temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    n: int = 1
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """None: no log-probabilities; k: of the chosen token and of the k likeliest."""
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt. A given seed gives the same tokens whoever else is in the batch."""
+
+    id: str
+    revision: RevisionRef | None
+    prompt: list[int]
+    sampling: Sampling
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """One token's log-probability (natural), and the likeliest alternatives at its place."""
+
+    token_id: int
+    token: str
+    bytes: list[int]
+    logprob: float
+    top: "list[TokenLogprob]"
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """New text of one choice, whole characters only, never part of a stop string.
+
+    The last piece of a choice carries `finish_reason`: `stop` or `length`. `tokens` counts the
+    choice's generated tokens so far, the end-of-turn token included.
+    """
+
+    index: int
+    text: str
+    tokens: int
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: str | None = None
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is doing now."""
+
+    ready: bool
+    running: int
+    waiting: int
+    resident: list[RevisionRef]
+    generated_tokens: int
+    adapter_loads: int
+    adapter_evictions: int
+
+
+class Engine(Protocol):
+    """Generates on one resident base, with any mixture of adapters in one batch.
+
+    Adapters are loaded at first use and evicted least recently used; one in use is never evicted.
+    """
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        """Yield pieces until every choice has finished.
+
+        Closing the iterator early cancels the request and frees its place. Raises (at the first
+        step) EngineUnavailable when the engine is not there, dies, or its queue is full, and
+        ServiceError subclasses when the revision cannot be loaded: never answers with the base
+        instead.
+        """
+        ...
+
+    async def status(self) -> EngineStatus:
+        """Report; raises EngineUnavailable when there is no engine."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; requests under way raise EngineUnavailable."""
+        ...

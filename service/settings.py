@@ -1,0 +1,102 @@
+"""The one settings object, read from the environment once; a bad value stops the start."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "LOREHOUSE_"
+BUNDLED_BASE = Path(__file__).parent / "base" / "bundled" / "lorehouse-tiny"
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has a bad value; the message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything an operator can set. Each field is `LOREHOUSE_` + its name in upper case."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one and prints it."""
+    data_dir: Path = Path("data")
+    """Where files, adapters, checkpoints, the SQLite database and made-up secrets live."""
+    database_url: str = ""
+    """SQLAlchemy async URL; empty means SQLite in the data folder."""
+    admin_key: str = ""
+    """The operator's key; empty means one is made at first start and kept in the data folder."""
+    secret: str = ""
+    """Key of the hashes that API keys are stored as; empty means made like the admin key."""
+    base_model: str = str(BUNDLED_BASE)
+    """A folder, or a Hugging Face id, of a causal language model."""
+    base_name: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9.-]{0,63})?$")] = ""
+    """The base's public id; empty means the last path segment of `base_model`."""
+    quantization: Literal["nf4", "none", "auto"] = "nf4"
+    """How the resident base is held."""
+    engine: Literal["resident", "vllm"] = "resident"
+    """What answers generation requests."""
+    max_file_bytes: Positive = 512 * 1024 * 1024
+    """Largest file, and largest sum of an upload's parts."""
+    max_resident_adapters: Positive = 16
+    """Adapters kept in the engine; the least recently used one makes room."""
+    max_batch: Positive = 32
+    """Sequences generated at once."""
+    max_queue: Positive = 1024
+    """Generation requests that may wait; beyond it the answer is 503."""
+    checkpoint_steps: Positive = 50
+    """Optimizer steps between two resumable checkpoints of a job."""
+    lease_seconds: Positive = 15
+    """How long a silent runtime keeps its job."""
+    torch_threads: Annotated[int, Meta(ge=0)] = 0
+    """CPU threads of each runtime process; 0 means half the cores."""
+    metrics_public: bool = False
+    """Serve `/metrics` without the admin key."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is printed."""
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database to use."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve()}/lorehouse.db"
+
+    @property
+    def generation_socket(self) -> Path:
+        """Where the generation runtime listens."""
+        return self.data_dir.resolve() / "run" / "generation.sock"
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> tuple[Settings, list[str]]:
+    """Read the settings.
+
+    Returns them with the names that were ignored because Kubernetes injects such variables for
+    a Service called `lorehouse`. Raises SettingsError on any other unknown name or bad value.
+    """
+    environ = os.environ if environ is None else environ
+    given = {k: v for k, v in environ.items() if k.startswith(PREFIX)}
+    ignored = sorted(name for name, value in given.items() if _from_kubernetes(name, value))
+    values = {k.removeprefix(PREFIX).lower(): v for k, v in given.items() if k not in ignored}
+    for name in sorted(values):
+        if name not in Settings.__struct_fields__:
+            raise SettingsError(f"unknown setting {PREFIX}{name.upper()}")
+    return _convert(values), ignored
+
+
+def _convert(values: dict[str, str]) -> Settings:
+    settings: dict[str, object] = {}
+    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    for name, value in values.items():
+        try:
+            settings[name] = msgspec.convert(value, types[name], strict=False)
+        except msgspec.ValidationError as fault:
+            raise SettingsError(f"{PREFIX}{name.upper()}: {fault}") from None
+    return Settings(**settings)  # type: ignore[arg-type]
+
+
+def _from_kubernetes(name: str, value: str) -> bool:
+    return name.startswith((f"{PREFIX}SERVICE_", f"{PREFIX}PORT_")) or value.startswith("tcp://")

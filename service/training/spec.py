@@ -1,0 +1,36 @@
+"""What to train: the job's method with `auto` resolved. Knows nothing of jobs or HTTP."""
+
+from typing import Literal
+
+import msgspec
+
+MAX_RANK = 256
+MAX_LENGTH = 32768
+DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class LoraSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The adapter's shape. Defaults are the guide's."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = DEFAULT_TARGETS
+    rslora: bool = False
+
+
+class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides the resulting weights, besides base and data."""
+
+    method: Literal["supervised"] = "supervised"
+    lora: LoraSpec = LoraSpec()
+    quantization: Literal["nf4", "none"] = "nf4"
+    n_epochs: int = 3
+    batch_size: int = 8
+    learning_rate: float = 2e-4
+    """Effective: `learning_rate` times `learning_rate_multiplier`."""
+    max_length: int = 2048
+    warmup_ratio: float = 0.03
+    gradient_clip: float = 1.0
+    validation_split: float = 0.05
+    seed: int = 0

@@ -1,0 +1,107 @@
+"""The seam of training: `Trainer` turns examples into a PEFT adapter folder, resumably.
+
+The next implementation trains many jobs in one batch; what is promised here stays.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from service.rendering.examples import Example
+from service.training.spec import TrainingSpec
+
+
+class TrainingTask(msgspec.Struct, frozen=True):
+    """One adapter to make.
+
+    `workdir` belongs to this task alone and outlives the process: checkpoints are kept there, and
+    a second `train` with the same task resumes from the newest whole one.
+    """
+
+    id: str
+    spec: TrainingSpec
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    workdir: Path
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """Training begins, at `step` of `total_steps` (above 0: resumed from a checkpoint)."""
+
+    step: int
+    total_steps: int
+    train_examples: int
+    validation_examples: int
+    truncated_examples: int
+
+
+class StepDone(msgspec.Struct, frozen=True, tag=True):
+    """One optimizer step. Accuracy is over the tokens that carry loss; `tokens` counts all."""
+
+    step: int
+    total_steps: int
+    train_loss: float
+    train_mean_token_accuracy: float | None
+    learning_rate: float
+    tokens: int
+    """Trained so far in this task, epochs counted, padding not."""
+    tokens_per_second: float
+
+
+class Evaluated(msgspec.Struct, frozen=True, tag=True):
+    """The held-out examples were measured; step 0 is the base before training."""
+
+    step: int
+    valid_loss: float
+    valid_mean_token_accuracy: float | None
+
+
+class EpochDone(msgspec.Struct, frozen=True, tag=True):
+    """An epoch ended: `adapter` holds PEFT's files, and is the caller's until this call returns."""
+
+    epoch: int
+    step: int
+    adapter: Path
+    metrics: dict[str, float | None]
+
+
+TrainingEvent = Started | StepDone | Evaluated | EpochDone
+
+
+class TrainingOutcome(msgspec.Struct, frozen=True):
+    """How it ended. When `stopped`, a checkpoint was written and `adapter` must not be used."""
+
+    adapter: Path
+    steps: int
+    trained_tokens: int
+    stopped: bool
+    metrics: dict[str, float | None]
+
+
+class TrainingError(Exception):
+    """The task itself cannot be trained (data or spec); trying again gives the same answer."""
+
+    def __init__(self, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+
+
+class Trainer(Protocol):
+    """Makes adapters on one resident base. Not thread-safe: one task at a time."""
+
+    def train(
+        self,
+        task: TrainingTask,
+        report: Callable[[TrainingEvent], None],
+        should_stop: Callable[[], bool],
+    ) -> TrainingOutcome:
+        """Train the task to its end, or to its next step once `should_stop` says so.
+
+        Same task, same result, interrupted or not. Raises TrainingError for faults of the task;
+        anything else is ours and may be tried again.
+        """
+        ...
