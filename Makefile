@@ -1,0 +1,54 @@
+# Every command works from a fresh clone: the environment is made on first use.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test lint format openapi bench base data clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(READY) ## Make the environment (about two minutes)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (about two minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## Two tenants, from nothing to their first answers (KEEP=1 leaves the server running)
+	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
+
+serve: $(READY) ## Start the service on http://127.0.0.1:8000
+	@exec $(BIN)/lorehouse serve
+
+test: $(READY) ## Run the whole test-suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, mypy strict, import-linter, OpenAPI comparison, Alembic check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/lorehouse openapi --check openapi/openapi.json
+	$(BIN)/lorehouse check-migrations
+
+format: $(READY) ## Let ruff rewrite what it can
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+openapi: $(READY) ## Write openapi/openapi.json anew
+	@$(BIN)/lorehouse openapi --output openapi/openapi.json
+
+bench: $(READY) ## Measure (see bench/README.md)
+	@$(BIN)/python -m bench
+
+base: $(READY) ## Train the bundled base anew (an hour on two cores, minutes on a GPU)
+	@$(BIN)/python tools/make_tiny_base.py
+
+data: $(READY) ## Write the demo's data sets anew
+	@$(BIN)/python examples/make_data.py
+
+clean: ## Remove the environment and the demo's data
+	rm -rf $(VENV) .demo
