@@ -1,0 +1,103 @@
+"""The rows of fine-tuning jobs. Tenants see their own only; runtimes see all, under a lease."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Select, select
+
+from service.database.models import JobCheckpointRow, JobEventRow, JobRow
+from service.errors import BadRequest, NotFound
+from service.jobs.leases import JobLeases, LeaseLost
+
+__all__ = ["JobRepository", "LeaseLost"]
+
+
+class JobRepository(JobLeases):
+    """A tenant's jobs, events and checkpoints; and, from JobLeases, the runtime's side."""
+
+    async def add(self, job: JobRow) -> None:
+        """Keep a new job."""
+        self.session.add(job)
+        await self.session.flush()
+
+    async def get(self, tenant_id: str, job_id: str, *, lock: bool = False) -> JobRow:
+        """Find a tenant's job; `lock` before changing it. Raises NotFound."""
+        wanted = select(JobRow).where(JobRow.tenant_id == tenant_id, JobRow.id == job_id)
+        job = await self.session.scalar(wanted.with_for_update() if lock else wanted)
+        if job is None:
+            raise NotFound(f"Could not find fine-tuning job: {job_id}", param="fine_tuning_job_id")
+        return job
+
+    async def page(
+        self, tenant_id: str, after: str | None, limit: int, metadata: Mapping[str, str] | None
+    ) -> Sequence[JobRow]:
+        """List jobs, newest first; `metadata` keeps those that carry all its pairs."""
+        query = select(JobRow).where(JobRow.tenant_id == tenant_id).order_by(JobRow.seq.desc())
+        if after is not None:
+            earlier = select(JobRow.seq).where(JobRow.tenant_id == tenant_id, JobRow.id == after)
+            query = query.where(JobRow.seq < _known(await self.session.scalar(earlier), after))
+        if not metadata:
+            return (await self.session.scalars(query.limit(limit))).all()
+        # Keys are the tenant's own text, which no database's JSON path takes safely.
+        found: list[JobRow] = []
+        async for job in await self.session.stream_scalars(query):
+            if metadata.items() <= (job.job_metadata or {}).items():
+                found.append(job)
+            if len(found) == limit:
+                break
+        return found
+
+    async def events(
+        self, tenant_id: str, job_id: str, after: str | None, limit: int
+    ) -> Sequence[JobEventRow]:
+        """List a job's events, newest first."""
+        query = _events(tenant_id, job_id).order_by(JobEventRow.seq.desc()).limit(limit)
+        if after is not None:
+            query = query.where(JobEventRow.seq < await self.event_seq(tenant_id, job_id, after))
+        return (await self.session.scalars(query)).all()
+
+    async def events_since(
+        self, tenant_id: str, job_id: str, seq: int, limit: int
+    ) -> Sequence[JobEventRow]:
+        """List what came after the event numbered `seq`, oldest first."""
+        query = _events(tenant_id, job_id).where(JobEventRow.seq > seq).order_by(JobEventRow.seq)
+        return (await self.session.scalars(query.limit(limit))).all()
+
+    async def event_seq(self, tenant_id: str, job_id: str, event_id: str) -> int:
+        """Find an event's place. Raises BadRequest if the job has no such event."""
+        query = select(JobEventRow.seq).where(
+            JobEventRow.tenant_id == tenant_id,
+            JobEventRow.job_id == job_id,
+            JobEventRow.id == event_id,
+        )
+        return _known(await self.session.scalar(query), event_id)
+
+    async def checkpoints(
+        self, tenant_id: str, job_id: str, after: str | None, limit: int
+    ) -> Sequence[JobCheckpointRow]:
+        """List a job's checkpoints, newest first."""
+        query = (
+            select(JobCheckpointRow)
+            .where(JobCheckpointRow.tenant_id == tenant_id, JobCheckpointRow.job_id == job_id)
+            .order_by(JobCheckpointRow.seq.desc())
+        )
+        if after is not None:
+            earlier = select(JobCheckpointRow.seq).where(
+                JobCheckpointRow.tenant_id == tenant_id,
+                JobCheckpointRow.job_id == job_id,
+                JobCheckpointRow.id == after,
+            )
+            last = _known(await self.session.scalar(earlier), after)
+            query = query.where(JobCheckpointRow.seq < last)
+        return (await self.session.scalars(query.limit(limit))).all()
+
+
+def _events(tenant_id: str, job_id: str) -> Select[JobEventRow]:
+    return select(JobEventRow).where(
+        JobEventRow.tenant_id == tenant_id, JobEventRow.job_id == job_id
+    )
+
+
+def _known(seq: int | None, after: str) -> int:
+    if seq is None:
+        raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
+    return seq
