@@ -1,0 +1,157 @@
+"""`RemoteEngine`: the engine as the API sees it, over the generation runtime's socket. No torch."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from service.errors import EngineUnavailable, ServiceError
+from service.runtime.messages import (
+    AskStatus,
+    Cancel,
+    Failed,
+    Finished,
+    FrameTooLarge,
+    FromRuntime,
+    Generate,
+    Generated,
+    Status,
+    ToRuntime,
+    frame,
+    from_runtime,
+    raised,
+    read_frame,
+)
+from service.runtime.sockets import reachable
+from service.serving.engine import EngineStatus, GenerationRequest, Piece
+from service.telemetry import logger
+
+STATUS_SECONDS = 5.0
+
+_log = logger(__name__)
+
+
+class RemoteEngine:
+    """Implements `Engine`. Connects at the first request, and again when the runtime came back.
+
+    A request that arrives while there is no runtime fails at once: it is the client who knows
+    whether trying again is worth it.
+    """
+
+    def __init__(self, socket_path: Path) -> None:
+        self._path = socket_path
+        self._connecting = asyncio.Lock()
+        self._connection: _Connection | None = None
+        self._closed = False
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        """Yield the pieces as the runtime sends them; closing early cancels over there."""
+        connection = await self._connect()
+        call, inbox = connection.open()
+        try:
+            connection.send(Generate(call, request))
+            while not isinstance(message := await inbox.get(), Finished):
+                if isinstance(message, ServiceError):
+                    raise message
+                if isinstance(message, Generated):
+                    yield message.piece
+        finally:
+            connection.abandon(call)
+
+    async def status(self) -> EngineStatus:
+        """Ask the runtime; no answer in time counts as no engine."""
+        connection = await self._connect()
+        call, inbox = connection.open()
+        try:
+            connection.send(AskStatus(call))
+            message = await asyncio.wait_for(inbox.get(), STATUS_SECONDS)
+        except TimeoutError:
+            raise EngineUnavailable("the generation engine does not answer") from None
+        finally:
+            connection.forget(call)
+        if isinstance(message, Status):
+            return message.status
+        raise message if isinstance(message, ServiceError) else EngineUnavailable("no status")
+
+    async def close(self) -> None:
+        """Hang up; requests under way raise EngineUnavailable."""
+        self._closed = True
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _connect(self) -> "_Connection":
+        async with self._connecting:
+            if self._closed:
+                raise EngineUnavailable("the generation engine is closed")
+            if self._connection is None or self._connection.dead:
+                self._connection = await _Connection.make(self._path)
+            return self._connection
+
+
+class _Connection:
+    """One stream, carrying any number of calls at once."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._inboxes: dict[int, asyncio.Queue[FromRuntime | ServiceError]] = {}
+        self.dead = False
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def make(cls, path: Path) -> "_Connection":
+        try:
+            with reachable(path) as short:
+                return cls(*await asyncio.open_unix_connection(short))
+        except OSError:
+            raise EngineUnavailable("the generation engine is not running yet") from None
+
+    def open(self) -> tuple[int, "asyncio.Queue[FromRuntime | ServiceError]"]:
+        call = next(self._numbers)
+        self._inboxes[call] = asyncio.Queue()
+        if self.dead:
+            self._inboxes[call].put_nowait(_lost())
+        return call, self._inboxes[call]
+
+    def send(self, message: ToRuntime) -> None:
+        try:
+            self._writer.write(frame(message))
+        except FrameTooLarge as fault:
+            raise EngineUnavailable(f"the request is too large to send: {fault}") from None
+
+    def abandon(self, call: int) -> None:
+        """Forget a call, cancelling it unless it has ended."""
+        if self.forget(call) and not self.dead:
+            self.send(Cancel(call))
+
+    def forget(self, call: int) -> bool:
+        return self._inboxes.pop(call, None) is not None
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._reading
+
+    async def _read(self) -> None:
+        try:
+            while (body := await read_frame(self._reader)) is not None:
+                self._deliver(from_runtime.decode(body))
+        except (FrameTooLarge, msgspec.DecodeError) as fault:
+            _log.error("generation.garbled", fault=str(fault))
+        finally:
+            self.dead = True
+            self._writer.close()
+            for inbox in self._inboxes.values():
+                inbox.put_nowait(_lost())
+
+    def _deliver(self, message: FromRuntime) -> None:
+        ended = isinstance(message, Finished | Failed)
+        inbox = self._inboxes.pop(message.call, None) if ended else self._inboxes.get(message.call)
+        if inbox is not None:
+            inbox.put_nowait(raised(message) if isinstance(message, Failed) else message)
+
+
+def _lost() -> EngineUnavailable:
+    return EngineUnavailable("the generation engine stopped while it answered; try again")

@@ -1,0 +1,119 @@
+"""What the API and the generation runtime say to each other, and how it is framed.
+
+Frames on a unix stream: a 4-byte big-endian length, then msgpack. A plain stream, because its end
+of file tells at once that the other side died.
+"""
+
+import asyncio
+
+import msgspec
+
+from service import errors
+from service.errors import EngineUnavailable, ServiceError
+from service.serving.engine import EngineStatus, GenerationRequest, Piece
+
+MAX_FRAME = 16 * 1024 * 1024
+_PREFIX = 4
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True):
+    """Begin a generation. `call` is the connection's own number for it, never used again."""
+
+    call: int
+    request: GenerationRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Stop a generation; nothing more is said about it."""
+
+    call: int
+
+
+class AskStatus(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the engine's status."""
+
+    call: int
+
+
+class Generated(msgspec.Struct, frozen=True, tag=True):
+    """A piece of the call's answer."""
+
+    call: int
+    piece: Piece
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """The call is complete."""
+
+    call: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The call ended with an error, `kind` being the name of a class in `service.errors`."""
+
+    call: int
+    kind: str
+    message: str
+    param: str | None
+    code: str | None
+
+
+class Status(msgspec.Struct, frozen=True, tag=True):
+    """The answer to AskStatus."""
+
+    call: int
+    status: EngineStatus
+
+
+ToRuntime = Generate | Cancel | AskStatus
+FromRuntime = Generated | Finished | Failed | Status
+
+to_runtime: msgspec.msgpack.Decoder[ToRuntime] = msgspec.msgpack.Decoder(ToRuntime)
+from_runtime: msgspec.msgpack.Decoder[FromRuntime] = msgspec.msgpack.Decoder(FromRuntime)
+_encoder = msgspec.msgpack.Encoder()
+
+_PLAIN = {
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type)
+    and issubclass(kind, ServiceError)
+    and kind.__init__ is ServiceError.__init__
+}
+"""The errors that message, param and code describe wholly."""
+
+
+class FrameTooLarge(Exception):
+    """The other side sent, or we were about to send, a frame over MAX_FRAME."""
+
+
+def frame(message: ToRuntime | FromRuntime) -> bytes:
+    """Encode one message with its length in front. Raises FrameTooLarge."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME:
+        raise FrameTooLarge(f"{len(body)} bytes")
+    return len(body).to_bytes(_PREFIX, "big") + body
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
+    """Read one frame's body, or None at the end of the stream. Raises FrameTooLarge."""
+    try:
+        length = int.from_bytes(await reader.readexactly(_PREFIX), "big")
+        if length > MAX_FRAME:
+            raise FrameTooLarge(f"{length} bytes")
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+def failure(call: int, error: ServiceError) -> Failed:
+    """Put an error on the wire."""
+    return Failed(call, type(error).__name__, error.message, error.param, error.code)
+
+
+def raised(failed: Failed) -> ServiceError:
+    """Make the error that `failed` describes, of the same class."""
+    kind = getattr(errors, failed.kind, None)
+    if kind not in _PLAIN:
+        return EngineUnavailable(f"the generation engine failed: {failed.message}")
+    made: ServiceError = kind(failed.message, param=failed.param, code=failed.code)
+    return made

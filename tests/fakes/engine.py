@@ -1,0 +1,232 @@
+"""`FakeEngine`: an honest small engine without torch. Same request, same text; places are real."""
+
+import asyncio
+import hashlib
+import itertools
+import math
+import random
+import re
+from collections.abc import AsyncIterator, Callable
+
+from msgspec.structs import replace
+
+from adapters_store import AdapterStore, InvalidAdapter, RevisionNotFound, RevisionRef
+from service.errors import Conflict, EngineUnavailable, NotFound
+from service.serving.engine import (
+    EngineStatus,
+    GenerationRequest,
+    Piece,
+    TokenLogprob,
+)
+from service.serving.requests import check_request
+from service.serving.stopping import StopMatcher
+
+WORDS = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india")
+LENGTH = 8
+VOCABULARY = 1 << 20
+
+
+class FakeEngine:
+    """Implements `Engine`; a token is a word. With a store, unknown revisions are not found.
+
+    `answer(request, index)` decides the text; by default it starts with the adapter's name (or
+    `base`), goes on with words that depend on revision and prompt (and, above temperature 0, on
+    seed and index), and ends by itself after eight tokens and an end-of-turn token.
+    """
+
+    def __init__(
+        self,
+        store: AdapterStore | None = None,
+        *,
+        answer: Callable[[GenerationRequest, int], str] | None = None,
+        max_resident: int = 16,
+        max_batch: int = 32,
+        max_queue: int = 1024,
+        context_length: int = 2048,
+    ) -> None:
+        self.available = True
+        self.requests: list[GenerationRequest] = []
+        self.cancelled: list[str] = []
+        self._store = store
+        self._answer = answer or default_answer
+        self._max_resident, self._max_queue = max_resident, max_queue
+        self._max_batch, self._context = max_batch, context_length
+        self._unseeded = itertools.count()
+        self._running = self._waiting = self._tokens = self._loads = self._evictions = 0
+        self._resident: dict[RevisionRef, int] = {}
+        self._changed = asyncio.Condition()
+        self._going = asyncio.Event()
+        self._going.set()
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        """Yield one piece a word, the choices in turn."""
+        self.requests.append(request)
+        self._require()
+        check_request(request, self._context, VOCABULARY)
+        if self._waiting >= self._max_queue:
+            raise EngineUnavailable("too many requests are waiting; try again later")
+        await self._enter(request)
+        try:
+            async for piece in self._pieces(request):
+                yield piece
+        except (GeneratorExit, asyncio.CancelledError):
+            self.cancelled.append(request.id)
+            raise
+        finally:
+            self._leave(request)
+
+    async def status(self) -> EngineStatus:
+        """Count truthfully."""
+        if not self.available:
+            raise EngineUnavailable("the generation engine is not running yet")
+        return EngineStatus(
+            ready=True,
+            running=self._running,
+            waiting=self._waiting,
+            resident=list(self._resident),
+            generated_tokens=self._tokens,
+            adapter_loads=self._loads,
+            adapter_evictions=self._evictions,
+        )
+
+    async def close(self) -> None:
+        """Become unavailable for good."""
+        self.available = False
+        self._going.set()
+        self._wake()
+
+    def pause(self) -> None:
+        """Make no further tokens until `resume`."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._going.set()
+
+    async def wait_until(self, running: int, waiting: int = 0) -> None:
+        """Return once that many requests run and wait."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: (self._running, self._waiting) == (running, waiting)
+            )
+
+    def _require(self) -> None:
+        if not self.available:
+            raise EngineUnavailable("the generation engine is not running yet")
+
+    async def _enter(self, request: GenerationRequest) -> None:
+        self._waiting += 1
+        self._wake()
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self.available or self._fits(request))
+            self._require()
+            self._load(request.revision)
+            self._running += 1
+        finally:
+            self._waiting -= 1
+            self._wake()
+
+    def _fits(self, request: GenerationRequest) -> bool:
+        pinned = sum(count > 0 for count in self._resident.values())
+        known = request.revision is None or request.revision in self._resident
+        return self._running < self._max_batch and (known or pinned < self._max_resident)
+
+    def _load(self, ref: RevisionRef | None) -> None:
+        if ref is None:
+            return
+        if ref not in self._resident:
+            self._open(ref)
+            if len(self._resident) >= self._max_resident:
+                unused = next(r for r, pins in self._resident.items() if not pins)
+                del self._resident[unused]
+                self._evictions += 1
+            self._loads += 1
+        self._resident[ref] = self._resident.pop(ref, 0) + 1
+
+    def _open(self, ref: RevisionRef) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.open(ref)
+        except RevisionNotFound:
+            raise NotFound("the revision does not exist", code="model_not_found") from None
+        except InvalidAdapter as fault:
+            raise Conflict(f"the revision cannot be loaded: {fault}") from None
+
+    def _leave(self, request: GenerationRequest) -> None:
+        self._running -= 1
+        if request.revision is not None:
+            self._resident[request.revision] -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        async def notify() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        self._waker = asyncio.ensure_future(notify())
+
+    async def _pieces(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        seeded = request
+        if request.sampling.seed is None:
+            sampling = replace(request.sampling, seed=next(self._unseeded))
+            seeded = replace(request, sampling=sampling)
+        for index in range(request.sampling.n):
+            async for piece in self._choice(seeded, index):
+                yield piece
+
+    async def _choice(self, request: GenerationRequest, index: int) -> AsyncIterator[Piece]:
+        words = tokens_of(self._answer(request, index))
+        limit, matcher = request.sampling.max_tokens, StopMatcher(request.sampling.stop)
+        for made, word in enumerate(words[:limit], 1):
+            await self._tick()
+            text = matcher.add(word)
+            ended = matcher.stopped or made == limit
+            reason = ("stop" if matcher.stopped else "length") if ended else None
+            yield Piece(
+                index=index,
+                text=text + matcher.flush() if ended else text,
+                tokens=made,
+                logprobs=None if matcher.stopped else logprobs_of(word, request.sampling.logprobs),
+                finish_reason=reason,
+            )
+            if ended:
+                return
+        await self._tick()
+        yield Piece(index=index, text=matcher.flush(), tokens=len(words) + 1, finish_reason="stop")
+
+    async def _tick(self) -> None:
+        await asyncio.sleep(0)
+        await self._going.wait()
+        self._require()
+        self._tokens += 1
+
+
+def default_answer(request: GenerationRequest, index: int) -> str:
+    """Say who answers, then words that depend on revision, prompt and (sampling) the seed."""
+    who = request.revision.adapter if request.revision else "base"
+    sampling = request.sampling
+    chance = (sampling.seed, index) if sampling.temperature > 0 else ()
+    digest = hashlib.sha256(repr((request.revision, request.prompt, chance)).encode()).digest()
+    return " ".join([who, *random.Random(digest).choices(WORDS, k=LENGTH - 1)])
+
+
+def tokens_of(text: str) -> list[str]:
+    """Cut a text into words, each with the space before it."""
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+def logprobs_of(word: str, top: int | None) -> list[TokenLogprob] | None:
+    """Log-probabilities of one word: half for it, the rest shared out among others."""
+    if top is None:
+        return None
+    candidates = [word, *(f" {other}" for other in WORDS if other != word.strip())][:top]
+    ranked = [_logprob(text, place) for place, text in enumerate(candidates)]
+    chosen = _logprob(word, 0)
+    return [TokenLogprob(chosen.token_id, word, chosen.bytes, chosen.logprob, ranked)]
+
+
+def _logprob(text: str, place: int) -> TokenLogprob:
+    token = int.from_bytes(hashlib.sha256(text.encode()).digest()[:2], "big")
+    return TokenLogprob(token, text, list(text.encode()), math.log(0.5 ** (place + 1)), [])
