@@ -1,0 +1,143 @@
+"""Which models a tenant has, and what a model's name stands for. Never guesses: no name, no model.
+
+The base's row is nowhere: it is what this server runs on. Its `created` is its files' date.
+"""
+
+import asyncio
+from functools import cached_property
+
+import msgspec
+
+from adapters_store import AdapterStore, RevisionNotFound, RevisionRef
+from service.adapters import names
+from service.adapters.repository import Named, RevisionRepository
+from service.adapters.schemas import Model, ModelList
+from service.base.description import BaseDescription
+from service.database import Database
+from service.errors import Forbidden, NotFound
+from service.telemetry import logger
+from service.wire import Deleted
+
+BASE_OWNER = "lorehouse"
+
+log = logger(__name__)
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a model's name stands for right now.
+
+    `revision` is None for the base. `model` is the exact name, which answers carry. `format` is
+    `chat` or `raw`: how a bare prompt is rendered for it.
+    """
+
+    revision: RevisionRef | None
+    model: str
+    format: str
+    created: int
+
+
+class ModelService:
+    """The base and a tenant's own fine-tuned models."""
+
+    def __init__(self, database: Database, store: AdapterStore, base: BaseDescription) -> None:
+        self.database = database
+        self.store = store
+        self.base = base
+
+    async def resolve(self, tenant_id: str, model: str) -> Target:
+        """Find what a name stands for. Raises NotFound, alike for unknown and for foreign names."""
+        if model == self.base.name:
+            return self._base
+        async with self.database.read() as session:
+            found = await _find(RevisionRepository(session), tenant_id, model)
+        if found is None:
+            raise _unknown(model)
+        return _target(found)
+
+    async def newest(self, tenant_id: str, adapter: str | None = None) -> Target:
+        """Find the tenant's latest fine-tuned model, of one adapter or of all. Raises NotFound."""
+        async with self.database.read() as session:
+            found = await RevisionRepository(session).newest(tenant_id, adapter)
+        if found is None:
+            what = "fine-tuned model" if adapter is None else f"adapter '{adapter}'"
+            raise NotFound(f"There is no {what} yet.", param="adapter", code="model_not_found")
+        return _target(found)
+
+    async def list(self, tenant_id: str) -> ModelList:
+        """List the base, then the tenant's own models, newest first."""
+        async with self.database.read() as session:
+            found = await RevisionRepository(session).list(tenant_id)
+        targets = [self._base, *map(_target, found)]
+        return ModelList(object="list", data=[_model(target) for target in targets])
+
+    async def retrieve(self, tenant_id: str, model: str) -> Model:
+        """Show one model; a short name shows the model that it stands for. Raises NotFound."""
+        return _model(await self.resolve(tenant_id, model))
+
+    async def delete(self, tenant_id: str, model: str) -> Deleted:
+        """Delete a model by its exact name; its files go with the revision's last name.
+
+        Raises NotFound, and Forbidden for the base.
+        """
+        if model == self.base.name:
+            raise Forbidden("The base model cannot be deleted.", param="model")
+        async with self.database.write() as session:
+            revisions = RevisionRepository(session)
+            found = await revisions.find(tenant_id, model)
+            if found is None:
+                raise _unknown(model)
+            last = await revisions.forget(*found)
+        if last:
+            # After the rows: files that no row speaks of are invisible, the reverse is a broken
+            # model in the list.
+            await self._remove_files(_ref(found))
+        return Deleted(id=model, object="model", deleted=True)
+
+    async def _remove_files(self, ref: RevisionRef) -> None:
+        try:
+            await asyncio.to_thread(self.store.delete, ref)
+        except RevisionNotFound:
+            log.warning("revision.files_were_gone", tenant=ref.tenant, adapter=ref.adapter)
+
+    @cached_property
+    def _base(self) -> Target:
+        created = int((self.base.path / "config.json").stat().st_mtime)
+        return Target(revision=None, model=self.base.name, format="chat", created=created)
+
+
+async def _find(revisions: RevisionRepository, tenant_id: str, model: str) -> Named | None:
+    try:
+        name = names.parse(model)
+    except names.InvalidModelName:
+        return None
+    match name:
+        case names.FullName():
+            return await revisions.find(tenant_id, model)
+        case names.AdapterName(adapter):
+            return await revisions.newest(tenant_id, adapter)
+        case names.RevisionName(adapter, rev):
+            return await revisions.revision(tenant_id, adapter, rev)
+        case names.AliasName():
+            return None
+
+
+def _target(found: Named) -> Target:
+    model, revision = found
+    return Target(
+        revision=_ref(found), model=model.name, format=revision.format, created=model.created_at
+    )
+
+
+def _ref(found: Named) -> RevisionRef:
+    _, revision = found
+    return RevisionRef(revision.tenant_id, revision.adapter, revision.digest)
+
+
+def _model(target: Target) -> Model:
+    owner = BASE_OWNER if target.revision is None else target.revision.tenant
+    return Model(id=target.model, object="model", created=target.created, owned_by=owner)
+
+
+def _unknown(model: str) -> NotFound:
+    message = f"The model '{model}' does not exist or you do not have access to it."
+    return NotFound(message, param="model", code="model_not_found")
