@@ -13,11 +13,11 @@ import msgspec
 T = TypeVar("T")
 
 
-class Input(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class Input(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What a client sends."""
 
 
-class Output(msgspec.Struct, kw_only=True, frozen=True):
+class Output(msgspec.Struct, kw_only=True):
     """What a client gets."""
 
 

@@ -1,0 +1,1 @@
+"""The edge of HTTP: errors as OpenAI's clients read them, request ids, logs, event streams."""

@@ -1,0 +1,77 @@
+"""The outermost layer: request id, one access log line, and metrics for every request."""
+
+import time
+from typing import Any
+
+from litestar.datastructures import Headers, MutableScopeHeaders
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http import exchange as exchanges
+from service.http.errors import CLIENT_CLOSED_REQUEST
+from service.http.exchange import Exchange
+from service.http.metrics import RequestMetrics
+from service.telemetry import logger
+
+log = logger("service.access")
+
+UNMATCHED = "unmatched"
+
+
+class Edge:
+    """Wraps the whole app, router included, so that a 404 and a 405 are seen as well.
+
+    Logs no path, query string, header or body: any of them may carry a secret.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self.app(scope, receive, send)
+            return
+        given = Headers.from_scope(scope).get("x-request-id")
+        exchange = Exchange(request_id=exchanges.request_id(given))
+        exchanges.begin(scope, exchange)
+        began = time.perf_counter()
+        try:
+            await self.app(scope, _watched(receive, exchange), _marked(send, exchange))
+        finally:
+            self._record(scope, exchange, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
+        route = scope.get("path_template") or UNMATCHED
+        status = exchange.status or (CLIENT_CLOSED_REQUEST if exchange.gone else 500)
+        method = str(scope.get("method", ""))
+        self.metrics.observe(route, method, status, seconds)
+        log.info(
+            "request.answered",
+            method=self.metrics.known_method(method),
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 1),
+            tenant=exchange.tenant,
+            request_id=exchange.request_id,
+        )
+
+
+def _watched(receive: Receive, exchange: Exchange) -> Receive:
+    async def watched() -> Any:
+        message = await receive()
+        if message["type"] == "http.disconnect" and exchange.status is None:
+            exchange.gone = True
+        return message
+
+    return watched
+
+
+def _marked(send: Send, exchange: Exchange) -> Send:
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            exchange.status = int(message["status"])
+            MutableScopeHeaders(message)["x-request-id"] = exchange.request_id
+        await send(message)
+
+    return marked

@@ -1,0 +1,98 @@
+"""Keys at the door: who is asking (401), and whether they may (403).
+
+A scope opens the routes of its tenant, never another tenant's. The scope `admin` on a tenant's
+key is reserved for a tenant's own administration and opens no route yet: `/v1/admin` belongs to
+the operator's admin key alone.
+"""
+
+from typing import Any, Protocol
+
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.datastructures import Headers
+from litestar.enums import ScopeType
+from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Guard, Receive, Send
+from litestar.types import Scope as AsgiScope
+
+from service.errors import Forbidden, Unauthenticated
+from service.http.exchange import current
+from service.tenants.principal import Principal, Scope
+
+Connection = ASGIConnection[Any, Principal, Any, Any]
+PROTECTED = "/v1/"
+SCOPE_MARK = "required_scope"
+
+
+class Authenticator(Protocol):
+    """Tells whose key it is."""
+
+    async def authenticate(self, key: str) -> Principal:
+        """Find the key's holder; raises Unauthenticated when it is wrong or revoked."""
+        ...
+
+
+class Authentication:
+    """ASGI middleware: no request gets past it into `/v1` without a good key."""
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        self.app = app
+        self.authenticator = authenticator
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and scope["path"].startswith(PROTECTED):
+            principal = await self.authenticator.authenticate(bearer(scope))
+            scope["user"] = principal
+            current(scope).tenant = principal.tenant_id
+        await self.app(scope, receive, send)
+
+
+def bearer(scope: AsgiScope) -> str:
+    """Read the key off the Authorization header; raises Unauthenticated when there is none."""
+    scheme, _, key = Headers.from_scope(scope).get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthenticated(
+            "You didn't provide an API key. Send it in the Authorization header: "
+            "'Authorization: Bearer YOUR_KEY'."
+        )
+    return key.strip()
+
+
+def requires(scope: Scope, *, admin: bool = False) -> Guard:
+    """Make a guard for a key with this scope; `admin` lets the admin key in as well."""
+
+    def guard(connection: Connection, _: BaseRouteHandler) -> None:
+        principal = connection.user
+        if principal.is_admin:
+            if not admin:
+                raise _no_tenant()
+        elif scope not in principal.scopes:
+            raise Forbidden(f"This API key lacks the scope '{scope}'.")
+
+    setattr(guard, SCOPE_MARK, scope)
+    return guard
+
+
+def requires_admin(connection: Connection, _: BaseRouteHandler) -> None:
+    """Let only the admin key in."""
+    if not connection.user.is_admin:
+        raise Forbidden("This needs the admin key.")
+
+
+setattr(requires_admin, SCOPE_MARK, "admin")
+
+
+async def provide_principal(request: Request[Principal, Any, Any]) -> Principal:
+    """Give handlers `principal`."""
+    return request.user
+
+
+async def provide_tenant_id(request: Request[Principal, Any, Any]) -> str:
+    """Give handlers `tenant_id`; the admin key has none and gets Forbidden."""
+    if request.user.tenant_id is None:
+        raise _no_tenant()
+    return request.user.tenant_id
+
+
+def _no_tenant() -> Forbidden:
+    return Forbidden("The admin key belongs to no tenant: use a tenant's key here.")

@@ -1,0 +1,59 @@
+"""Rows of tenants and keys. The one place that looks a row up without naming its tenant."""
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.database.models import ApiKeyRow, TenantRow
+from service.errors import NotFound
+
+
+class TenantRepository:
+    """Reads and writes within one transaction."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def find(self, tenant_id: str) -> TenantRow | None:
+        """Find a tenant, if there is one."""
+        return await self.session.get(TenantRow, tenant_id)
+
+    async def get(self, tenant_id: str) -> TenantRow:
+        """Find a tenant; raises NotFound."""
+        if (row := await self.find(tenant_id)) is None:
+            raise NotFound(f"No such tenant: '{tenant_id}'.", param="tenant")
+        return row
+
+    async def all(self) -> list[TenantRow]:
+        """List all tenants, oldest first."""
+        rows = await self.session.scalars(
+            select(TenantRow).order_by(TenantRow.created_at, TenantRow.id)
+        )
+        return list(rows)
+
+    async def add(self, row: TenantRow | ApiKeyRow) -> None:
+        """Store a new row."""
+        self.session.add(row)
+        await self.session.flush()
+
+    async def keys(self, tenant_id: str) -> list[ApiKeyRow]:
+        """List a tenant's keys, oldest first."""
+        rows = await self.session.scalars(
+            select(ApiKeyRow).where(ApiKeyRow.tenant_id == tenant_id).order_by(ApiKeyRow.seq)
+        )
+        return [*rows]
+
+    async def key(self, tenant_id: str, key_id: str) -> ApiKeyRow:
+        """Find a tenant's key; raises NotFound."""
+        row = await self.session.scalar(
+            select(ApiKeyRow).where(ApiKeyRow.tenant_id == tenant_id, ApiKeyRow.id == key_id)
+        )
+        if row is None:
+            raise NotFound(f"No such API key: '{key_id}'.", param="key_id")
+        return row
+
+    async def key_by_hash(self, digest: str) -> ApiKeyRow | None:
+        """Find the key that was stored as this keyed hash, whoever's it is."""
+        row: ApiKeyRow | None = await self.session.scalar(
+            select(ApiKeyRow).where(ApiKeyRow.hash == digest)
+        )
+        return row

@@ -1,0 +1,114 @@
+"""Parts for every test: real database, real store, fake engine; nothing patched in."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from litestar import Litestar
+
+from service.database import Database, migrate
+from service.settings import Settings
+
+ADMIN_KEY = "the-operators-own-key"
+SECRET = "keys-the-hashes"
+URL = "http://lorehouse.test"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("database") / "empty.db"
+    migrate.upgrade(f"sqlite+aiosqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, empty_database: Path) -> Settings:
+    """Settings of a fresh data folder that holds a migrated database."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    shutil.copy(empty_database, data_dir / "lorehouse.db")
+    return Settings(data_dir=data_dir, admin_key=ADMIN_KEY, secret=SECRET)
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings.sqlalchemy_url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def app(settings: Settings, database: Database) -> Litestar:
+    from service.app import create_app
+
+    return create_app(settings, database=database)
+
+
+@pytest.fixture
+async def client(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without a key, in the test's own event loop, while the app's lifespan runs."""
+    async with _running(app), _client(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(app: Litestar, client: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with the admin key."""
+    async with _client(app, ADMIN_KEY) as admin:
+        yield admin
+
+
+@pytest.fixture
+async def acme(app: Litestar, admin: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the tenant `acme`, with a key that may do everything but administer."""
+    async with _tenant(app, admin, "acme") as client:
+        yield client
+
+
+@pytest.fixture
+async def globex(app: Litestar, admin: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the tenant `globex`."""
+    async with _tenant(app, admin, "globex") as client:
+        yield client
+
+
+@asynccontextmanager
+async def _running(app: Litestar) -> AsyncIterator[None]:
+    """Hold the app's lifespan in a task of its own: fixtures are left in another than entered."""
+    started, stop = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with app.lifespan():
+            started.set()
+            await stop.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(live())
+        await started.wait()
+        yield
+        stop.set()
+
+
+def _client(app: Litestar, key: str | None = None) -> httpx.AsyncClient:
+    # Not Litestar's own test client: that one runs the app in another thread's event loop, so that
+    # nothing can be shared with the test and nothing can be seen to run at the same time.
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(transport=transport, base_url=URL, headers=headers)
+
+
+@asynccontextmanager
+async def _tenant(
+    app: Litestar, admin: httpx.AsyncClient, name: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    made = await admin.post("/v1/admin/tenants", json={"id": name})
+    assert made.status_code == 201, made.text
+    key = await admin.post(f"/v1/admin/tenants/{name}/keys", json={"name": "tests"})
+    assert key.status_code == 201, key.text
+    async with _client(app, key.json()["key"]) as client:
+        yield client
