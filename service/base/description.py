@@ -9,6 +9,15 @@ from typing import Any
 import msgspec
 
 NAME = re.compile(r"[^a-z0-9.-]")
+SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 class BaseModelError(Exception):
@@ -55,12 +64,28 @@ class BaseDescription(msgspec.Struct, frozen=True, dict=True):
         return _sha256(self.path / "tokenizer.json")
 
     @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """The content of tokenizer_config.json, or nothing."""
+        return _json(self.path / "tokenizer_config.json", missing={})
+
+    @cached_property
+    def special_tokens(self) -> dict[str, str]:
+        """The text of `bos_token`, `eos_token` and the like, where the base names them."""
+        older = _json(self.path / "special_tokens_map.json", missing={})
+        given = {**older, **self.tokenizer_config}
+        texts = {name: _text(given.get(name)) for name in SPECIAL_TOKENS}
+        return {name: text for name, text in texts.items() if text is not None}
+
+    @cached_property
     def chat_template(self) -> str | None:
-        """The base's own Jinja template, if it has one."""
+        """The base's own Jinja template, if it has one; of several, the default."""
         beside = self.path / "chat_template.jinja"
         if beside.exists():
             return beside.read_text(encoding="utf-8")
-        template = _json(self.path / "tokenizer_config.json", missing={}).get("chat_template")
+        template = self.tokenizer_config.get("chat_template")
+        if isinstance(template, list):
+            named = {entry["name"]: entry["template"] for entry in template}
+            template = named.get("default")
         return template if isinstance(template, str) else None
 
     @cached_property
@@ -125,6 +150,12 @@ def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
         return missing
     content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     return content
+
+
+def _text(token: object) -> str | None:
+    """Read a token that is written as text or as an object with its `content`."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,221 @@
+"""Examples and requests to token ids: one implementation for upload, training and serving.
+
+What makes an adapter answer as it was trained is that the prompt's tokens in training are the
+tokens a request gets. So every turn that carries loss is tokenised such that the ids before it
+are exactly those of the same prompt in serving.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from service.base.description import BaseDescription
+from service.rendering.examples import (
+    ChatExample,
+    CompletionExample,
+    Example,
+    Message,
+    TextExample,
+)
+from service.rendering.template import INSTRUCTION_TEMPLATE, ChatTemplate, RenderingError
+
+
+class Rendered(msgspec.Struct, frozen=True):
+    """Token ids, and for each 1 if it carries loss. An all-zero mask teaches nothing."""
+
+    input_ids: list[int]
+    loss_mask: list[int]
+    truncated: bool
+
+
+class Renderer:
+    """Renders for one base. Safe to share between threads."""
+
+    def __init__(self, base: BaseDescription) -> None:
+        self.base = base
+        self.tokenizer = Tokenizer.from_file(str(base.path / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self._bos = _bos(base, self.tokenizer)
+        self._eos = _eos(base, self.tokenizer)
+        # It adds the BOS, which is ours to place, and trims offsets, which are ours to read.
+        self.tokenizer.post_processor = None
+        self._ends = {*base.eos_token_ids} | ({self._eos} if self._eos is not None else set())
+        self._has_template = base.chat_template is not None
+        named = {"eos_token": self._eos_text(), **base.special_tokens}
+        self._template = ChatTemplate(base.chat_template or INSTRUCTION_TEMPLATE, named)
+
+    def example(self, example: Example, max_length: int | None) -> Rendered:
+        """Render a dataset row; what is over `max_length` is cut off at the right.
+
+        Raises RenderingError when the base's template cannot take the row.
+        """
+        match example:
+            case ChatExample():
+                ids, mask = self._chat(example)
+            case CompletionExample():
+                ids, mask = self._raw(example.prompt, example.completion)
+            case TextExample():
+                ids, mask = self._raw("", example.text)
+        return Rendered(ids[:max_length], mask[:max_length], len(ids) > len(ids[:max_length]))
+
+    def prompt(
+        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None
+    ) -> list[int]:
+        """Render a conversation up to where the assistant begins to answer."""
+        text = self._template.render(messages, tools, generation_prompt=True)
+        starts = self._starts(text, messages, tools)
+        return self._opened(_encode(self.tokenizer, text, list(starts.values())).ids)
+
+    def instruction(self, prompt: str) -> list[int]:
+        """Render a single user turn."""
+        return self.prompt([Message("user", prompt)])
+
+    def raw(self, text: str) -> list[int]:
+        """Tokenise plain text, after exactly one BOS where the base uses one."""
+        return self._begun(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _chat(self, example: ChatExample) -> tuple[list[int], list[int]]:
+        text = self._template.render(example.messages, example.tools, generation_prompt=False)
+        starts = self._starts(text, example.messages, example.tools)
+        encoded = _encode(self.tokenizer, text, list(starts.values()))
+        first_tokens = dict(zip(starts, encoded.starts, strict=True))
+        mask = [0] * len(encoded.ids)
+        for index in _trained(example.messages):
+            end = self._end(text, example, index)
+            if index not in starts or end is None:
+                raise RenderingError(_unstable(index))
+            first = first_tokens[index]
+            last = self._end_of_turn(encoded, first, end)
+            mask[first:last] = [1] * (last - first)
+        ids = self._opened(encoded.ids)
+        return self._closed(ids, [0] * (len(ids) - len(mask)) + mask, example.messages[-1])
+
+    def _starts(
+        self, text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
+    ) -> dict[int, int]:
+        """Find where in the text each assistant message begins, as far as it can be told."""
+        starts = {}
+        for index, message in enumerate(messages):
+            if message.role == "assistant":
+                before = self._template.render(messages[:index], tools, generation_prompt=True)
+                if text.startswith(before):
+                    starts[index] = len(before)
+        return starts
+
+    def _end(self, text: str, example: ChatExample, index: int) -> int | None:
+        upto = example.messages[: index + 1]
+        after = self._template.render(upto, example.tools, generation_prompt=False)
+        return len(after) if text.startswith(after) else None
+
+    def _end_of_turn(self, encoded: "_Encoded", first: int, end: int) -> int:
+        """Find the token after the turn's last trained one, its end-of-turn token."""
+        last = first
+        while last < len(encoded.ids) and encoded.offsets[last] < end:
+            last += 1
+        # Serving stops at the end-of-turn token: what a template writes after it is never
+        # generated, so it is nothing to learn.
+        for index in range(last - 1, first - 1, -1):
+            if encoded.ids[index] in self._ends:
+                return index + 1
+        return last
+
+    def _closed(
+        self, ids: list[int], mask: list[int], last: Message
+    ) -> tuple[list[int], list[int]]:
+        """End a conversation whose template writes no end-of-turn token; it would never stop."""
+        trained = last.role == "assistant" and last.weight != 0
+        tail = [token for token, bit in zip(ids, mask, strict=True) if bit][-1:]
+        if not trained or self._eos is None or (tail and tail[0] in self._ends):
+            return ids, mask
+        return [*ids, self._eos], [*mask, 1]
+
+    def _raw(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        encoded = _encode(self.tokenizer, prompt + completion, [len(prompt)])
+        ids = self._begun(encoded.ids)
+        # A BOS that the text itself writes is nothing to learn either.
+        untrained = max(encoded.starts[0] + len(ids) - len(encoded.ids), self._bos_length(ids))
+        if self._eos is not None:
+            ids = [*ids, self._eos]
+        return ids, [0] * untrained + [1] * (len(ids) - untrained)
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        if self._bos is None or self._bos_length(ids):
+            return ids
+        return [self._bos, *ids]
+
+    def _bos_length(self, ids: list[int]) -> int:
+        return int(self._bos is not None and ids[:1] == [self._bos])
+
+    def _opened(self, ids: list[int]) -> list[int]:
+        # A template writes its own BOS, or was made for a base that wants none.
+        return ids if self._has_template else self._begun(ids)
+
+    def _eos_text(self) -> str:
+        text = None if self._eos is None else self.tokenizer.id_to_token(self._eos)
+        return text or ""
+
+
+class _Encoded(msgspec.Struct, frozen=True):
+    ids: list[int]
+    offsets: list[int]
+    """Of each token its first character."""
+    starts: list[int]
+    """Of each given boundary the number of tokens before it."""
+
+
+def _encode(tokenizer: Tokenizer, text: str, boundaries: list[int]) -> _Encoded:
+    """Tokenise a text such that a token begins at each boundary, as when the text ended there.
+
+    It is one tokenisation of the whole, cut only where a token would reach over a boundary (an
+    answer that begins with a line break) or a merge would depend on what comes after it.
+    """
+    ids: list[int] = []
+    offsets: list[int] = []
+    starts: list[int] = []
+    cut = 0
+    for boundary, following in pairwise([*boundaries, len(text)]):
+        head = tokenizer.encode(text[cut:boundary], add_special_tokens=False)
+        whole = tokenizer.encode(text[cut:following], add_special_tokens=False)
+        starts.append(len(ids) + len(head.ids))
+        if whole.ids[: len(head.ids)] != head.ids:
+            ids += head.ids
+            offsets += [cut + start for start, _ in head.offsets]
+            cut = boundary
+    rest = tokenizer.encode(text[cut:], add_special_tokens=False)
+    return _Encoded(ids + rest.ids, offsets + [cut + start for start, _ in rest.offsets], starts)
+
+
+def _bos(base: BaseDescription, tokenizer: Tokenizer) -> int | None:
+    """Decide whether the base begins a text with a BOS: its config says so, or its tokenizer."""
+    text = base.special_tokens.get("bos_token")
+    token = None if text is None else tokenizer.token_to_id(text)
+    wanted = base.tokenizer_config.get("add_bos_token")
+    if not isinstance(wanted, bool):
+        wanted = token is not None and tokenizer.encode("").ids[:1] == [token]
+    return token if wanted else None
+
+
+def _eos(base: BaseDescription, tokenizer: Tokenizer) -> int | None:
+    """Choose the token that ends a raw text: one at which serving stops."""
+    text = base.special_tokens.get("eos_token")
+    token = None if text is None else tokenizer.token_to_id(text)
+    stops = base.eos_token_ids
+    if token is None or (stops and token not in stops):
+        return stops[0] if stops else None
+    return token
+
+
+def _trained(messages: Sequence[Message]) -> list[int]:
+    return [i for i, m in enumerate(messages) if m.role == "assistant" and m.weight != 0]
+
+
+def _unstable(index: int) -> str:
+    return (
+        f"the base model's chat template renders the assistant turn messages[{index}] differently "
+        "depending on what follows it, so what was trained would not be what is served; "
+        "give it weight 0, or split the conversation into one example for each answer"
+    )
