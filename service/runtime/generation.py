@@ -1,0 +1,59 @@
+"""The generation runtime: the process that owns the resident base and answers requests."""
+
+import asyncio
+import os
+import signal
+
+from adapters_store import FilesystemAdapterStore
+from service.base.description import describe
+from service.rendering.renderer import Renderer
+from service.runtime.server import EngineServer
+from service.serving.engine import Engine
+from service.settings import Settings
+from service.telemetry import configure_logging, logger
+
+GRACE_SECONDS = 10.0
+
+_log = logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Load the base, then listen until SIGTERM or SIGINT. The socket appears when it can answer."""
+    configure_logging(settings.log_level)
+    engine = _engine(settings)
+    asyncio.run(_serve(engine, settings))
+
+
+def threads(settings: Settings) -> int:
+    """CPU threads for a runtime: half the cores, so that the other one has some too."""
+    return settings.torch_threads or max(1, (os.cpu_count() or 1) // 2)
+
+
+def _engine(settings: Settings) -> Engine:
+    # Only this process pays for torch.
+    from service.base.loading import load_base
+    from service.serving.resident_engine import ResidentEngine
+
+    base = describe(settings.base_model, settings.base_name)
+    loaded = load_base(base, settings.quantization, threads(settings))
+    return ResidentEngine(
+        loaded,
+        FilesystemAdapterStore(settings.data_dir / "adapters"),
+        Renderer(base).tokenizer,
+        max_resident=settings.max_resident_adapters,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+    )
+
+
+async def _serve(engine: Engine, settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = EngineServer(engine, settings.generation_socket)
+    await server.start()
+    _log.info("generation.started", socket=str(settings.generation_socket))
+    await stop.wait()
+    await server.stop(GRACE_SECONDS)
+    await engine.close()
+    _log.info("generation.stopped")

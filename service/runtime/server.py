@@ -1,0 +1,150 @@
+"""Any `Engine`, served on a unix socket to any number of connections."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from service.errors import EngineUnavailable, ServiceError
+from service.runtime.messages import (
+    AskStatus,
+    Cancel,
+    Finished,
+    FrameTooLarge,
+    FromRuntime,
+    Generate,
+    Generated,
+    Status,
+    ToRuntime,
+    failure,
+    frame,
+    read_frame,
+    to_runtime,
+)
+from service.runtime.sockets import reachable
+from service.serving.engine import Engine, GenerationRequest, Piece
+from service.telemetry import logger
+
+MAX_UNREAD = 8 * 1024 * 1024
+"""Bytes a slow reader may leave lying; beyond it the connection is dropped."""
+
+_log = logger(__name__)
+
+
+class EngineServer:
+    """Listens at `path`, whose folder is closed to everybody else."""
+
+    def __init__(self, engine: Engine, path: Path, *, max_unread: int = MAX_UNREAD) -> None:
+        self._engine = engine
+        self._path = path
+        self._max_unread = max_unread
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._talks: set[_Talk] = set()
+
+    async def start(self) -> None:
+        """Take the place of whatever socket lay there, and listen."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.parent.chmod(0o700)
+        self._path.unlink(missing_ok=True)
+        with reachable(self._path) as short:
+            self._server = await asyncio.start_unix_server(self._serve, short)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no new connection or request; cancel what is not done within the grace."""
+        if self._server is None:
+            return
+        self._server.close()
+        for talk in self._talks:
+            talk.closing = True
+        calls = [task for talk in self._talks for task in talk.calls.values()]
+        if calls:
+            await asyncio.wait(calls, timeout=grace_seconds)
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        talk = _Talk(self._engine, reader, writer, self._max_unread)
+        self._connections.add(task)
+        self._talks.add(talk)
+        try:
+            await talk.run()
+        finally:
+            self._connections.discard(task)
+            self._talks.discard(talk)
+
+
+class _Talk:
+    """One connection. When it drops, everything it asked for is cancelled."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        max_unread: int,
+    ) -> None:
+        self.calls: dict[int, asyncio.Task[None]] = {}
+        self.closing = False
+        self._engine = engine
+        self._reader = reader
+        self._writer = writer
+        self._max_unread = max_unread
+
+    async def run(self) -> None:
+        try:
+            while (body := await read_frame(self._reader)) is not None:
+                self._take(to_runtime.decode(body))
+        except (FrameTooLarge, msgspec.DecodeError) as fault:
+            _log.error("connection.garbled", fault=str(fault))
+        finally:
+            tasks = list(self.calls.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._writer.close()
+
+    def _take(self, message: ToRuntime) -> None:
+        call = message.call
+        if isinstance(message, Cancel):
+            if task := self.calls.get(call):
+                task.cancel()
+            return
+        if isinstance(message, Generate) and self.closing:
+            self._send(failure(call, EngineUnavailable("the generation engine is stopping")))
+            return
+        self.calls[call] = asyncio.create_task(self._answer(message))
+        self.calls[call].add_done_callback(lambda _: self.calls.pop(call, None))
+
+    async def _answer(self, message: Generate | AskStatus) -> None:
+        try:
+            if isinstance(message, AskStatus):
+                self._send(Status(message.call, await self._engine.status()))
+                return
+            await self._generate(message.call, message.request)
+            self._send(Finished(message.call))
+        except ServiceError as error:
+            self._send(failure(message.call, error))
+        except Exception:  # noqa: BLE001 - the boundary: no other request may suffer from it
+            _log.exception("generation.failed", request=message.call)
+            self._send(failure(message.call, EngineUnavailable("the generation engine failed")))
+
+    async def _generate(self, call: int, request: GenerationRequest) -> None:
+        pieces = cast("AsyncGenerator[Piece, None]", self._engine.generate(request))
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                self._send(Generated(call, piece))
+
+    def _send(self, message: FromRuntime) -> None:
+        if self._writer.is_closing():
+            return
+        self._writer.write(frame(message))
+        if self._writer.transport.get_write_buffer_size() > self._max_unread:
+            _log.warning("connection.dropped", reason="it does not read")
+            self._writer.transport.abort()
