@@ -32,7 +32,7 @@ class ModelController(Controller):
         tenant_id: NamedDependency[str],
         models: NamedDependency[ModelService],
     ) -> Model:
-        """Show a model; `{adapter}` and `{adapter}@{revision}` show the exact one they stand for."""
+        """Show a model; `{adapter}` or `{adapter}@{revision}` show which one they stand for."""
         return await models.retrieve(tenant_id, model.removeprefix("/"))
 
     @delete(

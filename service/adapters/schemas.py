@@ -3,7 +3,7 @@
 from service.wire import Output
 
 
-class Model(Output, frozen=True):
+class Model(Output):
     """A model that this tenant may call: the base, or one that it fine-tuned.
 
     `owned_by` is the tenant's id, or `lorehouse` for the base.
@@ -15,7 +15,7 @@ class Model(Output, frozen=True):
     owned_by: str
 
 
-class ModelList(Output, frozen=True):
+class ModelList(Output):
     """All models of a tenant; OpenAI does not page them."""
 
     object: str

@@ -51,7 +51,7 @@ class ModelService:
         async with self.database.read() as session:
             found = await _find(RevisionRepository(session), tenant_id, model)
         if found is None:
-            raise _unknown(model)
+            raise model_not_found(model)
         return _target(found)
 
     async def newest(self, tenant_id: str, adapter: str | None = None) -> Target:
@@ -85,7 +85,7 @@ class ModelService:
             revisions = RevisionRepository(session)
             found = await revisions.find(tenant_id, model)
             if found is None:
-                raise _unknown(model)
+                raise model_not_found(model)
             last = await revisions.forget(*found)
         if last:
             # After the rows: files that no row speaks of are invisible, the reverse is a broken
@@ -138,6 +138,7 @@ def _model(target: Target) -> Model:
     return Model(id=target.model, object="model", created=target.created, owned_by=owner)
 
 
-def _unknown(model: str) -> NotFound:
+def model_not_found(model: str) -> NotFound:
+    """Make the one answer to an unknown name and to a foreign one."""
     message = f"The model '{model}' does not exist or you do not have access to it."
     return NotFound(message, param="model", code="model_not_found")

@@ -41,7 +41,7 @@ class JobLeases:
         """
         while (job := await self._next()) is not None:
             if job.cancel_requested:
-                self._end(job, Action.CANCEL)
+                self.end(job, Action.CANCEL)
             elif job.attempts >= MAX_ATTEMPTS:
                 self._give_up(job)
             else:
@@ -138,7 +138,7 @@ class JobLeases:
         job.fine_tuned_model = fine_tuned_model
         job.trained_tokens = job.trained_tokens if trained_tokens is None else trained_tokens
         job.error_code, job.error_message, job.error_param = error_code, error_message, error_param
-        self._end(job, _ENDINGS[status])
+        self.end(job, _ENDINGS[status])
 
     async def requeue(self, job_id: str, token: int) -> None:
         """Give the job back, to be resumed: this runtime shuts down. Raises LeaseLost."""
@@ -171,6 +171,18 @@ class JobLeases:
             )
         )
 
+    def end(self, job: JobRow, action: Action) -> None:
+        """End a job that this transaction has loaded, with its closing event."""
+        job.status = lifecycle.apply(job.status, action)
+        job.finished_at = self._now()
+        job.lease_owner = job.lease_expires_at = job.estimated_finish = None
+        if action is Action.FAIL:
+            self.tell(job, f"The job failed: {job.error_message}", level="error")
+        elif action is Action.CANCEL:
+            self.tell(job, "The job was cancelled")
+        else:
+            self.tell(job, f"The job has successfully completed: {job.fine_tuned_model}")
+
     async def _next(self) -> JobRow | None:
         job: JobRow | None = await self.session.scalar(_claimable(self.clock()))
         return job
@@ -199,18 +211,7 @@ class JobLeases:
     def _give_up(self, job: JobRow) -> None:
         job.error_code = "runtime_crashed"
         job.error_message = f"The training process died {job.attempts} times without progress"
-        self._end(job, Action.FAIL)
-
-    def _end(self, job: JobRow, action: Action) -> None:
-        job.status = lifecycle.apply(job.status, action)
-        job.finished_at = self._now()
-        job.lease_owner = job.lease_expires_at = job.estimated_finish = None
-        if action is Action.FAIL:
-            self.tell(job, f"The job failed: {job.error_message}", level="error")
-        elif action is Action.CANCEL:
-            self.tell(job, "The job was cancelled")
-        else:
-            self.tell(job, f"The job has successfully completed: {job.fine_tuned_model}")
+        self.end(job, Action.FAIL)
 
     def _now(self) -> int:
         return int(self.clock())

@@ -34,3 +34,10 @@ class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
     gradient_clip: float = 1.0
     validation_split: float = 0.05
     seed: int = 0
+
+
+def held_out(rows: int, split: float) -> int:
+    """Tell how many rows to hold out: at least one if any are asked for, never all of them."""
+    if split <= 0 or rows < 2:
+        return 0
+    return min(rows - 1, max(1, round(rows * split)))

@@ -1,0 +1,117 @@
+"""The body that creates a job: OpenAI's fields, and the LoRA ones of ours under `method`."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, field
+
+from service.training.spec import MAX_LENGTH, MAX_RANK
+from service.wire import Input
+
+Auto = Literal["auto"]
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, Meta(min_length=1, max_length=64)],
+        Annotated[str, Meta(max_length=512)],
+    ],
+    Meta(max_length=16, description="Up to 16 pairs of strings, kept with the job."),
+]
+
+NotYet = Annotated[Any, Meta(description="Not supported yet: leave it out.")]
+
+
+class HyperparameterChoice(Input):
+    """OpenAI's knobs; `auto` is chosen for you and shown resolved in the job."""
+
+    batch_size: Annotated[
+        Auto | Annotated[int, Meta(ge=1, le=256)],
+        Meta(description="Examples in each optimizer step. `auto` is 8."),
+    ] = "auto"
+    learning_rate_multiplier: Annotated[
+        Auto | Annotated[float, Meta(gt=0, le=1000)],
+        Meta(description="Multiplies `learning_rate`. `auto` is 1."),
+    ] = "auto"
+    n_epochs: Annotated[
+        Auto | Annotated[int, Meta(ge=1, le=50)],
+        Meta(description="Passes over the data. `auto` is 3, and 5 to 10 under 100 examples."),
+    ] = "auto"
+
+
+class LoraChoice(Input):
+    """The adapter's shape."""
+
+    rank: Annotated[int, Meta(ge=1, le=MAX_RANK)] = 16
+    alpha: Annotated[float, Meta(gt=0, le=65536)] = 32.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.05
+    target_modules: Annotated[
+        Annotated[list[str], Meta(min_length=1, max_length=64)] | None,
+        Meta(description="Names of linear layers of the base. Default: q, k, v and o projections."),
+    ] = None
+    rslora: Annotated[bool, Meta(description="Scale by alpha / sqrt(rank).")] = False
+
+
+class SupervisedChoice(Input):
+    """How to train on examples."""
+
+    hyperparameters: HyperparameterChoice = field(default_factory=HyperparameterChoice)
+    lora: LoraChoice = field(default_factory=LoraChoice)
+    quantization: Annotated[
+        Literal["nf4", "none", "auto"],
+        Meta(description="How the frozen base is held while training. `auto` is the server's."),
+    ] = "auto"
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 2e-4
+    max_length: Annotated[
+        Annotated[int, Meta(ge=8, le=MAX_LENGTH)] | None,
+        Meta(description="Longer examples are cut. Default: 2048, or the base's context."),
+    ] = None
+    warmup_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.03
+    gradient_clip: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    validation_split: Annotated[
+        Annotated[float, Meta(ge=0, le=0.5)] | None,
+        Meta(
+            description="Share of the rows held out. Default: 0.05 and at most 64 rows; 0.1 under "
+            "100 examples; none when there is a `validation_file`."
+        ),
+    ] = None
+    early_stopping: NotYet = None
+    base_adapter: NotYet = None
+
+
+class MethodChoice(Input):
+    """How to fine-tune; `supervised` is what this server does so far."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedChoice | None = None
+    dpo: NotYet = None
+    reinforcement: NotYet = None
+
+
+class CreateJob(Input):
+    """What to train, on which file."""
+
+    model: Annotated[str, Meta(description="The base model's id.")]
+    training_file: Annotated[str, Meta(description="Id of a file with purpose `fine-tune`.")]
+    validation_file: Annotated[
+        str | None, Meta(description="Id of a file to measure on; replaces the held-out split.")
+    ] = None
+    suffix: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=64)] | None,
+        Meta(
+            description="The adapter's name: lower-case letters, digits, `.` and `-`, beginning "
+            "with a letter or digit. A name in use gets a new revision. Default: from the job's id."
+        ),
+    ] = None
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=2147483647)] | None,
+        Meta(description="Same seed and job, same adapter. Default: random."),
+    ] = None
+    method: MethodChoice | None = None
+    hyperparameters: Annotated[
+        HyperparameterChoice | None,
+        Meta(description="Deprecated by OpenAI; honoured when there is no `method`."),
+    ] = None
+    metadata: Metadata | None = None
+    integrations: Annotated[
+        list[Any] | None, Meta(description="Not supported: leave it out, or empty.")
+    ] = None
+    publish: NotYet = None

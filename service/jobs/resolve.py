@@ -1,0 +1,198 @@
+"""From what a tenant asked for to what is trained: bounds that depend on base and data, and `auto`.
+
+Pure. Bounds that depend on nothing stand in create_schemas.
+"""
+
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from service.adapters.names import PATTERN, RESERVED, is_name
+from service.errors import BadRequest, UnsupportedField
+from service.jobs.create_schemas import (
+    CreateJob,
+    HyperparameterChoice,
+    LoraChoice,
+    SupervisedChoice,
+)
+from service.jobs.schemas import Hyperparameters, JobMethod, Lora, SupervisedMethod
+from service.training.spec import DEFAULT_TARGETS, LoraSpec, TrainingSpec
+
+FEW_EXAMPLES = 100
+BATCH_SIZE = 8
+EPOCHS = 3
+FEWEST_EPOCHS_OF_FEW, MOST_EPOCHS_OF_FEW = 5, 10
+EXAMPLES_TO_SEE = 400
+"""With few examples, epochs are added until this many were seen."""
+LONGEST_BY_DEFAULT = 2048
+SPLIT, SPLIT_OF_FEW, MOST_HELD_OUT = 0.05, 0.1, 64
+
+SUPERVISED = "method.supervised"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a job meets here: the base's limits, the server's quantization, the file's rows."""
+
+    base: str
+    linear_modules: frozenset[str]
+    context_length: int
+    quantization: str
+    rows: int
+    validation_file: bool
+
+
+def resolve(body: CreateJob, facts: Facts, seed: int) -> tuple[TrainingSpec, JobMethod]:
+    """Decide what to train, and how the job shows it. Raises BadRequest naming the field."""
+    refuse_unsupported(body)
+    check_suffix(body.suffix, facts.base)
+    chosen, knobs = _chosen(body)
+    hyperparameters = _hyperparameters(knobs, facts.rows)
+    method = SupervisedMethod(
+        hyperparameters=hyperparameters,
+        lora=_lora(chosen.lora, facts.linear_modules),
+        quantization=_quantization(chosen.quantization, facts.quantization),
+        learning_rate=chosen.learning_rate,
+        max_length=_max_length(chosen.max_length, facts.context_length),
+        warmup_ratio=chosen.warmup_ratio,
+        gradient_clip=chosen.gradient_clip,
+        validation_split=_validation_split(chosen.validation_split, facts),
+    )
+    return _spec(method, seed), JobMethod(type="supervised", supervised=method)
+
+
+def refuse_unsupported(body: CreateJob) -> None:
+    """Raise UnsupportedField for a known field that would not be honoured."""
+    method = body.method
+    if method is not None:
+        if method.type != "supervised":
+            raise _unsupported("method.type", f"The method '{method.type}' is not supported yet.")
+        _refuse_given("method", method, ("dpo", "reinforcement"))
+        _refuse_given(SUPERVISED, method.supervised, ("early_stopping", "base_adapter"))
+    _refuse_given("", body, ("publish",))
+    if body.integrations:
+        raise _unsupported("integrations", "Integrations are not supported: nothing is reported.")
+
+
+def check_suffix(suffix: str | None, base: str) -> None:
+    """Raise BadRequest unless the suffix can be an adapter's name."""
+    if suffix is None:
+        return
+    if not is_name(suffix):
+        message = f"The suffix '{suffix}' names the adapter and must match ^{PATTERN}$."
+        raise BadRequest(message, param="suffix")
+    if suffix in RESERVED or suffix == base:
+        raise BadRequest(f"The suffix '{suffix}' is reserved.", param="suffix")
+
+
+def epochs(rows: int) -> int:
+    """Choose the number of epochs: the fewer the examples, the more often each is seen."""
+    if rows >= FEW_EXAMPLES:
+        return EPOCHS
+    wanted = math.ceil(EXAMPLES_TO_SEE / max(1, rows))
+    return min(MOST_EPOCHS_OF_FEW, max(FEWEST_EPOCHS_OF_FEW, wanted))
+
+
+def split(rows: int) -> float:
+    """Choose the share of the rows to hold out."""
+    if rows < FEW_EXAMPLES:
+        return SPLIT_OF_FEW
+    return min(SPLIT, MOST_HELD_OUT / rows)
+
+
+def _chosen(body: CreateJob) -> tuple[SupervisedChoice, HyperparameterChoice]:
+    if body.method is None:
+        return SupervisedChoice(), body.hyperparameters or HyperparameterChoice()
+    if body.hyperparameters not in (None, HyperparameterChoice()):
+        message = "Give `method`, or the deprecated `hyperparameters`, but not both."
+        raise BadRequest(message, param="hyperparameters")
+    chosen = body.method.supervised or SupervisedChoice()
+    return chosen, chosen.hyperparameters
+
+
+def _hyperparameters(knobs: HyperparameterChoice, rows: int) -> Hyperparameters:
+    multiplier = knobs.learning_rate_multiplier
+    return Hyperparameters(
+        batch_size=BATCH_SIZE if knobs.batch_size == "auto" else knobs.batch_size,
+        learning_rate_multiplier=1.0 if multiplier == "auto" else multiplier,
+        n_epochs=epochs(rows) if knobs.n_epochs == "auto" else knobs.n_epochs,
+    )
+
+
+def _lora(chosen: LoraChoice, modules: frozenset[str]) -> Lora:
+    return Lora(
+        rank=chosen.rank,
+        alpha=chosen.alpha,
+        dropout=chosen.dropout,
+        target_modules=_targets(chosen.target_modules, modules),
+        rslora=chosen.rslora,
+    )
+
+
+def _targets(chosen: list[str] | None, modules: frozenset[str]) -> list[str]:
+    if chosen is None:
+        # A base that calls its projections otherwise gets all of its linear layers.
+        return [name for name in DEFAULT_TARGETS if name in modules] or sorted(modules)
+    for name in chosen:
+        if name not in modules:
+            raise BadRequest(
+                f"The base has no linear layer '{name}'; it has {', '.join(sorted(modules))}.",
+                param=f"{SUPERVISED}.lora.target_modules",
+            )
+    return list(dict.fromkeys(chosen))
+
+
+def _quantization(chosen: str, server: str) -> Literal["nf4", "none"]:
+    asked = server if chosen == "auto" else chosen
+    return "none" if asked == "none" else "nf4"
+
+
+def _max_length(chosen: int | None, context_length: int) -> int:
+    if chosen is None:
+        return min(LONGEST_BY_DEFAULT, context_length)
+    if chosen > context_length:
+        message = f"The base's context is {context_length} tokens."
+        raise BadRequest(message, param=f"{SUPERVISED}.max_length")
+    return chosen
+
+
+def _validation_split(chosen: float | None, facts: Facts) -> float:
+    if not facts.validation_file:
+        return split(facts.rows) if chosen is None else chosen
+    if chosen:
+        message = "Give `validation_file` or `validation_split`, but not both."
+        raise BadRequest(message, param=f"{SUPERVISED}.validation_split")
+    return 0.0
+
+
+def _spec(method: SupervisedMethod, seed: int) -> TrainingSpec:
+    knobs, lora = method.hyperparameters, method.lora
+    return TrainingSpec(
+        lora=LoraSpec(
+            rank=lora.rank,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            target_modules=tuple(lora.target_modules),
+            rslora=lora.rslora,
+        ),
+        quantization="none" if method.quantization == "none" else "nf4",
+        n_epochs=knobs.n_epochs,
+        batch_size=knobs.batch_size,
+        learning_rate=method.learning_rate * knobs.learning_rate_multiplier,
+        max_length=method.max_length,
+        warmup_ratio=method.warmup_ratio,
+        gradient_clip=method.gradient_clip,
+        validation_split=method.validation_split,
+        seed=seed,
+    )
+
+
+def _refuse_given(path: str, given: Any, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        if getattr(given, field, None) is not None:
+            param = f"{path}.{field}".lstrip(".")
+            raise _unsupported(param, f"The parameter '{param}' is not supported yet.")
+
+
+def _unsupported(param: str, message: str) -> UnsupportedField:
+    return UnsupportedField(message, param=param)

@@ -1,0 +1,151 @@
+"""Jobs, events and checkpoints on the wire: OpenAI's shapes with our LoRA fields."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from service.jobs.lifecycle import Status
+from service.wire import Output
+
+Time = Annotated[int, Meta(description="Unix time in seconds.")]
+
+
+class Hyperparameters(Output):
+    """As trained with, `auto` resolved."""
+
+    batch_size: int
+    learning_rate_multiplier: float
+    n_epochs: int
+
+
+class Lora(Output):
+    """The adapter's shape."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: list[str]
+    rslora: bool
+
+
+class SupervisedMethod(Output):
+    """As trained with, `auto` resolved."""
+
+    hyperparameters: Hyperparameters
+    lora: Lora
+    quantization: str
+    learning_rate: float
+    max_length: int
+    warmup_ratio: float
+    gradient_clip: float
+    validation_split: float
+
+
+class JobMethod(Output):
+    """How the job fine-tunes."""
+
+    type: str
+    supervised: SupervisedMethod
+
+
+class JobError(Output):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class Job(Output):
+    """A fine-tuning job. `organization_id` is the tenant; `adapter` is what the job makes."""
+
+    id: str
+    object: str
+    created_at: Time
+    error: JobError | None
+    fine_tuned_model: Annotated[
+        str | None, Meta(description="The exact name to call; null until the job has succeeded.")
+    ]
+    finished_at: Time | None
+    hyperparameters: Hyperparameters
+    model: str
+    organization_id: str
+    result_files: list[str]
+    seed: int
+    status: Status
+    trained_tokens: Annotated[int | None, Meta(description="Null until the job has ended.")]
+    training_file: str
+    validation_file: str | None
+    estimated_finish: Annotated[Time | None, Meta(description="Null unless the job is running.")]
+    integrations: list[Any] | None
+    metadata: dict[str, str] | None
+    method: JobMethod
+    suffix: str | None
+    adapter: str
+
+
+class JobList(Output):
+    """One page of jobs, newest first; the next page's `after` is the last one's id."""
+
+    object: str
+    data: list[Job]
+    has_more: bool
+
+
+class JobEvent(Output):
+    """One dated fact about a job.
+
+    Of a metrics event, `data` holds `step` with `total_steps`, `train_loss`,
+    `train_mean_token_accuracy`, `learning_rate` and `tokens_per_second`; or, of an evaluation,
+    with `valid_loss` and `valid_mean_token_accuracy` (step 0 is the base before training).
+    """
+
+    id: str
+    object: str
+    created_at: Time
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any] | None
+
+
+class JobEventList(Output):
+    """One page of events, newest first; the next page's `after` is the last one's id."""
+
+    object: str
+    data: list[JobEvent]
+    has_more: bool
+
+
+class CheckpointMetrics(Output):
+    """Measured at the checkpoint; what was not measured is null."""
+
+    step: int
+    train_loss: float | None
+    train_mean_token_accuracy: float | None
+    valid_loss: float | None
+    valid_mean_token_accuracy: float | None
+    full_valid_loss: float | None
+    full_valid_mean_token_accuracy: float | None
+
+
+class JobCheckpoint(Output):
+    """An epoch's end; `fine_tuned_model_checkpoint` is callable."""
+
+    id: str
+    object: str
+    created_at: Time
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: CheckpointMetrics
+    step_number: int
+
+
+class JobCheckpointList(Output):
+    """One page of checkpoints, newest first."""
+
+    object: str
+    data: list[JobCheckpoint]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

@@ -1,0 +1,210 @@
+"""A tenant's fine-tuning jobs: accept, show, cancel, follow."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+import msgspec
+
+from service.adapters.names import adapter_name
+from service.adapters.service import model_not_found
+from service.base.description import BaseDescription
+from service.database import Database
+from service.database.models import FileRow, JobEventRow, JobRow
+from service.datasets.repository import FileRepository
+from service.errors import BadRequest, Conflict, NotFound, UnsupportedField
+from service.jobs import present
+from service.jobs.create_schemas import CreateJob
+from service.jobs.lifecycle import Action, Status, is_terminal
+from service.jobs.repository import JobRepository
+from service.jobs.resolve import FEW_EXAMPLES, Facts, resolve
+from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList
+from service.wire import new_id, now
+
+POLL_SECONDS = 0.3
+BATCH_OF_EVENTS = 500
+SEEDS = 2**31
+
+
+class JobService:
+    """What tenants do with jobs. Runtimes work on the same rows through JobRepository's leases.
+
+    `quantization` is the server's, for jobs that leave it to us; `base_model` is the setting that
+    named the base, which a job may say in place of the base's public id.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        base: BaseDescription,
+        *,
+        quantization: str = "nf4",
+        base_model: str = "",
+    ) -> None:
+        self.database = database
+        self.base = base
+        self.quantization = quantization
+        self.models = {base.name, base_model} - {""}
+
+    async def create(self, tenant_id: str, body: CreateJob) -> Job:
+        """Accept a job, and queue it. Raises BadRequest, or NotFound for the model or a file."""
+        self._check_model(body.model)
+        async with self.database.write() as session:
+            files = FileRepository(session)
+            training = await _file(files, tenant_id, body.training_file, "training_file")
+            if body.validation_file is not None:
+                await _file(files, tenant_id, body.validation_file, "validation_file")
+            job = self._row(tenant_id, body, training.rows or 0)
+            await _tell_created(JobRepository(session), job, training)
+        return present.job(job)
+
+    async def retrieve(self, tenant_id: str, job_id: str) -> Job:
+        """Show a job. Raises NotFound."""
+        async with self.database.read() as session:
+            return present.job(await JobRepository(session).get(tenant_id, job_id))
+
+    async def list(
+        self,
+        tenant_id: str,
+        after: str | None,
+        limit: int,
+        metadata: Mapping[str, str] | None = None,
+    ) -> JobList:
+        """List jobs, newest first; `metadata` keeps those that carry all its pairs."""
+        async with self.database.read() as session:
+            found = await JobRepository(session).page(tenant_id, after, limit + 1, metadata)
+        return present.job_list(found, limit)
+
+    async def cancel(self, tenant_id: str, job_id: str) -> Job:
+        """Cancel a job: at once while nobody trains it, else within a step. Idempotent.
+
+        Raises NotFound, and Conflict when it has succeeded or failed.
+        """
+        async with self.database.write() as session:
+            jobs = JobRepository(session)
+            job = await jobs.get(tenant_id, job_id, lock=True)
+            if job.status in (Status.SUCCEEDED, Status.FAILED):
+                raise Conflict(f"Job {job_id} has already {job.status}.", code="job_has_ended")
+            if job.status == Status.RUNNING:
+                _request_cancel(jobs, job)
+            elif job.status != Status.CANCELLED:
+                jobs.end(job, Action.CANCEL)
+        return present.job(job)
+
+    async def events(
+        self, tenant_id: str, job_id: str, after: str | None, limit: int
+    ) -> JobEventList:
+        """List a job's events, newest first. Raises NotFound."""
+        async with self.database.read() as session:
+            jobs = JobRepository(session)
+            await jobs.get(tenant_id, job_id)
+            found = await jobs.events(tenant_id, job_id, after, limit + 1)
+        return present.event_list(found, limit)
+
+    async def follow(
+        self, tenant_id: str, job_id: str, after: str | None
+    ) -> AsyncGenerator[Sequence[JobEventRow], None]:
+        """Yield events as they come, oldest first, until the job has ended and all are out.
+
+        Yields an empty batch whenever there is nothing new. Raises NotFound at the first step.
+        """
+        seq = 0
+        if after is not None:
+            async with self.database.read() as session:
+                seq = await JobRepository(session).event_seq(tenant_id, job_id, after)
+        while True:
+            async with self.database.read() as session:
+                jobs = JobRepository(session)
+                # The status first: what ended the job is then among the events read after it.
+                ended = is_terminal((await jobs.get(tenant_id, job_id)).status)
+                events = await jobs.events_since(tenant_id, job_id, seq, BATCH_OF_EVENTS)
+            yield events
+            seq = events[-1].seq if events else seq
+            if len(events) == BATCH_OF_EVENTS:
+                continue
+            if ended:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def checkpoints(
+        self, tenant_id: str, job_id: str, after: str | None, limit: int
+    ) -> JobCheckpointList:
+        """List a job's checkpoints, newest first. Raises NotFound."""
+        async with self.database.read() as session:
+            jobs = JobRepository(session)
+            await jobs.get(tenant_id, job_id)
+            found = await jobs.checkpoints(tenant_id, job_id, after, limit + 1)
+        return present.checkpoint_list(found, limit)
+
+    def _check_model(self, model: str) -> None:
+        if model.startswith("ft:"):
+            message = "Going on from a fine-tuned model is not supported yet: name the base."
+            raise UnsupportedField(message, param="model")
+        if model not in self.models:
+            raise model_not_found(model)
+
+    def _row(self, tenant_id: str, body: CreateJob, rows: int) -> JobRow:
+        seed = secrets.randbelow(SEEDS) if body.seed is None else body.seed
+        spec, method = resolve(body, self._facts(rows, body), seed)
+        job_id = new_id("ftjob-")
+        return JobRow(
+            id=job_id,
+            tenant_id=tenant_id,
+            status=Status.QUEUED,
+            model=self.base.name,
+            adapter=adapter_name(body.suffix, job_id),
+            suffix=body.suffix,
+            training_file=body.training_file,
+            validation_file=body.validation_file,
+            seed=seed,
+            method=msgspec.to_builtins(method),
+            spec=msgspec.to_builtins(spec),
+            job_metadata=body.metadata,
+            integrations=body.integrations,
+            created_at=now(),
+            cancel_requested=False,
+            attempts=0,
+            lease_token=0,
+        )
+
+    def _facts(self, rows: int, body: CreateJob) -> Facts:
+        return Facts(
+            base=self.base.name,
+            linear_modules=self.base.linear_modules,
+            context_length=self.base.context_length,
+            quantization=self.quantization,
+            rows=rows,
+            validation_file=body.validation_file is not None,
+        )
+
+
+async def _file(files: FileRepository, tenant_id: str, file_id: str, param: str) -> FileRow:
+    try:
+        file = await files.get(tenant_id, file_id)
+    except NotFound as fault:
+        raise NotFound(fault.message, param=param) from None
+    if file.purpose != "fine-tune":
+        message = f"{file_id} has the purpose '{file.purpose}': a job needs 'fine-tune'."
+        raise BadRequest(message, param=param)
+    if not file.rows:
+        raise BadRequest(f"{file_id} holds no examples.", param=param)
+    return file
+
+
+async def _tell_created(jobs: JobRepository, job: JobRow, file: FileRow) -> None:
+    await jobs.add(job)
+    jobs.tell(job, f"Created fine-tuning job: {job.id}")
+    rows, max_length = file.rows or 0, job.spec["max_length"]
+    if rows < FEW_EXAMPLES:
+        epochs = f"each is seen {job.spec['n_epochs']} times"
+        few = f"Only {rows} examples ({epochs}): {FEW_EXAMPLES} or more are advised"
+        jobs.tell(job, few, level="warn")
+    if (file.longest_example or 0) > max_length:
+        longest = f"The longest example has {file.longest_example} tokens"
+        jobs.tell(job, f"{longest}: examples are cut at {max_length}", level="warn")
+
+
+def _request_cancel(jobs: JobRepository, job: JobRow) -> None:
+    if not job.cancel_requested:
+        job.cancel_requested = True
+        jobs.tell(job, "Cancellation was requested; training stops at its next step")
