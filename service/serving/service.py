@@ -1,0 +1,149 @@
+"""Generation: find the revision, render the prompt, bound it, and hand it to the engine."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from functools import cache, partial
+
+from msgspec.structs import replace
+from prometheus_client import CollectorRegistry
+
+from adapters_store import RevisionRef
+from service.adapters.service import ModelService, Target
+from service.base.description import BaseDescription
+from service.errors import BadRequest, NotFound
+from service.rendering.renderer import Renderer
+from service.serving.engine import Engine, GenerationRequest, Piece, Sampling
+from service.serving.generation import Generation
+from service.serving.merging import closing, merged
+from service.serving.metrics import GenerationMetrics
+from service.serving.schemas import MOST_CHOICES
+from service.serving.translate import (
+    Conversation,
+    Instruction,
+    Order,
+    Prompt,
+    Raw,
+    bounded,
+    too_long,
+)
+
+
+class GenerationService:
+    """Answers with exactly the model that was asked for, or not at all."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        models: ModelService,
+        renderer: Renderer,
+        *,
+        max_batch: int = MOST_CHOICES,
+        metrics: GenerationMetrics | None = None,
+    ) -> None:
+        self._engine = engine
+        self._models = models
+        self._renderer = renderer
+        self._max_batch = max_batch
+        self._metrics = metrics or GenerationMetrics(CollectorRegistry())
+        # Hashes the base's weights, once: seconds, for a large base.
+        self._fingerprint = cache(partial(fingerprint, renderer.base))
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and completion together."""
+        return self._renderer.base.context_length
+
+    async def named(self, tenant_id: str, model: str) -> Target:
+        """Find what the tenant calls by this name; raises NotFound."""
+        return await self._models.resolve(tenant_id, model)
+
+    async def adapter(self, tenant_id: str, adapter: str | None) -> Target:
+        """Find the tenant's adapter, by default its newest; raises NotFound."""
+        if adapter is None:
+            return await self._models.newest(tenant_id, None)
+        try:
+            return await self.named(tenant_id, adapter)
+        except NotFound as fault:
+            raise NotFound(fault.message, param="adapter", code=fault.code) from None
+
+    async def start(
+        self, generation_id: str, tenant_id: str, target: Target, order: Order
+    ) -> Generation:
+        """Prepare a generation; the engine begins when it is first drawn from.
+
+        Raises BadRequest when the prompt cannot be rendered or does not fit.
+        """
+        if order.sampling.n > self._max_batch:
+            raise BadRequest(
+                f"This server generates at most {self._max_batch} choices at once.", param="n"
+            )
+        prompts = await asyncio.to_thread(self._render, order.prompt, target)
+        mark = await asyncio.to_thread(self._fingerprint, target.revision)
+        requests = [
+            GenerationRequest(
+                id=generation_id if len(prompts) == 1 else f"{generation_id}-{place}",
+                revision=target.revision,
+                prompt=prompt,
+                sampling=self._bounded(order, prompt),
+            )
+            for place, prompt in enumerate(prompts)
+        ]
+        return Generation(
+            generation_id=generation_id,
+            tenant=tenant_id,
+            target=target,
+            fingerprint=mark,
+            prompt_tokens=sum(map(len, prompts)),
+            choices=len(prompts) * order.sampling.n,
+            source=self._run(requests),
+            metrics=self._metrics,
+        )
+
+    def _render(self, prompt: Prompt, target: Target) -> list[list[int]]:
+        match prompt:
+            case Conversation(messages):
+                self._require_room(len(messages), prompt.param)
+                return [self._renderer.prompt(messages)]
+            case Instruction(text) if target.format == "chat":
+                return [self._renderer.instruction(text)]
+            case Instruction(text):
+                return [self._raw(text)]
+            case Raw(prompts):
+                return [self._raw(given) for given in prompts]
+
+    def _raw(self, given: str | list[int]) -> list[int]:
+        ids = self._renderer.raw(given) if isinstance(given, str) else given
+        if not ids:
+            raise BadRequest("The prompt is empty.", param="prompt")
+        if isinstance(given, list) and max(ids) >= self._renderer.tokenizer.get_vocab_size():
+            raise BadRequest("The prompt holds unknown tokens.", param="prompt")
+        return ids
+
+    def _require_room(self, messages: int, param: str) -> None:
+        # Every turn takes a token at least. Templates may take time quadratic in their number.
+        if messages > self.context_length:
+            raise too_long(f"you sent {messages} messages", self.context_length, param)
+
+    def _bounded(self, order: Order, prompt: Sequence[int]) -> Sampling:
+        return bounded(order, len(prompt), self.context_length)
+
+    async def _run(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Piece]:
+        """Number the choices of all prompts through."""
+        n = requests[0].sampling.n
+        sources = [self._shifted(request, place * n) for place, request in enumerate(requests)]
+        # No more at once than the engine's batch holds: one request must not fill the queue.
+        async with closing(merged(sources, max(1, self._max_batch // n))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _shifted(self, request: GenerationRequest, by: int) -> AsyncIterator[Piece]:
+        async with closing(self._engine.generate(request)) as pieces:
+            async for piece in pieces:
+                yield replace(piece, index=piece.index + by) if by else piece
+
+
+def fingerprint(base: BaseDescription, revision: RevisionRef | None) -> str:
+    """Name base and revision together, as OpenAI's `system_fingerprint`."""
+    whole = f"{base.digest}:{revision.digest if revision else ''}"
+    return "fp_" + hashlib.sha256(whole.encode()).hexdigest()[:10]
