@@ -38,13 +38,13 @@ def event_stream(events: AsyncIterator[bytes]) -> Response[Any]:
 
 class _EventStream(Response[Any]):
     def __init__(self, events: AsyncIterator[bytes]) -> None:
-        super().__init__(None, media_type="text/event-stream", headers=HEADERS)
+        super().__init__(None, media_type="text/event-stream", headers=dict(HEADERS))
         self.events = events
 
     def to_asgi_response(self, *_: Any, **options: Any) -> ASGIResponse:
         return _ASGIEventStream(
             self.events,
-            headers={**(options.get("headers") or {}), **HEADERS},
+            headers={**(options.get("headers") or {}), **self.headers},
             media_type="text/event-stream",
             status_code=options.get("status_code"),
         )
