@@ -1,4 +1,4 @@
-"""What the store keeps: a reference that addresses a revision, and the manifest beside its files."""
+"""What the store keeps: a reference that addresses a revision, and a manifest beside its files."""
 
 from typing import Any
 

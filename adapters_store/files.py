@@ -1,0 +1,140 @@
+"""Small deeds on files and folders: durable writes, digests, removal."""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from adapters_store.errors import InvalidAdapter
+from adapters_store.models import FileEntry
+
+CHUNK = 1 << 20
+_FOLDER_MODE = 0o750
+_FILE_MODE = 0o444
+
+
+@contextmanager
+def regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain file for reading. Raises InvalidAdapter for a link, a pipe, or nothing."""
+    try:
+        # Without O_NONBLOCK a pipe in the place of a file would hang the caller.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as fault:
+        raise InvalidAdapter(f"{path.name} cannot be read: {fault.strerror}") from None
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise InvalidAdapter(f"{path.name} is not a plain file")
+        yield file
+
+
+def entry(path: Path) -> FileEntry:
+    """Measure a file. Raises InvalidAdapter if it cannot be read."""
+    sha256, size = hashlib.sha256(), 0
+    with regular(path) as file:
+        while block := file.read(CHUNK):
+            sha256.update(block)
+            size += len(block)
+    return FileEntry(sha256.hexdigest(), size)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a new read-only file, durably."""
+    with path.open("xb") as file:
+        file.write(content)
+        _settle(file)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a plain file into a new read-only one, durably."""
+    with regular(source) as origin, target.open("xb") as file:
+        shutil.copyfileobj(origin, file, CHUNK)
+        _settle(file)
+
+
+def _settle(file: BinaryIO) -> None:
+    file.flush()
+    os.fchmod(file.fileno(), _FILE_MODE)
+    os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with its parents, durably; one that is there already is fine."""
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir(_FOLDER_MODE)
+        sync_folder(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder and all in it; what is gone already is fine."""
+    shutil.rmtree(path, onerror=_unless_gone)
+
+
+_Fault = tuple[type[BaseException], BaseException, TracebackType]
+
+
+def _unless_gone(_function: object, _path: str, fault: _Fault) -> None:
+    if not isinstance(fault[1], FileNotFoundError):
+        raise fault[1]
+
+
+@contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """Give a new folder of our own, which `sweep` leaves alone until this process is dead."""
+    path, handle = _claim_new(parent)
+    try:
+        yield path
+    finally:
+        remove(path)
+        os.close(handle)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the folders whose owners died. A lock, unlike a pid or an age, cannot be mistaken."""
+    for path in parent.iterdir():
+        handle = _claim(path)
+        if handle is not None:
+            remove(path)
+            os.close(handle)
+
+
+def _claim_new(parent: Path) -> tuple[Path, int]:
+    while True:
+        path = parent / secrets.token_hex(16)
+        path.mkdir(_FOLDER_MODE)
+        handle = _claim(path)
+        # A sweeper may have come between the folder and its lock; then there is another try.
+        if handle is not None:
+            if os.fstat(handle).st_nlink:
+                return path, handle
+            os.close(handle)
+
+
+def _claim(path: Path) -> int | None:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle

@@ -1,0 +1,105 @@
+"""Revisions as folders of a local file system.
+
+A revision's folder is written whole beside the others and then renamed to its name: it is there
+with everything, or not there, also when the power fails.
+"""
+
+import errno
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from adapters_store import files
+from adapters_store.errors import RevisionNotFound
+from adapters_store.layout import MANIFEST_FILE, Layout, is_digest, is_name, refuse_links
+from adapters_store.models import Origin, RevisionRef
+from adapters_store.preparing import prepare
+from adapters_store.store import AdapterStore, Revision
+from adapters_store.verification import Verifier
+
+
+class FilesystemAdapterStore(AdapterStore):
+    """Keeps the promises among any number of processes on one file system, `kill -9` included."""
+
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
+        files.make_folder(root.absolute())
+        self._layout = Layout(root.resolve())
+        self._clock = clock
+        self._verifier = Verifier()
+        for folder in (self._layout.staging, self._layout.trash):
+            files.make_folder(folder)
+            files.sweep(folder)
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """Give a private folder to write an adapter into; it goes when the context ends."""
+        return files.workspace(self._layout.staging)
+
+    def publish(self, tenant: str, adapter: str, staged: Path, origin: Origin) -> Revision:
+        """Check the staged PEFT files and make them a revision, wholly or not at all."""
+        place = self._layout.adapter(tenant, adapter)
+        with self.stage() as folder:
+            made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
+            files.make_folder(place)
+            refuse_links(place)
+            _move(folder, self._layout.revision(made.ref))
+        files.sync_folder(place)
+        # Also the answer for equal content that was there before, with its own manifest.
+        return self.open(made.ref)
+
+    def open(self, ref: RevisionRef) -> Revision:
+        """Find a revision, verifying every file against the manifest."""
+        return self._verifier.open(ref, self._find(ref))
+
+    def list(self, tenant: str, adapter: str | None = None) -> Iterator[RevisionRef]:
+        """Walk a tenant's published revisions, in the order of their references."""
+        place = self._layout.tenant(tenant)
+        names = filter(is_name, _names(place)) if adapter is None else [adapter]
+        places = [self._layout.adapter(tenant, name) for name in names]
+        return (ref for place in places for ref in self._revisions(place))
+
+    def delete(self, ref: RevisionRef) -> None:
+        """Remove a revision, at once for every reader. Raises RevisionNotFound."""
+        place = self._find(ref)
+        doomed = self._layout.trash / secrets.token_hex(16)
+        try:
+            place.rename(doomed)
+        except FileNotFoundError:
+            raise _missing(ref) from None
+        files.sync_folder(place.parent)
+        self._verifier.forget(ref)
+        files.remove(doomed)
+
+    def _find(self, ref: RevisionRef) -> Path:
+        place = self._layout.revision(ref)
+        refuse_links(place)
+        if not place.is_dir():
+            raise _missing(ref)
+        return place
+
+    def _revisions(self, place: Path) -> Iterator[RevisionRef]:
+        refuse_links(place)
+        for digest in filter(is_digest, _names(place)):
+            if (place / digest / MANIFEST_FILE).is_file():
+                yield self._layout.ref(place / digest)
+
+
+def _missing(ref: RevisionRef) -> RevisionNotFound:
+    return RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _move(folder: Path, place: Path) -> None:
+    try:
+        folder.rename(place)
+    except OSError as fault:
+        # Equal content was published before, perhaps by another process just now.
+        if fault.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise

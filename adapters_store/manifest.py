@@ -1,0 +1,55 @@
+"""The manifest beside a revision's files, and the digest that names the revision."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from adapters_store import files
+from adapters_store.errors import InvalidAdapter
+from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE
+from adapters_store.models import FileEntry, Manifest, RevisionRef
+
+VERSION = 1
+_MAX_BYTES = 4 << 20
+
+
+def digest(entries: Mapping[str, FileEntry]) -> str:
+    """Name the content: what `sha256sum adapter_config.json adapter_model.safetensors | sha256sum`
+    prints in the revision's folder.
+    """
+    lines = (f"{entries[name].sha256}  {name}\n" for name in sorted(entries))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Write it for people to read as well."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def read(folder: Path, ref: RevisionRef) -> Manifest:
+    """Read the manifest of `ref`. Raises InvalidAdapter if it is damaged or of another revision."""
+    with files.regular(folder / MANIFEST_FILE) as file:
+        content = file.read(_MAX_BYTES)
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        raise InvalidAdapter(f"{MANIFEST_FILE} is damaged: {fault}") from None
+    if manifest.version != VERSION:
+        raise InvalidAdapter(f"{MANIFEST_FILE} has version {manifest.version}, known is {VERSION}")
+    if manifest.ref != ref or sorted(manifest.files) != sorted(CONTENT_FILES):
+        raise InvalidAdapter(f"{MANIFEST_FILE} describes another revision")
+    if digest(manifest.files) != ref.digest:
+        raise InvalidAdapter(f"{MANIFEST_FILE} does not add up to the revision's digest")
+    return manifest
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest. Raises InvalidAdapter."""
+    for name, expected in manifest.files.items():
+        found = files.entry(folder / name)
+        if found.bytes != expected.bytes:
+            raise InvalidAdapter(f"{name} has {found.bytes} bytes, published were {expected.bytes}")
+        if found.sha256 != expected.sha256:
+            raise InvalidAdapter(f"{name} changed since it was published")

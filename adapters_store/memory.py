@@ -1,0 +1,83 @@
+"""Revisions in memory, with the same promises: for tests, and for what need not outlive a process.
+
+Readers want files, so a revision is written to a private folder when it is first opened.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from adapters_store import files
+from adapters_store.errors import RevisionNotFound
+from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE, Layout
+from adapters_store.models import Origin, RevisionRef
+from adapters_store.preparing import prepare
+from adapters_store.store import AdapterStore, Revision
+from adapters_store.verification import Verifier
+
+
+class MemoryAdapterStore(AdapterStore):
+    """Keeps the promises among the threads of one process; all of it goes with the process."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._revisions: dict[RevisionRef, dict[str, bytes]] = {}
+        self._verifier = Verifier()
+        self._lock = threading.Lock()
+        self._lazy_folder: Path | None = None
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """Give a private folder to write an adapter into; it goes when the context ends."""
+        return files.workspace(self._folder())
+
+    def publish(self, tenant: str, adapter: str, staged: Path, origin: Origin) -> Revision:
+        """Check the staged PEFT files and make them a revision, wholly or not at all."""
+        with self.stage() as folder:
+            made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
+            names = (*CONTENT_FILES, MANIFEST_FILE)
+            content = {name: (folder / name).read_bytes() for name in names}
+        self._revisions.setdefault(made.ref, content)
+        return self.open(made.ref)
+
+    def open(self, ref: RevisionRef) -> Revision:
+        """Find a revision, verifying every file against the manifest."""
+        with self._lock:
+            place = Layout(self._folder_unlocked()).revision(ref)
+            if ref not in self._revisions:
+                raise RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
+            if not place.exists():
+                place.mkdir(parents=True)
+                for name, content in self._revisions[ref].items():
+                    files.write(place / name, content)
+            return self._verifier.open(ref, place)
+
+    def list(self, tenant: str, adapter: str | None = None) -> Iterator[RevisionRef]:
+        """Walk a tenant's published revisions, in the order of their references."""
+        Layout(Path("/")).adapter(tenant, adapter or tenant)
+        for ref in sorted(self._revisions):
+            if ref.tenant == tenant and adapter in (None, ref.adapter):
+                yield ref
+
+    def delete(self, ref: RevisionRef) -> None:
+        """Remove a revision, at once for every reader. Raises RevisionNotFound."""
+        with self._lock:
+            place = Layout(self._folder_unlocked()).revision(ref)
+            if self._revisions.pop(ref, None) is None:
+                raise RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
+            self._verifier.forget(ref)
+            files.remove(place)
+
+    def _folder(self) -> Path:
+        with self._lock:
+            return self._folder_unlocked()
+
+    def _folder_unlocked(self) -> Path:
+        if self._lazy_folder is None:
+            self._lazy_folder = Path(tempfile.mkdtemp(prefix="lorehouse-adapters-")).resolve()
+            weakref.finalize(self, shutil.rmtree, self._lazy_folder, ignore_errors=True)
+        return self._lazy_folder
