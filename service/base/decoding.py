@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from service.base.kv_rows import KvRows
-from service.base.prefill import Prefill, choose
-from service.base.rows import Forward, Pick, Round, Row
+from service.base.prefill import Forward, Prefill, choose
+from service.base.rows import Pick, Round, Row
 from service.base.sampling import pick, ranked_logprobs
 
 PREFILL_TOKENS = 512

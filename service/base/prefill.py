@@ -1,13 +1,30 @@
 """Prompts taken into the cache together, a slice of columns at a time."""
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from service.base.kv_rows import KvRows
-from service.base.rows import Forward, Row
+from service.base.rows import Row
+
+
+class Forward(Protocol):
+    """One forward pass of a mixed batch; it appends to the cache it is given."""
+
+    def __call__(
+        self,
+        adapters: Sequence[str | None],
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past_key_values: Any,
+    ) -> Tensor:
+        """Return the logits [rows, vocabulary] of each row's last column."""
+        ...
 
 
 class Prefill:

@@ -1,10 +1,8 @@
-"""What goes into and comes out of a decoding batch."""
+"""What goes into and comes out of a decoding batch. No torch."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import msgspec
-from torch import Tensor
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,19 +35,3 @@ class Round(msgspec.Struct):
     picks: list[Pick] = []
     lost: list[int] = []
     faults: list[Exception] = []
-
-
-class Forward(Protocol):
-    """One forward pass of a mixed batch; it appends to the cache it is given."""
-
-    def __call__(
-        self,
-        adapters: Sequence[str | None],
-        *,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        past_key_values: Any,
-    ) -> Tensor:
-        """Return the logits [rows, vocabulary] of each row's last column."""
-        ...

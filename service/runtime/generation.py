@@ -39,7 +39,7 @@ def _engine(settings: Settings) -> Engine:
     return ResidentEngine(
         loaded,
         FilesystemAdapterStore(settings.data_dir / "adapters"),
-        Renderer(base).tokenizer,
+        Renderer(base),
         max_resident=settings.max_resident_adapters,
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,

@@ -54,6 +54,11 @@ class Residency:
         """Walk what is resident, the least recently acquired first."""
         return (ref for ref, place in self._places.items() if not place.loading)
 
+    def ready(self, ref: RevisionRef) -> bool:
+        """Whether `acquire` would pin it now."""
+        place = self._places.get(ref)
+        return place is not None and not place.loading and not place.draining
+
     def acquire(self, ref: RevisionRef) -> Acquired:
         """Pin it if it is resident; else reserve a place for it if one can be had."""
         place = self._places.get(ref)
@@ -82,15 +87,17 @@ class Residency:
         self._loading(ref)
         del self._places[ref]
 
-    def drain_one(self) -> None:
-        """Let the least recently acquired one go as soon as nothing uses it.
+    def drain(self, wanted: bool) -> None:
+        """While wanted, let one go as soon as nothing uses it: the least recently acquired.
 
-        For a revision that would otherwise wait as long as the others stay busy. Does nothing
-        while one is draining or loading already: a place will come free.
+        For a revision that would otherwise wait as long as the others stay busy.
         """
-        if any(place.draining or place.loading for place in self._places.values()):
-            return
-        next(iter(self._places.values())).draining = True
+        places = self._places.values()
+        if not wanted:
+            for place in places:
+                place.draining = False
+        elif len(places) == self._limit and not any(p.draining or p.loading for p in places):
+            next(iter(places)).draining = True
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books are wrong."""

@@ -1,0 +1,55 @@
+"""One request in an engine: where its pieces go, across from the engine's thread to its waiter."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from service.errors import ServiceError
+from service.serving.engine import GenerationRequest, Piece
+
+Event = Piece | ServiceError | None
+"""None: every choice has finished."""
+
+
+class Call:
+    """Made by the waiter in its event loop; fed by the engine's thread through a Courier."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.open: set[int] = set()
+        self.loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def put(self, event: Event) -> None:
+        """Hand over an event; in the waiter's loop only."""
+        self._events.put_nowait(event)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Yield the pieces; raise the error that ends the call early."""
+        while (event := await self._events.get()) is not None:
+            if isinstance(event, ServiceError):
+                raise event
+            yield event
+
+
+class Courier:
+    """Carries a round's events over together: one wake-up for each loop, not for each token."""
+
+    def __init__(self) -> None:
+        self._bags: dict[asyncio.AbstractEventLoop, list[tuple[Call, Event]]] = {}
+
+    def add(self, call: Call, event: Event) -> None:
+        """Keep an event for the next delivery."""
+        self._bags.setdefault(call.loop, []).append((call, event))
+
+    def deliver(self) -> None:
+        """Send everything on its way."""
+        bags, self._bags = self._bags, {}
+        for loop, bag in bags.items():
+            # A loop that was closed has no waiters left to tell.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_unpack, bag)
+
+
+def _unpack(bag: list[tuple[Call, Event]]) -> None:
+    for call, event in bag:
+        call.put(event)
