@@ -69,7 +69,7 @@ class Admission:
         self._queue = [waiting for waiting in self._queue if waiting.keys]
 
     def failed(self, ref: RevisionRef) -> list[int]:
-        """Report that a load failed; withdraws the sequences that waited for it, and returns them."""
+        """Report a failed load; withdraws the sequences that waited for it, and returns them."""
         self._residency.failed(ref)
         lost = [key for waiting in self._queue if waiting.ref == ref for key in waiting.keys]
         self._queue = [waiting for waiting in self._queue if waiting.ref != ref]

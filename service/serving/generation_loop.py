@@ -10,14 +10,15 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from adapters_store import RevisionRef
-from service.base.rows import Pick, Round, Row
+from service.base.rows import Pick, Row
 from service.errors import EngineUnavailable, ServiceError
 from service.serving.admission import Admission
+from service.serving.backend import Backend
 from service.serving.calls import Call, Courier
 from service.serving.choices import Choice, chances
 from service.serving.engine import EngineStatus, Sampling
@@ -25,43 +26,6 @@ from service.serving.residency import Residency
 from service.telemetry import logger
 
 _log = logger(__name__)
-
-
-class Backend(Protocol):
-    """What the loop drives. All but `prepare` is called on the loop's thread only."""
-
-    def prepare(self, ref: RevisionRef) -> Any:
-        """Read and check a revision, on any thread. Raises ServiceError."""
-        ...
-
-    def install(self, ref: RevisionRef, prepared: Any) -> None:
-        """Put it on the base, wholly or not at all. Raises ServiceError."""
-        ...
-
-    def remove(self, ref: RevisionRef) -> None:
-        """Take it off the base."""
-        ...
-
-    def name(self, ref: RevisionRef) -> str:
-        """What rows call it."""
-        ...
-
-    @property
-    def busy(self) -> bool:
-        """Whether a round would do anything."""
-        ...
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """Let rows into the batch."""
-        ...
-
-    def drop(self, keys: Collection[int]) -> None:
-        """Let rows go."""
-        ...
-
-    def round(self) -> Round:
-        """Give every running row its next token. Never raises."""
-        ...
 
 
 class _Sequence(msgspec.Struct, frozen=True):
@@ -136,8 +100,7 @@ class GenerationLoop:
             try:
                 self._hear()
                 self._round()
-            except Exception:
-                # A fault of ours, not of one row: nobody must wait for an answer that never comes.
+            except Exception:  # noqa: BLE001 - nobody may wait for an answer that never comes
                 _log.exception("generation.loop_failed")
                 self._fail_all(EngineUnavailable("the generation engine failed"))
             self._status = self._observe()
@@ -165,11 +128,11 @@ class GenerationLoop:
         self._admit()
 
     def _sequence(self, call: Call, key: int, prompt_id: int, index: int) -> _Sequence:
-        request, sampling = call.request, call.request.sampling
+        request, sampling, ref = call.request, call.request.sampling, call.request.revision
         row = Row(
             key=key,
             prompt_id=prompt_id,
-            adapter=request.revision and self._backend.name(request.revision),
+            adapter=None if ref is None else self._backend.name(ref),
             prompt=request.prompt,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -189,27 +152,23 @@ class GenerationLoop:
     def _prepare(self, ref: RevisionRef) -> None:
         """Read the files; the one thing here that runs on another thread."""
         try:
-            message = partial(self._install, ref, self._backend.prepare(ref))
-        except ServiceError as error:
-            message = partial(self._load_failed, ref, error)
-        except Exception:
-            _log.exception("adapter.load_failed", adapter=ref.adapter, digest=ref.digest)
-            message = partial(
-                self._load_failed, ref, EngineUnavailable("the adapter failed to load")
-            )
-        self._inbox.put(message)
+            self._inbox.put(partial(self._install, ref, self._backend.prepare(ref)))
+        except Exception as fault:  # noqa: BLE001 - whoever waits for it must hear of any fault
+            self._inbox.put(partial(self._load_failed, ref, fault))
 
     def _install(self, ref: RevisionRef, prepared: Any) -> None:
         try:
             self._backend.install(ref, prepared)
-        except ServiceError as error:
-            self._load_failed(ref, error)
+        except Exception as fault:  # noqa: BLE001 - as above
+            self._load_failed(ref, fault)
             return
         self._residency.loaded(ref)
         self._admit()
 
-    def _load_failed(self, ref: RevisionRef, error: ServiceError) -> None:
-        _log.warning("adapter.refused", adapter=ref.adapter, digest=ref.digest, why=error.message)
+    def _load_failed(self, ref: RevisionRef, fault: Exception) -> None:
+        _log.error("adapter.not_loaded", adapter=ref.adapter, digest=ref.digest, exc_info=fault)
+        ours = EngineUnavailable("the generation engine failed to load the model")
+        error = fault if isinstance(fault, ServiceError) else ours
         self._fail(self._admission.failed(ref), error)
         self._admit()
 
