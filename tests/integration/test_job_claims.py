@@ -1,0 +1,286 @@
+"""Runtimes claim jobs: one holder at a time, tenants in turn, nothing lost, nothing twice."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from service.database import Database
+from service.database.models import JobCheckpointRow, JobRow, TenantRow
+from service.errors import NotFound
+from service.jobs.leases import MAX_ATTEMPTS
+from service.jobs.repository import JobRepository, LeaseLost
+from service.settings import Settings
+
+LEASE = 15.0
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Office:
+    """The rows, as a runtime reaches them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clock = Clock()
+
+    @asynccontextmanager
+    async def jobs(self) -> AsyncIterator[JobRepository]:
+        async with self.database.write() as session:
+            yield JobRepository(session, self.clock)
+
+    async def submit(self, *jobs: tuple[str, str]) -> None:
+        async with self.jobs() as repository:
+            for tenant, job_id in jobs:
+                await repository.add(_row(tenant, job_id))
+
+    async def claim(self, owner: str = "one") -> JobRow | None:
+        async with self.jobs() as repository:
+            return await repository.claim(owner, LEASE)
+
+    async def held(self, owner: str = "one") -> JobRow:
+        job = await self.claim(owner)
+        assert job is not None
+        return job
+
+    async def read(self, tenant: str, job_id: str) -> JobRow:
+        async with self.database.read() as session:
+            return await JobRepository(session).get(tenant, job_id)
+
+    async def messages(self, tenant: str, job_id: str) -> list[str]:
+        async with self.database.read() as session:
+            events = await JobRepository(session).events_since(tenant, job_id, 0, 100)
+            return [event.message for event in events]
+
+
+def _row(tenant: str, job_id: str) -> JobRow:
+    return JobRow(
+        id=job_id,
+        tenant_id=tenant,
+        status="queued",
+        model="tiny",
+        adapter=job_id,
+        training_file="file-1",
+        seed=0,
+        method={},
+        spec={},
+        created_at=1,
+    )
+
+
+@pytest.fixture
+async def office(database: Database) -> Office:
+    async with database.write() as session:
+        session.add_all([TenantRow(id="acme", created_at=1), TenantRow(id="globex", created_at=1)])
+    return Office(database)
+
+
+async def test_nothing_queued_is_nothing_claimed(office: Office) -> None:
+    assert await office.claim() is None
+
+
+async def test_claiming_leases_the_job_and_says_so(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    job = await office.held()
+    assert (job.status, job.lease_owner, job.lease_token, job.attempts) == ("running", "one", 1, 1)
+    assert job.lease_expires_at == office.clock.time + LEASE
+    assert job.started_at == int(office.clock.time)
+    assert await office.messages("acme", "a1") == ["Fine-tuning job started"]
+    assert await office.claim("two") is None
+
+
+async def test_many_claimers_never_get_the_same_job(office: Office, settings: Settings) -> None:
+    wanted = [(tenant, f"{tenant}-{i}") for i in range(10) for tenant in ("acme", "globex")]
+    await office.submit(*wanted)
+    others = [Database(settings.sqlalchemy_url) for _ in range(4)]
+
+    async def drain(database: Database, owner: str) -> list[str]:
+        found = []
+        while True:
+            async with database.write() as session:
+                job = await JobRepository(session).claim(owner, LEASE)
+            if job is None:
+                return found
+            found.append(job.id)
+
+    claimed = await asyncio.gather(*(drain(each, str(i)) for i, each in enumerate(others)))
+    for each in others:
+        await each.close()
+    assert sorted(itertools.chain(*claimed)) == sorted(job_id for _, job_id in wanted)
+
+
+async def test_tenants_take_turns(office: Office) -> None:
+    await office.submit(("acme", "a1"), ("acme", "a2"), ("acme", "a3"), ("globex", "g1"))
+    order = []
+    for _ in range(4):
+        job = await office.held()
+        order.append(job.id)
+        async with office.jobs() as jobs:
+            await jobs.finish(job.id, job.lease_token, "succeeded", fine_tuned_model="m")
+        office.clock.time += 10
+    assert order == ["a1", "g1", "a2", "a3"]
+
+
+async def test_who_has_fewer_jobs_running_comes_first(office: Office) -> None:
+    await office.submit(("acme", "a1"), ("acme", "a2"), ("globex", "g1"), ("globex", "g2"))
+    assert [(await office.held(owner)).id for owner in "wxyz"] == ["a1", "g1", "a2", "g2"]
+
+
+async def test_a_silent_runtimes_job_goes_to_another_and_comes_first(office: Office) -> None:
+    await office.submit(("acme", "a1"), ("globex", "g1"))
+    first = await office.held("one")
+    office.clock.time += LEASE + 1
+    second = await office.held("two")
+    assert (second.id, second.lease_token) == (first.id, first.lease_token + 1)
+    assert (await office.messages("acme", "a1"))[-1] == "Resumed after an interruption"
+
+
+async def test_heartbeats_keep_the_job(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    job = await office.held()
+    for _ in range(3):
+        office.clock.time += LEASE - 1
+        async with office.jobs() as jobs:
+            assert await jobs.heartbeat(job.id, job.lease_token, LEASE) is False
+    assert await office.claim("two") is None
+
+
+Write = Callable[[JobRepository, str, int], Awaitable[Any]]
+WRITES: dict[str, Write] = {
+    "heartbeat": lambda jobs, job, token: jobs.heartbeat(job, token, LEASE),
+    "event": lambda jobs, job, token: jobs.append_event(job, token, "hello"),
+    "checkpoint": lambda jobs, job, token: jobs.record_checkpoint(
+        job, token, step_number=1, model_name="m", metrics={}
+    ),
+    "progress": lambda jobs, job, token: jobs.progress(
+        job, token, trained_tokens=1, estimated_finish=None
+    ),
+    "finish": lambda jobs, job, token: jobs.finish(job, token, "succeeded", fine_tuned_model="m"),
+    "requeue": lambda jobs, job, token: jobs.requeue(job, token),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_a_write_under_an_older_lease_is_refused(office: Office, write: Write) -> None:
+    await office.submit(("acme", "a1"))
+    stale = await office.held("one")
+    office.clock.time += LEASE + 1
+    await office.held("two")
+    with pytest.raises(LeaseLost):
+        async with office.jobs() as jobs:
+            await write(jobs, stale.id, stale.lease_token)
+    assert (await office.read("acme", "a1")).lease_owner == "two"
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_a_write_after_the_end_is_refused(office: Office, write: Write) -> None:
+    await office.submit(("acme", "a1"))
+    job = await office.held()
+    async with office.jobs() as jobs:
+        await jobs.finish(job.id, job.lease_token, "cancelled")
+    with pytest.raises(LeaseLost):
+        async with office.jobs() as jobs:
+            await write(jobs, job.id, job.lease_token)
+    assert (await office.read("acme", "a1")).status == "cancelled"
+
+
+async def test_a_dead_owners_jobs_are_claimable_at_once_and_its_ghost_is_refused(
+    office: Office,
+) -> None:
+    await office.submit(("acme", "a1"), ("globex", "g1"))
+    dead = await office.held("one")
+    alive = await office.held("two")
+    async with office.jobs() as jobs:
+        assert await jobs.release_owner("one") == 1
+    with pytest.raises(LeaseLost):
+        async with office.jobs() as jobs:
+            await jobs.finish(dead.id, dead.lease_token, "succeeded", fine_tuned_model="m")
+    assert (await office.held("three")).id == dead.id
+    async with office.jobs() as jobs:
+        await jobs.heartbeat(alive.id, alive.lease_token, LEASE)
+
+
+async def test_crashes_without_progress_fail_the_job(office: Office) -> None:
+    await office.submit(("acme", "a1"), ("globex", "g1"))
+    for _ in range(MAX_ATTEMPTS):
+        assert (await office.held("one")).id == "a1"
+        async with office.jobs() as jobs:
+            await jobs.release_owner("one")
+    assert (await office.held("one")).id == "g1"
+    job = await office.read("acme", "a1")
+    assert (job.status, job.error_code) == ("failed", "runtime_crashed")
+    assert job.finished_at is not None
+    assert "3 times" in (await office.messages("acme", "a1"))[-1]
+
+
+async def test_progress_beyond_the_farthest_forgives_crashes(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    for attempt in range(3 * MAX_ATTEMPTS):
+        job = await office.held("one")
+        async with office.jobs() as jobs:
+            tokens = (attempt + 1) * 100
+            await jobs.progress(job.id, job.lease_token, trained_tokens=tokens, estimated_finish=99)
+            await jobs.release_owner("one")
+    assert (await office.read("acme", "a1")).trained_tokens == 3 * MAX_ATTEMPTS * 100
+
+
+async def test_repeating_lost_steps_is_no_progress(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    while (job := await office.claim("one")) is not None:
+        async with office.jobs() as jobs:
+            await jobs.progress(job.id, job.lease_token, trained_tokens=100, estimated_finish=None)
+            await jobs.release_owner("one")
+    assert (await office.read("acme", "a1")).error_code == "runtime_crashed"
+
+
+async def test_an_orderly_shutdown_gives_the_job_back_and_counts_as_no_crash(
+    office: Office,
+) -> None:
+    await office.submit(("acme", "a1"))
+    for _ in range(2 * MAX_ATTEMPTS):
+        job = await office.held()
+        async with office.jobs() as jobs:
+            await jobs.requeue(job.id, job.lease_token)
+        assert (await office.read("acme", "a1")).status == "queued"
+    assert (await office.held()).attempts == 1
+
+
+async def test_a_cancelled_job_whose_runtime_died_is_ended_and_not_resumed(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    await office.held("one")
+    async with office.jobs() as jobs:
+        (await jobs.get("acme", "a1", lock=True)).cancel_requested = True
+        await jobs.release_owner("one")
+    assert await office.claim("two") is None
+    assert (await office.read("acme", "a1")).status == "cancelled"
+
+
+async def test_a_checkpoint_made_again_after_a_resume_is_kept_once(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    job = await office.held()
+    for name in ("first", "second"):
+        async with office.jobs() as jobs:
+            await jobs.record_checkpoint(
+                job.id, job.lease_token, step_number=5, model_name=name, metrics={"train_loss": 1.0}
+            )
+    async with office.database.read() as session:
+        kept = await JobRepository(session).checkpoints("acme", "a1", None, 10)
+    assert [row.model_name for row in kept] == ["first"]
+    assert isinstance(kept[0], JobCheckpointRow)
+
+
+async def test_another_tenants_job_is_not_found(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    with pytest.raises(NotFound):
+        await office.read("globex", "a1")
