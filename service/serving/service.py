@@ -37,8 +37,8 @@ class GenerationService:
         engine: Engine,
         models: ModelService,
         renderer: Renderer,
-        *,
         max_batch: int = MOST_CHOICES,
+        *,
         metrics: GenerationMetrics | None = None,
     ) -> None:
         self._engine = engine
