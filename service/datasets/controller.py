@@ -1,0 +1,142 @@
+"""`/v1/files`. Every route needs the scope `files`."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, BinaryIO, Literal
+from urllib.parse import quote
+
+import anyio.to_thread
+from litestar import Controller, Request, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
+from litestar.response import Stream
+
+from service.datasets.forms import FileForm
+from service.datasets.present import file_of, page_of
+from service.datasets.receive import Expected, receive
+from service.datasets.schemas import (
+    ANCHOR,
+    SECONDS,
+    File,
+    FileList,
+    Purpose,
+    expires_after_of,
+    purpose_of,
+)
+from service.datasets.service import FileService
+from service.http.errors import errors
+from service.tenants.auth import requires
+from service.wire import Deleted
+
+MOST = 10000
+SEND_BYTES = 256 * 1024
+
+Files = NamedDependency[FileService]
+TenantId = NamedDependency[str]
+
+
+class FileController(Controller):
+    """A tenant's files: datasets, mostly."""
+
+    path = "/v1/files"
+    tags = ["files"]
+    guards = [requires("files")]
+
+    @post(
+        operation_id="createFile",
+        operation_class=FileForm,
+        responses=errors(413),
+        status_code=200,
+        request_max_body_size=None,
+    )
+    async def create_file(
+        self, request: Request[Any, Any, Any], tenant_id: TenantId, files: Files
+    ) -> File:
+        """Upload a file. One with the purpose `fine-tune` is checked line by line: if any line
+        cannot be trained on, the answer is 400 `invalid_training_file`, its `errors` say why, and
+        nothing is kept.
+        """
+        with files.folder.temporary() as path:
+            received = await receive(
+                request.stream(), request.headers.get("content-type"), path, _expected(files)
+            )
+            purpose, after = purpose_of(received.fields), expires_after_of(received.fields)
+            seconds = None if after is None else after.seconds
+            return file_of(await files.create(tenant_id, received, purpose, seconds))
+
+    @get(operation_id="listFiles", responses=errors())
+    async def list_files(
+        self,
+        tenant_id: TenantId,
+        files: Files,
+        purpose: Annotated[
+            Purpose | None, QueryParameter(description="Only files with this purpose.")
+        ] = None,
+        after: Annotated[
+            str | None,
+            QueryParameter(description="Id of the last file of the page before this one."),
+        ] = None,
+        limit: Annotated[
+            int, QueryParameter(ge=1, le=MOST, description="Most files to give.")
+        ] = MOST,
+        order: Annotated[
+            Literal["asc", "desc"], QueryParameter(description="By creation; newest first: desc.")
+        ] = "desc",
+    ) -> FileList:
+        """List files."""
+        rows, has_more = await files.page(
+            tenant_id, purpose=purpose, after=after, limit=limit, newest=order == "desc"
+        )
+        return page_of(rows, has_more)
+
+    @get("/{file_id:str}", operation_id="retrieveFile", responses=errors(404))
+    async def retrieve_file(
+        self, file_id: FromPath[str], tenant_id: TenantId, files: Files
+    ) -> File:
+        """Show a file."""
+        return file_of(await files.retrieve(tenant_id, file_id))
+
+    @get(
+        "/{file_id:str}/content",
+        operation_id="downloadFile",
+        media_type="application/octet-stream",
+        responses=errors(404),
+    )
+    async def download_file(
+        self, file_id: FromPath[str], tenant_id: TenantId, files: Files
+    ) -> Stream:
+        """Give back the file's bytes, as they were uploaded."""
+        file, stream = await files.open(tenant_id, file_id)
+        name = quote(file.filename)
+        return Stream(
+            _chunks(stream),
+            media_type="application/octet-stream",
+            headers={
+                "content-disposition": f"attachment; filename*=utf-8''{name}",
+                "content-length": str(file.bytes),
+            },
+        )
+
+    @delete(
+        "/{file_id:str}", operation_id="deleteFile", status_code=200, responses=errors(404, 409)
+    )
+    async def delete_file(
+        self, file_id: FromPath[str], tenant_id: TenantId, files: Files
+    ) -> Deleted:
+        """Delete a file. One that an unfinished job needs is kept: cancel the job first."""
+        await files.delete(tenant_id, file_id)
+        return Deleted(id=file_id, object="file", deleted=True)
+
+
+def _expected(files: FileService) -> Expected:
+    return Expected(
+        file="file",
+        fields=frozenset({"purpose", ANCHOR, SECONDS}),
+        max_bytes=files.max_file_bytes,
+        limit="the server's LOREHOUSE_MAX_FILE_BYTES",
+    )
+
+
+async def _chunks(stream: BinaryIO) -> AsyncIterator[bytes]:
+    with stream:
+        while chunk := await anyio.to_thread.run_sync(stream.read, SEND_BYTES):
+            yield chunk
