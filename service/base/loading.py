@@ -1,0 +1,96 @@
+"""The base's weights on this machine: frozen, in NF4 or plain, and safe to serve and to train."""
+
+from typing import Any, Literal
+
+import bitsandbytes
+import msgspec
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import logging
+
+from service.base.description import BaseDescription, BaseModelError
+from service.base.memory import plain_fits
+
+Quantization = Literal["nf4", "none"]
+
+
+class LoadedBase(msgspec.Struct, frozen=True):
+    """The model with what a manifest says of it; `quantization` is never `auto`."""
+
+    model: Any
+    description: BaseDescription
+    quantization: Quantization
+    compute_dtype: str
+    """`float32` or `bfloat16`."""
+    device: str
+    """`cpu` or `cuda`."""
+
+
+def load_base(
+    description: BaseDescription, quantization: Literal["nf4", "none", "auto"], threads: int
+) -> LoadedBase:
+    """Load the base with every parameter frozen, in eval mode. Raises BaseModelError.
+
+    `auto` holds it plain where that leaves half of the memory free, else in NF4. `threads` is how
+    many torch may use in this process from now on.
+    """
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # CPUs that compute bf16 slowly, or not at all, are the rule.
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    chosen = _choose(description, quantization, device, dtype)
+    model = _load(description, chosen, device, dtype)
+    _keep_weights_as_they_are(model)
+    model.requires_grad_(False)
+    model.eval()
+    return LoadedBase(model, description, chosen, str(dtype).removeprefix("torch."), device)
+
+
+def _choose(
+    description: BaseDescription,
+    quantization: Literal["nf4", "none", "auto"],
+    device: str,
+    dtype: torch.dtype,
+) -> Quantization:
+    if quantization != "auto":
+        return quantization
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else None
+    return "none" if plain_fits(description, dtype.itemsize, free) else "nf4"
+
+
+def _load(
+    description: BaseDescription, quantization: Quantization, device: str, dtype: torch.dtype
+) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            description.path,
+            dtype=dtype,
+            quantization_config=_nf4(dtype) if quantization == "nf4" else None,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as fault:
+        message = f"the base model {description.name} cannot be loaded: {fault}"
+        raise BaseModelError(message) from fault
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _keep_weights_as_they_are(model: torch.nn.Module) -> None:
+    # On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights in place at the first forward
+    # pass without gradients. What is trained or merged afterwards is silently wrong, and two
+    # threads that come first together crash.
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
