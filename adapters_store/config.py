@@ -1,8 +1,8 @@
 """adapter_config.json: what of PEFT's LoRA we can serve, and its canonical form. Pure."""
 
 import json
-import math
 import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -25,7 +25,8 @@ _HARMLESS_INITS = (True, False, "gaussian")
 
 # PEFT takes target modules and pattern keys as regular expressions: those are a way to hang us.
 _MODULE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
-_MAX_MODULES = 4096
+_MAX_MODULES = 1024
+_LARGEST = 1e6
 
 
 class AdapterConfig(msgspec.Struct, frozen=True):
@@ -33,19 +34,18 @@ class AdapterConfig(msgspec.Struct, frozen=True):
 
     rank: int
     rank_pattern: dict[str, int]
-    target_modules: tuple[str, ...]
+    alpha_pattern: dict[str, float]
+    target_modules: frozenset[str]
 
-    def targets(self, module: str) -> str | None:
-        """Find the target that names `module`, as PEFT does: the whole of it, or its end."""
-        found = (t for t in self.target_modules if module == t or module.endswith("." + t))
-        return next(found, None)
+    def targets_of(self, module: str) -> frozenset[str]:
+        """Find the targets that name `module`."""
+        return self.target_modules.intersection(_ends(module))
 
     def rank_of(self, module: str) -> int:
-        """Tell a module's rank: the first pattern that names it, as PEFT does, else `rank`."""
-        for pattern, rank in self.rank_pattern.items():
-            if module == pattern or module.endswith("." + pattern):
-                return rank
-        return self.rank
+        """Tell a module's rank. Raises InvalidAdapter if patterns contradict each other."""
+        _only(self.alpha_pattern, module, "alpha_pattern")
+        rank = _only(self.rank_pattern, module, "rank_pattern")
+        return self.rank if rank is None else int(rank)
 
 
 def parse(content: bytes) -> dict[str, Any]:
@@ -53,7 +53,9 @@ def parse(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
         raise _fault(f"is larger than {MAX_BYTES} bytes")
     try:
-        document = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant)
+        document = json.loads(
+            content.decode(), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
     except RecursionError:
         raise _fault(f"is nested deeper than {MAX_DEPTH}") from None
     except ValueError as fault:
@@ -75,11 +77,16 @@ def check(document: dict[str, Any]) -> AdapterConfig:
     for field in ("use_rslora", "fan_in_fan_out", "inference_mode"):
         _expect(document, field, isinstance(document.get(field, False), bool), "must be a boolean")
     for field in sorted(document.keys() - _CHECKED - _PATTERNS - _INERT):
-        _expect(document, field, not document[field], "is not supported")
-    _numbers(document)
-    rank: Any = document.get("r")
-    _expect(document, "r", _is_rank(rank), "must be a positive integer")
-    return AdapterConfig(rank, _rank_pattern(document), _target_modules(document))
+        # Not by truth: `layers_to_transform: 0` means the first layer.
+        absent = document[field] in (None, {}, []) or document[field] is False
+        _expect(document, field, absent, "is not supported")
+    _check_numbers(document)
+    return AdapterConfig(
+        rank=document["r"],
+        rank_pattern=_pattern(document, "rank_pattern", _is_rank),
+        alpha_pattern=_pattern(document, "alpha_pattern", _is_positive),
+        target_modules=_target_modules(document),
+    )
 
 
 def canonical(document: dict[str, Any], base: str) -> bytes:
@@ -95,43 +102,37 @@ def _ordered(value: Any) -> Any:
     return value
 
 
-def _numbers(document: dict[str, Any]) -> None:
-    alpha, dropout = document.get("lora_alpha", 8), document.get("lora_dropout", 0.0)
-    _expect(document, "lora_alpha", _is_number(alpha) and alpha > 0, "must be a positive number")
-    good = _is_number(dropout) and 0 <= dropout < 1
+def _check_numbers(document: dict[str, Any]) -> None:
+    _expect(document, "r", _is_rank(document.get("r")), "must be a positive integer")
+    alpha, dropout = document.get("lora_alpha", 8), document.get("lora_dropout", 0)
+    _expect(document, "lora_alpha", _is_positive(alpha), "must be a positive number")
+    good = dropout == 0 or (_is_positive(dropout) and dropout < 1)
     _expect(document, "lora_dropout", good, "must be from 0 to below 1")
-    alphas = _pattern(document, "alpha_pattern")
-    good = all(_is_number(value) and value > 0 for value in alphas.values())
-    _expect(document, "alpha_pattern", good, "must hold positive numbers")
 
 
-def _rank_pattern(document: dict[str, Any]) -> dict[str, int]:
-    ranks = _pattern(document, "rank_pattern")
-    good = all(_is_rank(value) for value in ranks.values())
-    _expect(document, "rank_pattern", good, "must hold positive integers")
-    return ranks
+def _pattern(
+    document: dict[str, Any], field: str, is_good: Callable[[object], bool]
+) -> dict[str, Any]:
+    pattern = document.get(field, {})
+    known = isinstance(pattern, dict) and len(pattern) <= _MAX_MODULES
+    good = known and all(map(_is_module, pattern)) and all(map(is_good, pattern.values()))
+    _expect(document, field, good, "must map names of modules to positive numbers")
+    return dict(pattern)
 
 
-def _pattern(document: dict[str, Any], field: str) -> dict[str, Any]:
-    value = document.get(field) or {}
-    good = isinstance(value, dict) and len(value) <= _MAX_MODULES and all(map(_is_module, value))
-    _expect(document, field, good, "must map modules' names")
-    return dict(value)
-
-
-def _target_modules(document: dict[str, Any]) -> tuple[str, ...]:
+def _target_modules(document: dict[str, Any]) -> frozenset[str]:
     value = document.get("target_modules")
     good = (
         isinstance(value, list) and 0 < len(value) <= _MAX_MODULES and all(map(_is_module, value))
     )
     _expect(document, "target_modules", good, "must be a list of modules' names")
-    return tuple(sorted(set(value or ())))
+    return frozenset(value or ())
 
 
 def _expect(document: dict[str, Any], field: str, good: bool, wish: str) -> None:
     if not good:
         shown = repr(document[field])[:80] if field in document else "absent"
-        raise _fault(f"{field} {wish} (it is {shown})")
+        raise _fault(f"{field[:64]!a} {wish} (it is {shown})")
 
 
 def _fault(what: str) -> InvalidAdapter:
@@ -143,12 +144,27 @@ def _is_module(value: object) -> bool:
 
 
 def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and _is_positive(value)
 
 
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)  # type: ignore[arg-type]
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value < _LARGEST
+
+
+def _ends(module: str) -> Iterator[str]:
+    # As PEFT matches: a name is the whole path of the module, or its last parts.
+    parts = module.split(".")
+    return (".".join(parts[start:]) for start in range(len(parts)))
+
+
+def _only(pattern: dict[str, Any], module: str, field: str) -> float | None:
+    found = {pattern[end] for end in _ends(module) if end in pattern}
+    if len(found) > 1:
+        # PEFT takes the first, and the canonical form has no order of its own.
+        raise _fault(f"{field} gives {module} more than one value")
+    return next(iter(found), None)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class FilesystemAdapterStore(AdapterStore):
         place = self._layout.adapter(tenant, adapter)
         with self.stage() as folder:
             made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
-            files.make_folder(place)
             refuse_links(place)
+            files.make_folder(place)
             _move(folder, self._layout.revision(made.ref))
         files.sync_folder(place)
         # Also the answer for equal content that was there before, with its own manifest.

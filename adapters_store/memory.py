@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from adapters_store import files
+from adapters_store import files, layout
 from adapters_store.errors import RevisionNotFound
 from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE, Layout
 from adapters_store.models import Origin, RevisionRef
@@ -41,7 +41,8 @@ class MemoryAdapterStore(AdapterStore):
             made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
             names = (*CONTENT_FILES, MANIFEST_FILE)
             content = {name: (folder / name).read_bytes() for name in names}
-        self._revisions.setdefault(made.ref, content)
+        with self._lock:
+            self._revisions.setdefault(made.ref, content)
         return self.open(made.ref)
 
     def open(self, ref: RevisionRef) -> Revision:
@@ -58,10 +59,11 @@ class MemoryAdapterStore(AdapterStore):
 
     def list(self, tenant: str, adapter: str | None = None) -> Iterator[RevisionRef]:
         """Walk a tenant's published revisions, in the order of their references."""
-        Layout(Path("/")).adapter(tenant, adapter or tenant)
-        for ref in sorted(self._revisions):
-            if ref.tenant == tenant and adapter in (None, ref.adapter):
-                yield ref
+        for name in (tenant,) if adapter is None else (tenant, adapter):
+            layout.name(name)
+        with self._lock:
+            refs = sorted(self._revisions)
+        return iter([r for r in refs if r.tenant == tenant and adapter in (None, r.adapter)])
 
     def delete(self, ref: RevisionRef) -> None:
         """Remove a revision, at once for every reader. Raises RevisionNotFound."""

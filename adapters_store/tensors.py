@@ -5,10 +5,11 @@ import math
 import os
 import re
 from itertools import pairwise
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from adapters_store.config import AdapterConfig
 from adapters_store.errors import InvalidAdapter
@@ -20,7 +21,9 @@ MAX_HEADER_BYTES = 16 << 20
 # The unsigned integer that a number is read as, and the bits of its exponent: all set means
 # infinite or not a number. So bf16, which numpy does not know, needs no care of its own.
 _DTYPES = {"F32": ("<u4", 0x7F80_0000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
-_NAME = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
+_NAME = re.compile(
+    r"base_model\.model\.(?P<module>[A-Za-z0-9_.]{1,256})\.lora_(?P<side>[AB])\.weight"
+)
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -55,22 +58,26 @@ def read_header(file: BinaryIO) -> tuple[list[Tensor], int]:
 
 
 def _parse(header: bytes) -> list[Tensor]:
-    try:
-        document = json.loads(header, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as fault:
-        raise _fault(f"has a header that is not JSON: {str(fault)[:120]}") from None
-    if not isinstance(document, dict):
+    if not header.startswith(b"{"):
         raise _fault("has a header that is not an object")
-    document.pop("__metadata__", None)
+    try:
+        document = json.loads(header.decode(), object_pairs_hook=_unique)
+        msgspec.convert(document.pop("__metadata__", {}), dict[str, str])
+    except (ValueError, RecursionError) as fault:
+        raise _fault(f"has a header that cannot be read: {str(fault)[:120]}") from None
     if not document:
         raise _fault("holds no tensors")
     return sorted((_tensor(*item) for item in document.items()), key=lambda tensor: tensor.begin)
 
 
+_Size = Annotated[int, Meta(ge=1, le=1 << 32)]
+_Offset = Annotated[int, Meta(ge=0, le=1 << 48)]
+
+
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     dtype: Literal["F32", "F16", "BF16"]
-    shape: list[int]
-    data_offsets: tuple[int, int]
+    shape: Annotated[tuple[_Size, ...], Meta(max_length=8)]
+    data_offsets: tuple[_Offset, _Offset]
 
 
 def _tensor(name: str, value: Any) -> Tensor:
@@ -78,10 +85,8 @@ def _tensor(name: str, value: Any) -> Tensor:
         entry = msgspec.convert(value, _Entry)
     except msgspec.ValidationError as fault:
         raise _fault(f"{name[:120]!a}: {fault}") from None
-    tensor = Tensor(name, entry.dtype, tuple(entry.shape), *entry.data_offsets)
+    tensor = Tensor(name, entry.dtype, entry.shape, *entry.data_offsets)
     width = np.dtype(_DTYPES[tensor.dtype][0]).itemsize
-    if min(tensor.shape, default=1) < 1:
-        raise _fault(f"{name[:120]!a} has the empty shape {list(tensor.shape)}")
     if tensor.end - tensor.begin != width * math.prod(tensor.shape):
         raise _fault(f"{name[:120]!a} has offsets that do not fit its shape")
     return tensor
@@ -119,15 +124,14 @@ def _check_shape(tensor: Tensor, side: str, rank: int) -> None:
 
 
 def _check_targets(modules: set[str], config: AdapterConfig) -> None:
-    hit = set()
+    missing = set(config.target_modules)
     for module in sorted(modules):
-        target = config.targets(module)
-        if target is None:
+        targets = config.targets_of(module)
+        if not targets:
             raise _fault(f"{module} is not among the config's target_modules")
-        hit.add(target)
-    for target in config.target_modules:
-        if target not in hit:
-            raise _fault(f"no weights for the target module {target}")
+        missing -= targets
+    if missing:
+        raise _fault(f"no weights for the target module {min(missing)}")
 
 
 def _check_finite(file: BinaryIO, tensor: Tensor, start: int) -> None:
