@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.models import JobCheckpointRow, JobEventRow, JobRow
@@ -223,24 +223,32 @@ _ENDINGS = {"succeeded": Action.SUCCEED, "failed": Action.FAIL, "cancelled": Act
 def _claimable(at: float) -> Select[JobRow]:
     silent = or_(JobRow.lease_expires_at.is_(None), JobRow.lease_expires_at < at)
     interrupted = and_(JobRow.status == Status.RUNNING, silent)
-    live = case((and_(JobRow.status == Status.RUNNING, ~silent), 1), else_=0)
-    turns = (
-        select(
-            JobRow.tenant_id,
-            func.sum(live).label("running"),
-            func.coalesce(func.max(JobRow.started_at), 0).label("last"),
-        )
-        .group_by(JobRow.tenant_id)
-        .subquery()
-    )
+    free = or_(JobRow.status == Status.QUEUED, interrupted)
+    turns = _turns(free, live=and_(JobRow.status == Status.RUNNING, ~silent))
     # What was begun comes first; then whose jobs run least, and whose turn is longest ago.
     order = (case((interrupted, 0), else_=1), turns.c.running, turns.c.last, JobRow.seq)
     return (
         select(JobRow)
         .join(turns, turns.c.tenant_id == JobRow.tenant_id)
-        .where(or_(JobRow.status == Status.QUEUED, interrupted))
+        .where(free)
         .order_by(*order)
         .limit(1)
         .with_for_update(skip_locked=True, of=JobRow)
         .execution_options(populate_existing=True)
+    )
+
+
+def _turns(free: ColumnElement[bool], live: ColumnElement[bool]) -> Subquery:
+    """Count each waiting tenant's running jobs, and find when one of its jobs was last begun."""
+    # Only of tenants that wait: claims are tried often, and mostly nothing waits.
+    waiting = select(JobRow.tenant_id).where(free)
+    return (
+        select(
+            JobRow.tenant_id,
+            func.sum(case((live, 1), else_=0)).label("running"),
+            func.coalesce(func.max(JobRow.started_at), 0).label("last"),
+        )
+        .where(JobRow.tenant_id.in_(waiting))
+        .group_by(JobRow.tenant_id)
+        .subquery()
     )
