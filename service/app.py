@@ -7,64 +7,144 @@ from typing import Any
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
+from adapters_store import AdapterStore, FilesystemAdapterStore
+from service import openapi
+from service.adapters.controller import ModelController
+from service.adapters.service import ModelService
+from service.base.description import BaseDescription, describe
 from service.database import Database
+from service.datasets.controller import FileController
+from service.datasets.service import FileService
+from service.datasets.uploads import UploadService
+from service.datasets.uploads_controller import UploadController
+from service.health import HealthController, Monitor, metrics_route
 from service.http.edge import Edge
 from service.http.errors import exception_handlers
 from service.http.metrics import RequestMetrics
+from service.jobs.controller import JobController
+from service.jobs.service import JobService
+from service.rendering.renderer import Renderer
+from service.runtime.client import RemoteEngine
 from service.secrets import load_or_make
+from service.serving.controller import ChatController, CompletionController
+from service.serving.engine import Engine
+from service.serving.generate_controller import GenerateController
+from service.serving.service import GenerationService
 from service.settings import Settings
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
 from service.tenants.controller import TenantController
 from service.tenants.service import TenantService
 
 MAX_JSON_BYTES = 10_000_000
+CONTROLLERS = [
+    ChatController,
+    CompletionController,
+    FileController,
+    GenerateController,
+    HealthController,
+    JobController,
+    ModelController,
+    TenantController,
+    UploadController,
+]
 
 
 def create_app(
     settings: Settings,
     *,
-    base: Any = None,  # noqa: ARG001
-    engine: Any = None,  # noqa: ARG001
-    store: Any = None,  # noqa: ARG001
+    base: BaseDescription | None = None,
+    engine: Engine | None = None,
+    store: AdapterStore | None = None,
     database: Database | None = None,
 ) -> Litestar:
-    """Build the API. Parts not given are made from the settings, and closed at shutdown."""
-    own_database = database is None
-    database = database or Database(settings.sqlalchemy_url)
-    tenants = TenantService(
-        database,
-        admin_key=load_or_make(settings.data_dir, "admin_key", settings.admin_key),
-        secret=load_or_make(settings.data_dir, "secret", settings.secret),
-    )
+    """Build the API. Parts not given are made from the settings, and closed at shutdown.
+
+    Raises BaseModelError when the settings name no usable base.
+    """
+    root = settings.data_dir.resolve()
+    closing: list[Database | Engine] = []
+    if database is None:
+        closing.append(database := Database(settings.sqlalchemy_url))
+    if engine is None:
+        closing.append(engine := RemoteEngine(settings.generation_socket))
+    store = store or FilesystemAdapterStore(root / "adapters")
+    renderer = Renderer(base or describe(settings.base_model, settings.base_name))
+    services = _services(settings, database, engine, store, renderer)
     registry = CollectorRegistry()
-
-    @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            if own_database:
-                await database.close()
-
+    ProcessCollector(registry=registry)
     app = Litestar(
-        route_handlers=[TenantController],
+        route_handlers=[
+            *CONTROLLERS,
+            metrics_route(registry, public=settings.metrics_public),
+        ],
         dependencies={
             "principal": Provide(provide_principal),
             "tenant_id": Provide(provide_tenant_id),
-            "tenants": _given(tenants),
+            **{name: _given(service) for name, service in services.items()},
+            "monitor": _given(Monitor(database, engine, root / "adapters")),
         },
         exception_handlers=exception_handlers,
-        lifespan=[lifespan],
+        lifespan=[_lifespan(services["files"], closing)],
+        # Litestar's logging of faults is left out: ours names no path and prints no locals.
         logging_config=None,
-        middleware=[DefineMiddleware(Authentication, authenticator=tenants)],
-        openapi_config=None,
+        middleware=[_authentication(services["tenants"], settings)],
+        openapi_config=openapi.config(),
         request_max_body_size=MAX_JSON_BYTES,
     )
     # Litestar's own middleware runs after routing, and would miss every 404 and 405.
     app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(registry))
     return app
+
+
+def _services(
+    settings: Settings,
+    database: Database,
+    engine: Engine,
+    store: AdapterStore,
+    renderer: Renderer,
+) -> dict[str, Any]:
+    """Make what handlers ask for by name."""
+    root = settings.data_dir.resolve()
+    models = ModelService(database, store, renderer.base)
+    files = FileService(database, root, renderer, settings.max_file_bytes)
+    return {
+        "files": files,
+        "generation": GenerationService(engine, models, renderer),
+        "jobs": JobService(
+            database,
+            renderer.base,
+            quantization=settings.quantization,
+            base_model=settings.base_model,
+        ),
+        "models": models,
+        "tenants": TenantService(
+            database,
+            admin_key=load_or_make(root, "admin_key", settings.admin_key),
+            secret=load_or_make(root, "secret", settings.secret),
+        ),
+        "uploads": UploadService(database, files),
+    }
+
+
+def _authentication(tenants: TenantService, settings: Settings) -> DefineMiddleware:
+    return DefineMiddleware(
+        Authentication, authenticator=tenants, metrics_public=settings.metrics_public
+    )
+
+
+def _lifespan(files: FileService, closing: list[Database | Engine]) -> Any:
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        try:
+            await files.clean()
+            yield
+        finally:
+            for part in closing:
+                await part.close()
+
+    return lifespan
 
 
 def _given(part: Any) -> Provide:

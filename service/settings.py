@@ -92,10 +92,15 @@ def _convert(values: dict[str, str]) -> Settings:
     types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     for name, value in values.items():
         try:
-            settings[name] = msgspec.convert(value, types[name], strict=False)
+            settings[name] = msgspec.convert(value, types[name], strict=False, dec_hook=_path)
         except msgspec.ValidationError as fault:
             raise SettingsError(f"{PREFIX}{name.upper()}: {fault}") from None
     return Settings(**settings)  # type: ignore[arg-type]
+
+
+def _path(wanted: type[object], value: str) -> object:
+    """Make the one type that msgspec does not know."""
+    return wanted(Path(value).expanduser())  # type: ignore[call-arg]
 
 
 def _from_kubernetes(name: str, value: str) -> bool:

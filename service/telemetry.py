@@ -4,6 +4,13 @@ import logging
 import sys
 
 import structlog
+import structlog.tracebacks
+
+# The defaults, here and in the console renderer, print the local variables of every frame: prompts
+# and keys among them.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure_logging(level: str) -> None:
@@ -14,9 +21,9 @@ def configure_logging(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if sys.stderr.isatty()
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -33,7 +40,16 @@ def configure_logging(level: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Libraries' chatter at info level says nothing an operator needs.
-    for noisy in ("httpx", "alembic", "aiosqlite", "transformers", "peft", "datasets", "trl"):
+    for noisy in (
+        "httpx",
+        "alembic",
+        "aiosqlite",
+        "transformers",
+        "peft",
+        "datasets",
+        "trl",
+        "uvicorn",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -20,7 +20,9 @@ from service.http.exchange import current
 from service.tenants.principal import Principal, Scope
 
 Connection = ASGIConnection[Any, Principal, Any, Any]
-PROTECTED = "/v1/"
+# By the matched route's template: there is no spelling of a path that gets around it.
+API = "/v1/"
+METRICS = "/metrics"
 SCOPE_MARK = "required_scope"
 
 
@@ -33,18 +35,25 @@ class Authenticator(Protocol):
 
 
 class Authentication:
-    """ASGI middleware: no request gets past it into `/v1` without a good key."""
+    """ASGI middleware: no request gets past it into the protected routes without a good key."""
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+    def __init__(
+        self, app: ASGIApp, authenticator: Authenticator, *, metrics_public: bool = False
+    ) -> None:
         self.app = app
         self.authenticator = authenticator
+        self.protected = API if metrics_public else (API, METRICS)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP and scope["path"].startswith(PROTECTED):
+        if scope["type"] == ScopeType.HTTP and _template(scope).startswith(self.protected):
             principal = await self.authenticator.authenticate(bearer(scope))
             scope["user"] = principal
             current(scope).tenant = principal.tenant_id
         await self.app(scope, receive, send)
+
+
+def _template(scope: AsgiScope) -> str:
+    return str(scope["path_template"])
 
 
 def bearer(scope: AsgiScope) -> str:

@@ -1,0 +1,133 @@
+"""The command line: `lorehouse serve` and the processes that it starts."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from service import __version__
+from service.maintenance import CheckFailed
+from service.settings import Settings, SettingsError, from_environment
+from service.telemetry import configure_logging, logger
+
+DOCUMENT = Path("openapi/openapi.json")
+FAILURE = 1
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, 2 for a wrong setting."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = _settings()
+        command: Callable[[Settings, argparse.Namespace], None] = arguments.command
+        command(settings, arguments)
+    except SettingsError as fault:
+        print(f"lorehouse: {fault}", file=sys.stderr)
+        return USAGE_ERROR
+    except CheckFailed as fault:
+        print(f"lorehouse: {fault}", file=sys.stderr)
+        return FAILURE
+    return 0
+
+
+def _settings() -> Settings:
+    settings, ignored = from_environment()
+    configure_logging(settings.log_level)
+    if ignored:
+        logger(__name__).warning("settings.ignored", names=ignored, reason="set by Kubernetes")
+    if settings.engine == "vllm":
+        raise SettingsError(
+            "LOREHOUSE_ENGINE: 'vllm' is not available in this version; use 'resident'"
+        )
+    return settings
+
+
+def _serve(settings: Settings, _: argparse.Namespace) -> None:
+    from service.server import serve
+
+    serve(settings, supervised=True, tell=_tell)
+
+
+def _api(settings: Settings, _: argparse.Namespace) -> None:
+    from service.server import serve
+
+    serve(settings, supervised=False, tell=_tell)
+
+
+def _runtime(settings: Settings, arguments: argparse.Namespace) -> None:
+    from service.runtime.parent import die_with_parent
+
+    die_with_parent()
+    if arguments.role == "training":
+        from service.runtime import training
+
+        training.run(settings, arguments.runtime_id)
+    else:
+        from service.runtime import generation
+
+        generation.run(settings)
+
+
+def _migrate(settings: Settings, _: argparse.Namespace) -> None:
+    from service.database import migrate
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    migrate.upgrade(settings.sqlalchemy_url)
+
+
+def _openapi(_: Settings, arguments: argparse.Namespace) -> None:
+    from service.maintenance import check_document, openapi_document
+
+    if arguments.check is not None:
+        check_document(arguments.check)
+    elif arguments.output is not None:
+        arguments.output.write_bytes(openapi_document())
+    else:
+        sys.stdout.buffer.write(openapi_document())
+
+
+def _check_migrations(_: Settings, __: argparse.Namespace) -> None:
+    from service.maintenance import check_migrations
+
+    check_migrations()
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lorehouse", description="Fine-tune and serve one language model for many tenants."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def verb(name: str, command: object, meaning: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=meaning, description=meaning)
+        added.set_defaults(command=command)
+        return added
+
+    verb("serve", _serve, "Run the API, and the training and generation runtimes.")
+    verb("api", _api, "Run the API alone.")
+    runtime = verb("runtime", _runtime, "Run one runtime process (`serve` starts them by itself).")
+    runtime.add_argument("role", choices=["training", "generation"])
+    runtime.add_argument("--runtime-id", help="its name as the holder of leases")
+    verb("migrate", _migrate, "Bring the database to the newest schema.")
+    document = verb("openapi", _openapi, "Print the OpenAPI document.")
+    document.add_argument("--output", type=Path, metavar="FILE", help="write it there")
+    document.add_argument(
+        "--check",
+        type=Path,
+        nargs="?",
+        const=DOCUMENT,
+        metavar="FILE",
+        help=f"compare it with a file (default {DOCUMENT})",
+    )
+    verb("check-migrations", _check_migrations, "Check that migrations and models agree.")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

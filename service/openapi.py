@@ -1,0 +1,169 @@
+"""The OpenAPI document: Litestar's, plus what it does not know of our bodies and streams."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from inspect import cleandoc
+from typing import Any
+
+import msgspec
+from litestar import Litestar, MediaType, Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from service import __version__
+from service.jobs.schemas import JobEvent
+from service.serving.replies import EVENTS
+from service.wire import Input
+
+Json = dict[str, Any]
+SCHEMAS = "#/components/schemas/"
+BEARER = "apiKey"
+OPEN = "/health/"
+DESCRIPTION = """Fine-tune and serve one language model for many tenants.
+
+`/v1/files`, `/v1/uploads`, `/v1/fine_tuning`, `/v1/models`, `/v1/chat/completions` and
+`/v1/completions` take what OpenAI's SDKs send. Every answer carries `x-request-id`, and every
+error has the same body."""
+
+# Bodies that handlers read off the socket themselves.
+MULTIPART: dict[str, Json] = {
+    "createFile": {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "format": "binary", "description": "The file's content."},
+            "purpose": {"type": "string", "description": "`fine-tune` for training data."},
+            "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+            "expires_after[seconds]": {
+                "type": "integer",
+                "minimum": 3600,
+                "maximum": 2592000,
+                "description": "Seconds from the anchor to the file's deletion.",
+            },
+        },
+    },
+    "createUploadPart": {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {"type": "string", "format": "binary", "description": "The part's content."}
+        },
+    },
+}
+
+# Streams of handlers in rooms that do not know the option.
+EVENTS_OF: dict[str, type] = {"listFineTuningJobEvents": JobEvent}
+
+
+def config() -> OpenAPIConfig:
+    """Configure Litestar's part."""
+    scheme = SecurityScheme(type="http", scheme="bearer", description="`lh-...`, or the admin key.")
+    return OpenAPIConfig(
+        title="Lorehouse",
+        version=__version__,
+        description=DESCRIPTION,
+        components=Components(security_schemes={BEARER: scheme}),
+        security=[{BEARER: []}],
+        use_handler_docstrings=True,
+        render_plugins=[_Document(path=["/openapi.json", "/"], media_type=MediaType.JSON)],
+    )
+
+
+def document(app: Litestar) -> Json:
+    """Make the whole document; same code, same document."""
+    made: Json = deepcopy(app.openapi_schema.to_schema())
+    schemas = made["components"]["schemas"]
+    for handler in _handlers(app):
+        for operation in _operations(made, handler):
+            _finish(operation, handler, schemas)
+    _close_inputs(schemas)
+    _name_request_ids(made)
+    made["paths"] = dict(sorted(made["paths"].items()))
+    made["components"]["schemas"] = dict(sorted(schemas.items()))
+    return made
+
+
+def render(made: Json) -> bytes:
+    """Write the document as it is committed."""
+    return msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n"
+
+
+class _Document(JsonRenderPlugin):
+    """Serves the document alone: a page would load its code from elsewhere."""
+
+    _rendered: bytes | None = None
+
+    def render(self, request: Request[Any, Any, Any], _: Json) -> bytes:
+        if self._rendered is None:
+            self._rendered = render(document(request.app))
+        return self._rendered
+
+
+def _handlers(app: Litestar) -> Iterator[HTTPRouteHandler]:
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", ()):
+            if isinstance(handler, HTTPRouteHandler) and handler.resolve_include_in_schema():
+                yield handler
+
+
+def _operations(made: Json, handler: HTTPRouteHandler) -> Iterator[Json]:
+    for path, item in made["paths"].items():
+        for operation in item.values():
+            if isinstance(operation, dict) and operation["operationId"] == handler.operation_id:
+                if path.startswith(OPEN):
+                    operation["security"] = []
+                yield operation
+
+
+def _finish(operation: Json, handler: HTTPRouteHandler, schemas: Json) -> None:
+    operation["description"] = cleandoc(operation["description"])
+    operation_id = str(handler.operation_id)
+    if (events := handler.opt.get(EVENTS, EVENTS_OF.get(operation_id))) is not None:
+        operation["responses"]["200"]["content"]["text/event-stream"] = {
+            "schema": _schema_of(events, schemas)
+        }
+    if operation_id in MULTIPART:
+        schema = {"schema": MULTIPART[operation_id]}
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": schema}}
+    if "requestBody" in operation:
+        error = operation["responses"]["401"]["content"]
+        large = {"description": "Request Entity Too Large", "content": error}
+        operation["responses"].setdefault("413", large)
+        operation["responses"] = dict(sorted(operation["responses"].items()))
+
+
+def _schema_of(struct: type, schemas: Json) -> Json:
+    """Describe a type that no handler names, its parts included."""
+    (schema,), parts = msgspec.json.schema_components([struct], ref_template=SCHEMAS + "{name}")
+    for name, part in parts.items():
+        schemas.setdefault(name, part)
+    return dict(schema)
+
+
+def _close_inputs(schemas: Json) -> None:
+    """Say that inputs refuse unknown fields: Litestar's schema forgets it."""
+    for struct in _subclasses(Input):
+        if struct.__name__ in schemas:
+            schemas[struct.__name__]["additionalProperties"] = False
+
+
+def _subclasses(struct: type[Any]) -> Iterator[type[Any]]:
+    for sub in struct.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+def _name_request_ids(made: Json) -> None:
+    made["components"]["headers"] = {
+        "RequestId": {
+            "description": "Names this request in the server's logs: the client's own, or made.",
+            "schema": {"type": "string"},
+        }
+    }
+    for item in made["paths"].values():
+        for operation in item.values():
+            for response in operation["responses"].values():
+                header = {"$ref": "#/components/headers/RequestId"}
+                response.setdefault("headers", {})["x-request-id"] = header
