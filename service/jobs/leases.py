@@ -133,7 +133,12 @@ class JobLeases:
         error_message: str | None = None,
         error_param: str | None = None,
     ) -> None:
-        """End the job, with its closing event. Raises LeaseLost."""
+        """End the job, with its closing event; a failed one needs an `error_code`.
+
+        Raises LeaseLost.
+        """
+        if status == "failed" and error_code is None:
+            raise ValueError("a job fails for a reason")
         job = await self._held(job_id, token)
         job.fine_tuned_model = fine_tuned_model
         job.trained_tokens = job.trained_tokens if trained_tokens is None else trained_tokens
