@@ -27,7 +27,7 @@ class FilesystemAdapterStore(AdapterStore):
         files.make_folder(root.absolute())
         self._layout = Layout(root.resolve())
         self._clock = clock
-        self._verifier = Verifier()
+        self._verifier = Verifier(clock)
         for folder in (self._layout.staging, self._layout.trash):
             files.make_folder(folder)
             files.sweep(folder)

@@ -27,7 +27,7 @@ class MemoryAdapterStore(AdapterStore):
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._revisions: dict[RevisionRef, dict[str, bytes]] = {}
-        self._verifier = Verifier()
+        self._verifier = Verifier(clock)
         self._lock = threading.Lock()
         self._lazy_folder: Path | None = None
 

@@ -1,7 +1,7 @@
 """Open a revision's folder: verify it fully once, then cheaply for as long as it is untouched."""
 
 import os
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 from adapters_store import manifest
@@ -14,13 +14,14 @@ _Stamp = tuple[int, ...]
 
 # A file changed twice within a tick of the file system's clock keeps its time stamp: what changed
 # this recently is verified again the next time.
-_SETTLED_NS = 1_000_000_000
+_SETTLED = 1.0
 
 
 class Verifier:
     """Remembers which folders were verified, by their files' inode, times and size."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._seen: dict[RevisionRef, tuple[_Stamp, Manifest]] = {}
 
     def open(self, ref: RevisionRef, folder: Path) -> Revision:
@@ -31,7 +32,7 @@ class Verifier:
             return Revision(ref, folder, known[1])
         found = manifest.read(folder, ref)
         manifest.verify(folder, found)
-        if _is_settled(folder):
+        if self._clock() - _newest(folder) > _SETTLED:
             self._seen[ref] = (stamp, found)
         return Revision(ref, folder, found)
 
@@ -48,9 +49,8 @@ def _stamp(folder: Path) -> _Stamp:
     return tuple(stamp)
 
 
-def _is_settled(folder: Path) -> bool:
-    newest = max(_stat(folder / name).st_ctime_ns for name in (*CONTENT_FILES, MANIFEST_FILE))
-    return time.time_ns() - newest > _SETTLED_NS
+def _newest(folder: Path) -> float:
+    return max(_stat(folder / name).st_ctime for name in (*CONTENT_FILES, MANIFEST_FILE))
 
 
 def _stat(path: Path) -> os.stat_result:
