@@ -31,6 +31,7 @@ from service.secrets import load_or_make
 from service.serving.controller import ChatController, CompletionController
 from service.serving.engine import Engine
 from service.serving.generate_controller import GenerateController
+from service.serving.metrics import GenerationMetrics
 from service.serving.service import GenerationService
 from service.settings import Settings
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
@@ -71,8 +72,8 @@ def create_app(
         closing.append(engine := RemoteEngine(settings.generation_socket))
     store = store or FilesystemAdapterStore(root / "adapters")
     renderer = Renderer(base or describe(settings.base_model, settings.base_name))
-    services = _services(settings, database, engine, store, renderer)
     registry = CollectorRegistry()
+    services = _services(settings, database, engine, store, renderer, registry)
     ProcessCollector(registry=registry)
     app = Litestar(
         route_handlers=[
@@ -104,6 +105,7 @@ def _services(
     engine: Engine,
     store: AdapterStore,
     renderer: Renderer,
+    registry: CollectorRegistry,
 ) -> dict[str, Any]:
     """Make what handlers ask for by name."""
     root = settings.data_dir.resolve()
@@ -111,7 +113,9 @@ def _services(
     files = FileService(database, root, renderer, settings.max_file_bytes)
     return {
         "files": files,
-        "generation": GenerationService(engine, models, renderer),
+        "generation": GenerationService(
+            engine, models, renderer, settings.max_batch, metrics=GenerationMetrics(registry)
+        ),
         "jobs": JobService(
             database,
             renderer.base,
