@@ -1,5 +1,6 @@
 """The OpenAPI document: Litestar's, plus what it does not know of our bodies and streams."""
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from inspect import cleandoc
@@ -15,7 +16,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from service import __version__
 from service.jobs.schemas import JobEvent
 from service.serving.replies import EVENTS
-from service.wire import Input
+from service.wire import Input, Output
 
 Json = dict[str, Any]
 SCHEMAS = "#/components/schemas/"
@@ -78,7 +79,7 @@ def document(app: Litestar) -> Json:
     for handler in _handlers(app):
         for operation in _operations(made, handler):
             _finish(operation, handler, schemas)
-    _close_inputs(schemas)
+    _describe_structs(schemas)
     _name_request_ids(made)
     made["paths"] = dict(sorted(made["paths"].items()))
     made["components"]["schemas"] = dict(sorted(schemas.items()))
@@ -118,8 +119,10 @@ def _operations(made: Json, handler: HTTPRouteHandler) -> Iterator[Json]:
 
 
 def _finish(operation: Json, handler: HTTPRouteHandler, schemas: Json) -> None:
-    operation["description"] = cleandoc(operation["description"])
     operation_id = str(handler.operation_id)
+    operation["description"] = cleandoc(operation["description"])
+    operation["summary"] = handler.summary or _in_words(operation_id)
+    operation["tags"] = [tag[:1].upper() + tag[1:] for tag in operation["tags"]]
     if (events := handler.opt.get(EVENTS, EVENTS_OF.get(operation_id))) is not None:
         operation["responses"]["200"]["content"]["text/event-stream"] = {
             "schema": _schema_of(events, schemas)
@@ -134,6 +137,11 @@ def _finish(operation: Json, handler: HTTPRouteHandler, schemas: Json) -> None:
         operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
+def _in_words(operation_id: str) -> str:
+    """Make `createFineTuningJob` into `Create fine tuning job`."""
+    return re.sub("[A-Z]", lambda letter: " " + letter[0].lower(), operation_id).capitalize()
+
+
 def _schema_of(struct: type, schemas: Json) -> Json:
     """Describe a type that no handler names, its parts included."""
     (schema,), parts = msgspec.json.schema_components([struct], ref_template=SCHEMAS + "{name}")
@@ -142,11 +150,15 @@ def _schema_of(struct: type, schemas: Json) -> Json:
     return dict(schema)
 
 
-def _close_inputs(schemas: Json) -> None:
-    """Say that inputs refuse unknown fields: Litestar's schema forgets it."""
-    for struct in _subclasses(Input):
-        if struct.__name__ in schemas:
-            schemas[struct.__name__]["additionalProperties"] = False
+def _describe_structs(schemas: Json) -> None:
+    """Take msgspec's schemas, which say what is checked.
+
+    Litestar's forget that inputs refuse unknown fields, the limits of what may also be null, the
+    discriminators of unions, and what the structs are for.
+    """
+    structs = [s for s in (*_subclasses(Input), *_subclasses(Output)) if s.__name__ in schemas]
+    _, described = msgspec.json.schema_components(structs, ref_template=SCHEMAS + "{name}")
+    schemas.update(described)
 
 
 def _subclasses(struct: type[Any]) -> Iterator[type[Any]]:

@@ -10,8 +10,13 @@ import httpx
 import pytest
 from litestar import Litestar
 
+from adapters_store import AdapterStore, FilesystemAdapterStore
+from service.app import create_app
+from service.base.description import BaseDescription, describe
 from service.database import Database, migrate
-from service.settings import Settings
+from service.rendering.renderer import Renderer
+from service.settings import BUNDLED_BASE, Settings
+from tests.fakes.engine import FakeEngine
 
 ADMIN_KEY = "the-operators-own-key"
 SECRET = "keys-the-hashes"
@@ -43,10 +48,37 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def app(settings: Settings, database: Database) -> Litestar:
-    from service.app import create_app
+def store(settings: Settings) -> AdapterStore:
+    """The filesystem store, where the app looks for it."""
+    return FilesystemAdapterStore(settings.data_dir / "adapters")
 
-    return create_app(settings, database=database)
+
+@pytest.fixture(scope="session")
+def base() -> BaseDescription:
+    """The bundled base, without its weights in memory."""
+    return describe(str(BUNDLED_BASE))
+
+
+@pytest.fixture(scope="session")
+def renderer(base: BaseDescription) -> Renderer:
+    return Renderer(base)
+
+
+@pytest.fixture
+def engine(store: AdapterStore) -> FakeEngine:
+    """An engine that knows the store's revisions and makes up its answers."""
+    return FakeEngine(store)
+
+
+@pytest.fixture
+def app(
+    settings: Settings,
+    base: BaseDescription,
+    engine: FakeEngine,
+    store: AdapterStore,
+    database: Database,
+) -> Litestar:
+    return create_app(settings, base=base, engine=engine, store=store, database=database)
 
 
 @pytest.fixture
@@ -87,11 +119,15 @@ async def _running(app: Litestar) -> AsyncIterator[None]:
             started.set()
             await stop.wait()
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(live())
-        await started.wait()
+    living = asyncio.create_task(live())
+    starting = asyncio.create_task(started.wait())
+    await asyncio.wait({living, starting}, return_when=asyncio.FIRST_COMPLETED)
+    starting.cancel()
+    try:
         yield
+    finally:
         stop.set()
+        await living
 
 
 def _client(app: Litestar, key: str | None = None) -> httpx.AsyncClient:
