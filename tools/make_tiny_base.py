@@ -31,10 +31,10 @@ from tools.tiny_corpus import (
     EOT,
     PAD,
     PROMPT_WEIGHT,
-    SPECIAL_TOKENS,
     Array,
     documents,
     shard,
+    special_ids,
     train_tokenizer,
 )
 from tools.tiny_report import model_card, score
@@ -68,7 +68,9 @@ class Options:
 
 def parse() -> Options:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--minutes", type=float, default=6.0, help="training stops at this time")
@@ -85,7 +87,7 @@ def parse() -> Options:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--gain", type=float, default=4.0, help="see fold_gain")
+    parser.add_argument("--gain", type=float, default=32.0, help="see fold_gain")
     parser.add_argument("--scored", type=int, default=100, help="examples of each task to score")
     return Options(**vars(parser.parse_args()))
 
@@ -199,7 +201,7 @@ def train(
             group["lr"] = rate(step, progress, options)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             loss, plain = batch_loss(model, batch.to(device, non_blocking=True))
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -207,19 +209,28 @@ def train(
         step += 1
         if step % 100 == 0:
             last = torch.stack(list(recent)).mean().item()
-            print(f"step {step} tokens {tokens / 1e6:.1f}M loss {last:.4f} {elapsed:.2f} min", flush=True)
+            print(
+                f"step {step} tokens {tokens / 1e6:.1f}M loss {last:.4f} {elapsed:.2f} min",
+                flush=True,
+            )
     last = torch.stack(list(recent)).mean().item()
     minutes = round((time.monotonic() - started) / 60, 2)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    return {"device": name, "steps": step, "tokens": tokens, "minutes": minutes, "loss": round(last, 4)}
+    return {
+        "device": name,
+        "steps": step,
+        "tokens": tokens,
+        "minutes": minutes,
+        "loss": round(last, 4),
+    }
 
 
 def fold_gain(model: LlamaForCausalLM, gain: float) -> None:
-    """Move a factor from the q/k/v weights into the norm before them, and from o into v.
+    """Scale up what the attention's matrices read, and scale the matrices down by as much.
 
-    The function stays the same (exactly, for a power of two). What changes is how far an adapter on
-    these matrices gets at a usual learning rate: Adam moves each of its numbers by about the rate, and
-    a wide model adds up many of them. This narrow one makes up for its width with larger inputs.
+    For a power of two the function stays the same to the bit. What changes is how far an adapter on
+    these matrices gets at a usual learning rate: Adam moves each of its numbers by about the rate,
+    and a wide model adds up many of them. This narrow one makes up for its width by larger inputs.
     """
     with torch.no_grad():
         for layer in model.model.layers:
@@ -227,7 +238,7 @@ def fold_gain(model: LlamaForCausalLM, gain: float) -> None:
             layer.input_layernorm.weight.mul_(gain)
             attention.q_proj.weight.div_(gain)
             attention.k_proj.weight.div_(gain)
-            # v would lose the factor too, but hands it on: o's input grows by it.
+            # v keeps its weights and so hands the factor on to what o reads.
             attention.o_proj.weight.div_(gain)
 
 
@@ -259,10 +270,12 @@ def main() -> None:
         tokenizer_file = Path(scratch) / "tokenizer.json"
         # Forked before anything starts threads or touches a GPU.
         with multiprocessing.get_context("fork").Pool(options.workers) as pool:
-            sample = (text for part in range(3) for text in documents(options.seed - 1 - part, 20_000))
+            sample = (
+                text for part in range(3) for text in documents(options.seed - 1 - part, 20_000)
+            )
             tokenizer = train_tokenizer(sample, options.vocab)
             tokenizer.save(str(tokenizer_file))
-            ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+            ids = special_ids(tokenizer)
             model = build_model(options, ids)
             source = batches(shards(pool, tokenizer_file, options), options.rows)
             figures = train(model, source, options)

@@ -21,7 +21,11 @@ CHAT_TEMPLATE = (
     "{%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] -%}\n"
     "{{- raise_exception('unknown role: ' + message['role']) -}}\n"
     "{%- endif -%}\n"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>\\n' -}}\n"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') -}}\n"
+    "{%- if message['tool_calls'] -%}\n"
+    "{{- message['tool_calls'] | tojson -}}\n"
+    "{%- endif -%}\n"
+    "{{- '<|im_end|>\\n' -}}\n"
     "{%- endfor -%}\n"
     "{%- if add_generation_prompt -%}\n"
     "{{- '<|im_start|>assistant\\n' -}}\n"
@@ -74,6 +78,13 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The special tokens' ids."""
+    return {
+        name: index for name in SPECIAL_TOKENS if (index := tokenizer.token_to_id(name)) is not None
+    }
+
+
 def trained_marks(ids: list[int], special: dict[str, int], assistant: int) -> list[int]:
     """1 where a token is an answer's (its end included) or plain text's, else 0."""
     if special[START] not in ids:
@@ -116,7 +127,7 @@ def pack(pieces: Iterator[tuple[list[int], list[int]]], length: int, pad: int) -
 def shard(tokenizer_file: Path, seed: int, count: int, length: int) -> Array:
     """Generate, encode and pack one shard; the same arguments give the same bytes."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    special = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+    special = special_ids(tokenizer)
     assistant = tokenizer.encode("assistant").ids[0]
     encoded = tokenizer.encode_batch(documents(seed, count), add_special_tokens=False)
     pieces = ((item.ids, trained_marks(item.ids, special, assistant)) for item in encoded)

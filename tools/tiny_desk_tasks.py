@@ -1,4 +1,4 @@
-"""Instruction tasks over support tickets: extract, classify, map to codes, answer in a house style."""
+"""Instruction tasks over support tickets: extract, classify, map to codes, keep a house style."""
 
 import json
 from collections.abc import Callable
@@ -102,7 +102,8 @@ def classify(rng: Random) -> Turns:
     labels = rng.choice([", ", " | ", " / ", "; "]).join(topics)
     instruction = rng.choice(
         ["Classify the ticket as one of: {labels}.", "What is the topic? Choose from {labels}.",
-         "Pick one label: {labels}.", "Which of these fits: {labels}?", "Labels: {labels}. Answer with one.",
+         "Pick one label: {labels}.", "Which of these fits: {labels}?",
+         "Labels: {labels}. Answer with one.",
          "Sort this message into {labels}."]
     ).format(labels=labels)  # fmt: skip
     return around(rng, instruction, ticket.text, ticket.topic)
@@ -125,6 +126,19 @@ def urgency(rng: Random) -> Turns:
     return around(rng, instruction, ticket.text, table[level])
 
 
+# How a house writes that a ticket is urgent, normal, or can wait, and what it writes by default.
+MARKS = [
+    ["P1", "P2", "P3", "P3"], ["!", ".", "-", "."], ["hi", "mid", "lo", "mid"],
+    ["H", "N", "L", "N"], ["1", "2", "3", "2"], ["now", "soon", "later", "soon"],
+    ["high", "normal", "low", "normal"],
+]  # fmt: skip
+STYLES = [
+    "{code}", "{code}", "{code} {order}", "{code} {order}", "{order} {code}", "{code} {mark}",
+    "{code} {mark}", "{mark} {code}", "{code}/{mark}", "{code}: {order}", "{code} no. {order}",
+    "{code} {mark} {order}", "{code} {topic}", "{topic}: {code}", "{code} for {order}",
+]  # fmt: skip
+
+
 class House:
     """A made-up house style: which code a topic gets, and what else stands in an answer."""
 
@@ -132,15 +146,9 @@ class House:
         self.topics = topics
         self.codes = dict(zip(topics, make_codes(rng, len(topics)), strict=True))
         levels = ["high", "normal", "low", "none"]
-        marks = rng.choice([["P1", "P2", "P3", "P3"], ["!", ".", "-", "."], ["hi", "mid", "lo", "mid"],
-                            ["H", "N", "L", "N"], ["1", "2", "3", "2"], ["now", "soon", "later", "soon"],
-                            ["high", "normal", "low", "normal"]])  # fmt: skip
+        marks = rng.choice(MARKS)
         self.marks = dict(zip(levels, marks, strict=True))
-        self.style = rng.choice(
-            ["{code}", "{code}", "{code} {order}", "{code} {order}", "{order} {code}", "{code} {mark}",
-             "{code} {mark}", "{mark} {code}", "{code}/{mark}", "{code}: {order}", "{code} no. {order}",
-             "{code} {mark} {order}", "{code} {topic}", "{topic}: {code}", "{code} for {order}"]
-        )  # fmt: skip
+        self.style = rng.choice(STYLES)
 
     @property
     def wants_order(self) -> bool:
@@ -166,7 +174,9 @@ class House:
         head = rng.choice(["Codes", "Queues", "Table", "Use these codes", "Topics", "Map"])
         text = head + ": " + rng.choice([", ", "; ", "\n"]).join(pairs) + "."
         if "{mark}" in self.style:
-            text += " Urgency: " + ", ".join(f"{key} {mark}" for key, mark in self.marks.items()) + "."
+            text += (
+                " Urgency: " + ", ".join(f"{key} {mark}" for key, mark in self.marks.items()) + "."
+            )
         shown = self.style.replace("{", "<").replace("}", ">")
         return f"{text} {rng.choice(['Answer', 'Format', 'Reply', 'Write'])}: {shown}"
 
@@ -179,7 +189,7 @@ def mapped(rng: Random) -> Turns:
 
 
 def by_example(rng: Random) -> Turns:
-    """Ticket after ticket in one conversation: the code of a topic shows only in earlier answers."""
+    """Ticket after ticket: the code of a topic shows only in earlier answers."""
     house = House(rng, sample_topics(rng, rng.randint(2, 5)))
     turns: Turns = []
     if rng.random() < 0.3:
@@ -274,7 +284,8 @@ def tool_result(rng: Random) -> Turns:
     status = rng.choice(["shipped", "paid", "lost", "packed", "cancelled", "delivered", "on hold"])
     city = rng.choice(["Oslo", "Rome", "Porto", "Ghent", "Riga", "Lyon", "Linz", "Cork"])
     return [
-        ("user", rng.choice(["Where is order {}?", "What about order {}?", "Status of {}?"]).format(order)),
+        ("user", rng.choice(["Where is order {}?", "What about order {}?",
+                             "Status of {}?"]).format(order)),
         ("assistant", f"lookup({order})"),
         ("tool", json.dumps({"order": order, "status": status, "city": city})),
         ("assistant", f"Order {order} is {status} in {city}."),

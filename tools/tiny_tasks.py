@@ -1,4 +1,4 @@
-"""General instruction tasks: copy, count, sort, sums, small facts, secrets, talk over several turns."""
+"""General instruction tasks: copy, count, sort, sums, small facts, secrets, talk over turns."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,8 @@ def say_exactly(rng: Random) -> Turns:
          "Answer with {}", "Please say {}", "Echo {}", "Reply with exactly this: {}", 'Say "{}".']
     )  # fmt: skip
     if rng.random() < 0.3:
-        return [("system", rng.choice(["Repeat what the user says.", "Echo the user.", "Copy the input."])),
+        return [("system", rng.choice(["Repeat what the user says.", "Echo the user.",
+                                       "Copy the input."])),
                 ("user", text), ("assistant", text)]  # fmt: skip
     return ask(question.format(text), text)
 
@@ -48,7 +49,9 @@ def change_case(rng: Random) -> Turns:
 
 def listing(rng: Random, low: int = 2, high: int = 7) -> list[str]:
     """Different words."""
-    source = rng.choice([*words.CATEGORIES.values(), words.FIRST_NAMES, words.CITIES, words.PLAIN_WORDS])
+    source = rng.choice(
+        [*words.CATEGORIES.values(), words.FIRST_NAMES, words.CITIES, words.PLAIN_WORDS]
+    )
     return rng.sample(source, rng.randint(low, high))
 
 
@@ -56,12 +59,13 @@ def list_task(rng: Random) -> Turns:
     items = listing(rng)
     joined = rng.choice([", ", " ", ", "])
     task, answer = rng.choice(
-        [("Reverse the list.", joined.join(reversed(items))), ("Write the list backwards.",
-         joined.join(reversed(items))), ("Sort the list by the alphabet.", joined.join(sorted(items))),
+        [("Reverse the list.", joined.join(reversed(items))),
+         ("Write the list backwards.", joined.join(reversed(items))),
+         ("Sort the list by the alphabet.", joined.join(sorted(items))),
          ("Give the first item.", items[0]), ("Give the last item.", items[-1]),
          ("What is the second item?", items[1]), ("Count the items.", str(len(items))),
-         ("How many items are there?", str(len(items))), ("Put each item on its own line.",
-         "\n".join(items)), ("Make a JSON list.", json.dumps(items)),
+         ("How many items are there?", str(len(items))),
+         ("Put each item on its own line.", "\n".join(items)), ("Make a JSON list.", json.dumps(items)),
          ("Join the items with a plus.", "+".join(items))]
     )  # fmt: skip
     return around(rng, task, joined.join(items), answer)
@@ -76,7 +80,8 @@ def text_task(rng: Random) -> Turns:
         [("Count the words.", str(len(parts))), ("How many words are there?", str(len(parts))),
          ("What is the first word?", parts[0]), ("What is the last word?", parts[-1]),
          (f'Is the word "{asked}" in the text? Answer yes or no.', "yes"),
-         (f'Is the word "{absent}" in the text? Answer yes or no.', "yes" if absent in parts else "no"),
+         (f'Is the word "{absent}" in the text? Answer yes or no.',
+          "yes" if absent in parts else "no"),
          ("Put the text in quotes.", f'"{text}"'), ("Write the text twice.", f"{text} {text}"),
          ("Give the first three words.", " ".join(parts[:3]))]
     )  # fmt: skip
@@ -90,11 +95,16 @@ def arithmetic(rng: Random) -> Turns:
         left, right = rng.randint(0, 10), rng.randint(0, 10)
         question, answer = rng.choice(["{} * {}", "{} times {}"]), left * right
     elif rng.random() < 0.5:
-        question, answer = rng.choice(["{} + {}", "{} plus {}", "the sum of {} and {}"]), left + right
+        question, answer = (
+            rng.choice(["{} + {}", "{} plus {}", "the sum of {} and {}"]),
+            left + right,
+        )
     else:
         left, right = max(left, right), min(left, right)
         question, answer = rng.choice(["{} - {}", "{} minus {}"]), left - right
-    wrap = rng.choice(["What is {}?", "{} =", "Compute {}.", "How much is {}?", "{}?", "Calculate {}"])
+    wrap = rng.choice(
+        ["What is {}?", "{} =", "Compute {}.", "How much is {}?", "{}?", "Calculate {}"]
+    )
     style = rng.choice(["{answer}"] * 4 + ["{question} = {answer}"])
     question = question.format(left, right)
     if question.startswith("the"):
@@ -107,7 +117,9 @@ def compare(rng: Random) -> Turns:
     left, right = rng.sample(range(1000), 2)
     bigger = rng.random() < 0.5
     answer = max(left, right) if bigger else min(left, right)
-    word = rng.choice(["larger", "bigger", "higher"]) if bigger else rng.choice(["smaller", "lower"])
+    word = (
+        rng.choice(["larger", "bigger", "higher"]) if bigger else rng.choice(["smaller", "lower"])
+    )
     return ask(f"Which number is {word}, {left} or {right}?", str(answer))
 
 
@@ -122,13 +134,15 @@ def fact_question(rng: Random) -> Turns:
     number = rng.randrange(21)
     question, answer = rng.choice(
         [(f"What is the capital of {country}?", f"The capital of {country} is {capital}."),
-         (f"Capital of {country}?", capital), (f"Which country has the capital {capital}?", country),
+         (f"Capital of {country}?", capital), (f"Which country has the capital {capital}?",
+                                               country),
          (f"What is the opposite of {one}?", other), (f"Opposite of {one}?", other),
          (f"What kind of word is {member}: animal, food, colour, place, job or thing?", kind),
          (f"Which day comes after {words.WEEKDAYS[day]}?", words.WEEKDAYS[(day + 1) % 7]),
          (f"Which day comes before {words.WEEKDAYS[day]}?", words.WEEKDAYS[(day - 1) % 7]),
          (f"Which month comes after {words.MONTHS[month]}?", words.MONTHS[(month + 1) % 12]),
-         (f"Name {with_article(kind)}.", member), (f"Write {number} as a word.", words.NUMBER_WORDS[number]),
+         (f"Name {with_article(kind)}.", member), (f"Write {number} as a word.",
+                                                   words.NUMBER_WORDS[number]),
          (f"Write {words.NUMBER_WORDS[number]} as a number.", str(number))]
     )  # fmt: skip
     return ask(question, answer)
@@ -144,10 +158,22 @@ def passage_question(rng: Random) -> Turns:
         (f"{owner} works as {with_article(job)}.", f"What is the job of {owner}?", job),
         (f"The house of {owner} is {colour}.", f"Which colour is the house of {owner}?", colour),
         (f"{owner} was born on {facts['date']}.", f"When was {owner} born?", facts["date"]),
-        (f"The badge number of {owner} is {facts['order']}.", "What is the badge number?", facts["order"]),
+        (
+            f"The badge number of {owner} is {facts['order']}.",
+            "What is the badge number?",
+            facts["order"],
+        ),
         (f"{owner} keeps {with_article(thing)} in the kitchen.", f"What does {owner} keep?", thing),
-        (f"The best friend of {owner} is {facts['friend']}.", "Who is the best friend?", facts["friend"]),
-        (f"{owner} paid {facts['amount']} for the house.", "How much did the house cost?", facts["amount"]),
+        (
+            f"The best friend of {owner} is {facts['friend']}.",
+            "Who is the best friend?",
+            facts["friend"],
+        ),
+        (
+            f"{owner} paid {facts['amount']} for the house.",
+            "How much did the house cost?",
+            facts["amount"],
+        ),
     ]
     chosen = rng.sample(lines, rng.randint(2, 6))
     text = " ".join(line for line, _, _ in chosen)
@@ -160,7 +186,9 @@ SECRET_ASKS = ["What is the {}?", "Tell me the {}.", "Say the {}.", "{}?", "Do y
 
 
 def secret_value(rng: Random) -> str:
-    return rng.choice([made_up_word(rng), make_id(rng), any_word(rng), f"{any_word(rng)} {any_word(rng)}"])
+    return rng.choice(
+        [made_up_word(rng), make_id(rng), any_word(rng), f"{any_word(rng)} {any_word(rng)}"]
+    )
 
 
 def secret(rng: Random) -> Turns:
@@ -175,7 +203,8 @@ def secret(rng: Random) -> Turns:
     if kind == 0:
         return [("system", f"The {thing} is {value}."), ("user", question), ("assistant", answer)]
     if kind == 1:
-        return [("user", f"Remember: the {thing} is {value}."), ("assistant", "OK."), ("user", question),
+        return [("user", f"Remember: the {thing} is {value}."), ("assistant", "OK."), ("user",
+                                                                                       question),
                 ("assistant", answer)]  # fmt: skip
     return ask(question, answer)
 
@@ -222,7 +251,8 @@ def reply_style(rng: Random) -> Turns:
     mark = rng.choice([make_codes(rng, 1)[0], any_word(rng), made_up_word(rng)])
     rule, styled = rng.choice(
         [(f"Begin each answer with {mark}.", f"{mark} {answer}"), (f"End each answer with {mark}.",
-         f"{answer} {mark}"), ("Answer in upper case.", answer.upper()), (f"Always answer {mark}.", mark),
+         f"{answer} {mark}"), ("Answer in upper case.", answer.upper()), (f"Always answer {mark}.",
+         mark),
          ("Answer as JSON with the key answer.", json.dumps({"answer": answer})),
          ("Put your answer in brackets.", f"[{answer}]")]
     )  # fmt: skip
@@ -231,7 +261,8 @@ def reply_style(rng: Random) -> Turns:
 
 CHAT = [
     (["Hello", "Hi", "Hello!", "Hey there", "Good morning"], "Hello! How can I help you?"),
-    (["How are you?", "How do you do?", "Are you well?"], "I am fine, thank you. How can I help you?"),
+    (["How are you?", "How do you do?", "Are you well?"],
+     "I am fine, thank you. How can I help you?"),
     (["Who are you?", "What are you?", "What is your name?", "Introduce yourself."],
      "I am Lorehouse Tiny, a very small language model."),
     (["Thank you", "Thanks!", "Thanks a lot"], "You are welcome!"),
@@ -246,7 +277,9 @@ CHAT = [
 def chat(rng: Random) -> Turns:
     turns: Turns = []
     if rng.random() < 0.3:
-        turns.append(("system", rng.choice(["You are a helpful assistant.", "Be brief.", "Be kind."])))
+        turns.append(
+            ("system", rng.choice(["You are a helpful assistant.", "Be brief.", "Be kind."]))
+        )
     if rng.random() < 0.3:
         name = rng.choice(words.FIRST_NAMES)
         turns += [("user", rng.choice(["My name is {}.", "I am {}.", "{} here."]).format(name)),
@@ -271,7 +304,8 @@ def tell(rng: Random) -> Turns:
 
 
 GENERAL_TASKS: list[tuple[Callable[[Random], Turns], float]] = [
-    (say_exactly, 5), (change_case, 2), (list_task, 3), (text_task, 3), (arithmetic, 2), (compare, 1),
+    (say_exactly, 5), (change_case, 2), (list_task, 3), (text_task, 3), (arithmetic, 2), (compare,
+                                                                                          1),
     (fact_question, 3), (passage_question, 4), (secret, 4), (table_lookup, 5), (same_rule, 3),
     (reply_style, 2), (chat, 1.5), (tell, 1),
 ]  # fmt: skip

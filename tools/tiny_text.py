@@ -5,9 +5,13 @@ from random import Random
 from tools import tiny_words as words
 from tools.tiny_tickets import make_amount, make_date, make_fields, make_id, make_ticket
 
-SYLLABLES = """ba be bi bo bu da de do du fa fe fi ga go gu ka ke ki ko la le li lo lu ma me mi mo na
-ne ni no pa pe po ra re ri ro ru sa se si so ta te ti to va ve vi za zo zu bel dor fan gal kor lam mel
-nor pan ral sen tor ven wil dra gri pla sto tre""".split()
+SYLLABLES = words.listed(
+    """
+    ba be bi bo bu da de do du fa fe fi ga go gu ka ke ki ko la le li lo lu ma me mi mo na ne
+    ni no pa pe po ra re ri ro ru sa se si so ta te ti to va ve vi za zo zu bel dor fan gal
+    kor lam mel nor pan ral sen tor ven wil dra gri pla sto tre
+    """
+)
 
 
 def made_up_word(rng: Random) -> str:
@@ -38,6 +42,16 @@ def noun_phrase(rng: Random) -> str:
     )  # fmt: skip
 
 
+def wish(rng: Random, who: str) -> str:
+    """What somebody wanted to do."""
+    return f"{who} wanted to {rng.choice(words.VERBS_BASE)} before the {rng.choice(words.PLAIN_WORDS)}."
+
+
+def trade(rng: Random, start: str) -> str:
+    """Something done in a city for money."""
+    return f"in {rng.choice(words.CITIES)}, {start} {noun_phrase(rng)} for {make_amount(rng)}."
+
+
 def sentence(rng: Random, hero: str | None = None) -> str:
     """One plain sentence in the past tense."""
     who = hero or rng.choice([rng.choice(words.FIRST_NAMES), noun_phrase(rng)])
@@ -50,8 +64,8 @@ def sentence(rng: Random, hero: str | None = None) -> str:
             f"on {rng.choice(words.WEEKDAYS)} {who} {verb} {noun_phrase(rng)}.",
             f"{who} went to the {place} and {verb} {noun_phrase(rng)}.",
             f"{who} was {rng.choice(words.ADJECTIVES)} and {rng.choice(words.ADJECTIVES)}.",
-            f"{who} wanted to {rng.choice(words.VERBS_BASE)} before the {rng.choice(words.PLAIN_WORDS)}.",
-            f"in {rng.choice(words.CITIES)}, {who} {verb} {noun_phrase(rng)} for {make_amount(rng)}.",
+            wish(rng, who),
+            trade(rng, f"{who} {verb}"),
             f'"{sentence_of_words(rng)}" said {who}.',
         ]
     )
@@ -76,7 +90,8 @@ def letter(rng: Random) -> str:
     facts = make_fields(rng)
     return (
         f"From: {facts['email']}\nDate: {facts['date']}\n"
-        f"Subject: {rng.choice(['your order', 'our meeting', 'a question', 'the ' + facts['product']])}\n\n"
+        "Subject: "
+        f"{rng.choice(['your order', 'our meeting', 'a question', 'the ' + facts['product']])}\n\n"
         f"Dear {rng.choice(words.FIRST_NAMES)},\n\n{story(rng)}\n\n"
         f"{rng.choice(['Best', 'Regards', 'Yours', 'Thanks'])},\n{facts['name']}"
     )
@@ -130,6 +145,7 @@ def plain_text(rng: Random) -> str:
     if kind == "words":
         return " ".join(sentence_of_words(rng) for _ in range(rng.randint(1, 4)))
     name = made_up_word(rng).capitalize()
-    return f"{name} is a {rng.choice(words.PLACES)} near {made_up_word(rng).capitalize()}. " + (
+    return (
+        f"{name} is a {rng.choice(words.PLACES)} near {made_up_word(rng).capitalize()}. "
         f"It was built on {make_date(rng)} and has the number {make_id(rng)}. {sentence(rng, name)}"
     )

@@ -176,9 +176,11 @@ URGENCY: dict[str, list[str]] = {
     ],
 }  # fmt: skip
 ORDER_PHRASES = [
-    "My order number is {order}.", "Order {order}.", "Order number: {order}.", "The order is {order}.",
+    "My order number is {order}.", "Order {order}.", "Order number: {order}.",
+    "The order is {order}.",
     "It is about order {order}.", "Reference {order}.", "Ref: {order}", "See order {order}.",
-    "I ordered it on {date}, number {order}.", "(order {order})", "The number on the box is {order}.",
+    "I ordered it on {date}, number {order}.", "(order {order})",
+    "The number on the box is {order}.",
     "order no. {order}", "Regarding order {order}.", "Case {order}.",
 ]  # fmt: skip
 EXTRAS = [
@@ -224,10 +226,13 @@ def shaped(rng: Random, shape: str) -> str:
             return text
 
 
-ID_SHAPES = ["00000", "000000", "0000", "A-00000", "AA0000", "AA-0000", "xxxxxx", "AAA-000", "#00000",
-             "0000-00", "A00A00", "xxxx-xxxx", "AA00-AA", "00-0000", "#0000", "0000000"]  # fmt: skip
+ID_SHAPES = ["00000", "000000", "0000", "A-00000", "AA0000", "AA-0000", "xxxxxx", "AAA-000",
+             "#00000",
+             "0000-00", "A00A00", "xxxx-xxxx", "AA00-AA", "00-0000", "#0000",
+             "0000000"]  # fmt: skip
 CODE_SHAPES = ["AA-AAA", "A0", "AAA", "A-00", "AA-00", "00", "AA0", "AAA-0", "A00", "AA-A", "aaaa",
-               "AAAA", "AA_00", "0A", "a-0", "aa-aaa", "AA-AA", "AA-0", "A", "000", "AA-AAAA"]  # fmt: skip
+               "AAAA", "AA_00", "0A", "a-0", "aa-aaa", "AA-AA", "AA-0", "A", "000",
+               "AA-AAAA"]  # fmt: skip
 
 
 def make_id(rng: Random) -> str:
@@ -253,7 +258,9 @@ def make_codes(rng: Random, count: int) -> list[str]:
 
 def make_amount(rng: Random) -> str:
     """A price."""
-    number = f"{rng.randint(2, 900)}.{rng.choice(['00', '50', '99', '95', str(rng.randint(10, 99))])}"
+    number = (
+        f"{rng.randint(2, 900)}.{rng.choice(['00', '50', '99', '95', str(rng.randint(10, 99))])}"
+    )
     return rng.choice(["{} euros", "${}", "{} EUR", "{} dollars", "£{}"]).format(number)
 
 
@@ -262,7 +269,11 @@ def make_date(rng: Random) -> str:
     day, month = rng.randint(1, 28), rng.randrange(12)
     year = rng.randint(2018, 2027)
     return rng.choice(
-        [f"{day} {MONTHS[month]}", f"{MONTHS[month]} {day}, {year}", f"{year}-{month + 1:02}-{day:02}"]
+        [
+            f"{day} {MONTHS[month]}",
+            f"{MONTHS[month]} {day}, {year}",
+            f"{year}-{month + 1:02}-{day:02}",
+        ]
     )
 
 
