@@ -1,8 +1,16 @@
 """Every Hypothesis strategy that more than one test needs."""
 
+import msgspec
 from hypothesis import strategies as st
 
 from service.adapters.names import PATTERN
+from service.rendering.examples import (
+    ChatExample,
+    CompletionExample,
+    Example,
+    Message,
+    TextExample,
+)
 
 names = st.from_regex(PATTERN, fullmatch=True)
 """Names of bases, tenants, adapters and aliases."""
@@ -14,4 +22,78 @@ revs = st.text("0123456789abcdef", min_size=8, max_size=64)
 def digests() -> st.SearchStrategy[str]:
     """Whole digests that often begin alike."""
     begin = st.text("01", min_size=12, max_size=12)
-    return st.builds(lambda text, fill: text + fill * 52, begin, st.sampled_from("0123456789abcdef"))
+    return st.builds(
+        lambda text, fill: text + fill * 52, begin, st.sampled_from("0123456789abcdef")
+    )
+
+
+plain_text = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs"]) | st.sampled_from(" \n\t"),
+    max_size=40,
+)
+"""Any text that JSON can carry, with much white space."""
+
+filled_text = plain_text.filter(lambda text: bool(text.strip()))
+
+
+def conversations(
+    contents: st.SearchStrategy[str] = filled_text,
+) -> st.SearchStrategy[list[Message]]:
+    """Alternating turns that end with an answer, some of them without weight."""
+    user = st.builds(Message, st.just("user"), contents)
+    weight = st.sampled_from([None, 0, 1])
+    answer = st.builds(Message, st.just("assistant"), contents, weight=weight)
+    last = st.builds(Message, st.just("assistant"), contents, weight=st.sampled_from([None, 1]))
+    turns = st.lists(st.tuples(user, answer), max_size=2).map(
+        lambda pairs: [message for pair in pairs for message in pair]
+    )
+    return st.builds(lambda before, ask, end: [*before, ask, end], turns, user, last)
+
+
+chat_examples = st.builds(ChatExample, conversations())
+completion_examples = st.builds(CompletionExample, plain_text, filled_text)
+text_examples = st.builds(TextExample, filled_text)
+examples: st.SearchStrategy[Example] = chat_examples | completion_examples | text_examples
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+
+_row_keys = st.sampled_from(
+    [
+        "messages",
+        "prompt",
+        "completion",
+        "instruction",
+        "input",
+        "output",
+        "text",
+        "tools",
+        "chosen",
+    ]
+)
+_messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "system", "tool", "king"]) | json_values,
+        "content": json_values,
+        "weight": json_values,
+        "tool_calls": json_values,
+        "name": json_values,
+    },
+)
+almost_rows = st.dictionaries(
+    _row_keys, json_values | st.lists(_messages, max_size=3) | st.text(), max_size=4
+)
+"""Objects that look like rows, and seldom are."""
+
+file_lines = st.lists(
+    st.binary(max_size=40)
+    | almost_rows.map(msgspec.json.encode)
+    | examples.map(msgspec.json.encode)
+    | st.sampled_from([b"", b"  ", b"\xef\xbb\xbf{}", b'{"text": "\\ud800"}', b"[" * 20000]),
+    max_size=12,
+)
+"""Lines of a file that somebody uploads."""
