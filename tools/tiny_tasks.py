@@ -65,7 +65,8 @@ def list_task(rng: Random) -> Turns:
          ("Give the first item.", items[0]), ("Give the last item.", items[-1]),
          ("What is the second item?", items[1]), ("Count the items.", str(len(items))),
          ("How many items are there?", str(len(items))),
-         ("Put each item on its own line.", "\n".join(items)), ("Make a JSON list.", json.dumps(items)),
+         ("Put each item on its own line.", "\n".join(items)),
+         ("Make a JSON list.", json.dumps(items)),
          ("Join the items with a plus.", "+".join(items))]
     )  # fmt: skip
     return around(rng, task, joined.join(items), answer)

@@ -44,7 +44,8 @@ def noun_phrase(rng: Random) -> str:
 
 def wish(rng: Random, who: str) -> str:
     """What somebody wanted to do."""
-    return f"{who} wanted to {rng.choice(words.VERBS_BASE)} before the {rng.choice(words.PLAIN_WORDS)}."
+    action = rng.choice(words.VERBS_BASE)
+    return f"{who} wanted to {action} before the {rng.choice(words.PLAIN_WORDS)}."
 
 
 def trade(rng: Random, start: str) -> str:

@@ -12,7 +12,7 @@ FILES = [f"{tenant}/{part}.jsonl" for tenant in ("acme", "globex") for part in (
 
 
 def read_turns(file: str) -> list[tuple[str, str]]:
-    """Each row's prompt and answer; fails unless a row is exactly a user's and an assistant's turn."""
+    """Each row's prompt and answer; a row is exactly these two turns."""
     rows = [json.loads(line)["messages"] for line in (EXAMPLES / file).read_text().splitlines()]
     assert {tuple(turn["role"] for turn in row) for row in rows} == {("user", "assistant")}
     return [(user["content"], assistant["content"]) for user, assistant in rows]
