@@ -1,0 +1,76 @@
+"""Examples as token rows, ready to train on. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from service.errors import BadRequest
+from service.rendering.examples import Example
+from service.rendering.renderer import Renderer
+from service.training.trainer import TrainingError, TrainingTask
+
+IGNORED = -100
+"""The label of a token that carries no loss."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One example: its tokens, and for each the token to learn or IGNORED."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """A task's examples; those that teach nothing are left out and counted."""
+
+    train: list[Row]
+    validation: list[Row]
+    truncated: int
+    dropped: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.input_ids) for row in [*self.train, *self.validation])
+
+
+def render(renderer: Renderer, task: TrainingTask) -> Rows:
+    """Render a task's examples. Raises TrainingError if one cannot be, or nothing is left."""
+    limit = task.spec.max_length
+    train, cut, dropped = _render(renderer, task.train, limit, "training_file")
+    validation, cut_too, dropped_too = _render(renderer, task.validation, limit, "validation_file")
+    if not train:
+        message = f"No example has a token to learn within max_length ({limit} tokens)"
+        raise TrainingError(message, "no_trainable_examples", "training_file")
+    return Rows(train, validation, cut + cut_too, dropped + dropped_too)
+
+
+def _render(
+    renderer: Renderer, examples: Sequence[Example], limit: int, param: str
+) -> tuple[list[Row], int, int]:
+    rows, truncated = [], 0
+    for number, example in enumerate(examples, 1):
+        try:
+            rendered = renderer.example(example, limit)
+        except BadRequest as fault:
+            message = f"Example {number} cannot be rendered: {fault.message}"
+            raise TrainingError(message, "invalid_training_file", param) from None
+        truncated += rendered.truncated
+        labels = [
+            token if bit else IGNORED
+            for token, bit in zip(rendered.input_ids, rendered.loss_mask, strict=True)
+        ]
+        # Nothing comes before the first token, so nothing can predict it.
+        labels[:1] = [IGNORED] * len(labels[:1])
+        if any(label != IGNORED for label in labels):
+            rows.append(Row(rendered.input_ids, labels))
+    return rows, truncated, len(examples) - len(rows)
+
+
+def micro_batch(batch_size: int, longest: int, budget: int) -> int:
+    """Choose how many rows go through the model at once: the most that divide the batch.
+
+    Padded to the longest row they stay within `budget` tokens, if a single one does.
+    """
+    fitting = (n for n in range(batch_size, 1, -1) if batch_size % n == 0 and n * longest <= budget)
+    return next(fitting, 1)
