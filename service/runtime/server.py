@@ -30,6 +30,7 @@ from service.telemetry import logger
 
 MAX_UNREAD = 8 * 1024 * 1024
 """Bytes a slow reader may leave lying; beyond it the connection is dropped."""
+_FLUSH_SECONDS = 1.0
 
 _log = logger(__name__)
 
@@ -63,10 +64,17 @@ class EngineServer:
         calls = [task for talk in self._talks for task in talk.calls.values()]
         if calls:
             await asyncio.wait(calls, timeout=grace_seconds)
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._hang_up()
         self._path.unlink(missing_ok=True)
+
+    async def _hang_up(self) -> None:
+        for talk in self._talks:
+            talk.hang_up()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=_FLUSH_SECONDS)
+        for talk in self._talks:
+            talk.hang_up(flush=False)
+        await asyncio.gather(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
@@ -109,6 +117,10 @@ class _Talk:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.close()
+
+    def hang_up(self, *, flush: bool = True) -> None:
+        # The reader then sees the end of the stream, and `run` ends by itself.
+        self._writer.close() if flush else self._writer.transport.abort()
 
     def _take(self, message: ToRuntime) -> None:
         call = message.call

@@ -51,7 +51,7 @@ class FakeEngine:
         self._answer = answer or default_answer
         self._max_resident, self._max_queue = max_resident, max_queue
         self._max_batch, self._context = max_batch, context_length
-        self._unseeded = itertools.count()
+        self._unseeded = itertools.count(1 << 40)  # apart from seeds that are given
         self._running = self._waiting = self._tokens = self._loads = self._evictions = 0
         self._resident: dict[RevisionRef, int] = {}
         self._changed = asyncio.Condition()
