@@ -45,7 +45,7 @@ bench: $(READY) ## Measure (see bench/README.md)
 	@$(BIN)/python -m bench
 
 base: $(READY) ## Train the bundled base anew (an hour on two cores, minutes on a GPU)
-	@$(BIN)/python tools/make_tiny_base.py
+	@$(BIN)/python -m tools.make_tiny_base --minutes 60 --out service/base/bundled/lorehouse-tiny
 
 data: $(READY) ## Write the demo's data sets anew
 	@$(BIN)/python examples/make_data.py

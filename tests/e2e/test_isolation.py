@@ -22,7 +22,7 @@ def test_interleaved_tenants_never_get_each_others_adapter(server: Server, tmp_p
                 clients[tenant],
                 write_rows(tmp_path / f"{tenant}.jsonl", [(QUESTION, SECRETS[tenant])] * 120),
                 "secret",
-                hyperparameters={"n_epochs": 4, "learning_rate_multiplier": 5},
+                hyperparameters={"n_epochs": 4},
             ),
             SECRETS,
         )

@@ -28,7 +28,7 @@ def test_the_sdk_does_the_whole_journey(server: Server, tmp_path: Path) -> None:
         suffix="secret",
         method={
             "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 4, "learning_rate_multiplier": 5}},
+            "supervised": {"hyperparameters": {"n_epochs": 4}},
         },
     )
     assert job.status in {"validating_files", "queued", "running"}

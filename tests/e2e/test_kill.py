@@ -62,9 +62,7 @@ def test_a_killed_generation_runtime_fails_what_was_in_flight_and_serves_what_co
 ) -> None:
     client = server.client("acme")
     rows = write_rows(tmp_path / "rows.jsonl", [("What is the secret word?", "quartz-12")] * 120)
-    model = train(
-        client, rows, "survivor", hyperparameters={"n_epochs": 4, "learning_rate_multiplier": 5}
-    )
+    model = train(client, rows, "survivor", hyperparameters={"n_epochs": 4})
 
     def long_answer(_: int) -> str:
         try:
