@@ -15,7 +15,8 @@ from service.runtime.parent import SUPERVISOR_PID
 from service.telemetry import logger
 
 ROLES = ("training", "generation")
-GRACE_SECONDS = 10.0
+# Longer than the runtimes take to end in order.
+GRACE_SECONDS = 15.0
 
 OnExit = Callable[[str, str, int], Awaitable[None]]
 """Called with name, runtime id and return code (below 0: minus the signal) before the restart."""
