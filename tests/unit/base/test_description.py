@@ -1,0 +1,57 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.base.description import BaseDescription, BaseModelError, describe, public_name
+
+
+def described(folder: Path, **files: Any) -> BaseDescription:
+    for name, content in {"config": {}, "tokenizer": {}, **files}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return describe(str(folder), "small")
+
+
+def test_special_tokens_are_read_as_text_or_as_objects(tmp_path: Path) -> None:
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": None}
+    assert described(tmp_path, tokenizer_config=config).special_tokens == {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+    }
+
+
+def test_an_older_bases_special_tokens_lie_beside(tmp_path: Path) -> None:
+    base = described(tmp_path, special_tokens_map={"eos_token": "</s>"})
+    assert base.special_tokens == {"eos_token": "</s>"}
+
+
+def test_a_template_beside_the_config_comes_first(tmp_path: Path) -> None:
+    base = described(tmp_path, tokenizer_config={"chat_template": "old"})
+    (tmp_path / "chat_template.jinja").write_text("new")
+    assert base.chat_template == "new"
+
+
+def test_a_base_without_a_template_has_none(tmp_path: Path) -> None:
+    assert described(tmp_path).chat_template is None
+
+
+def test_generation_ends_at_what_the_generation_config_says(tmp_path: Path) -> None:
+    base = described(
+        tmp_path, config={"eos_token_id": 1}, generation_config={"eos_token_id": [2, 3]}
+    )
+    assert base.eos_token_ids == (2, 3)
+
+
+def test_a_folder_without_a_tokenizer_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BaseModelError, match="tokenizer.json"):
+        describe(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("org/Qwen2.5-0.5B_x/", "qwen2.5-0.5b-x"), ("./bases/tiny", "tiny"), ("A b", "a-b")],
+)
+def test_the_public_name_is_the_last_segment_made_plain(model: str, name: str) -> None:
+    assert public_name(model) == name
