@@ -37,7 +37,7 @@ class ChatController(Controller):
         operation_id="createChatCompletion",
         summary="Answer a conversation",
         status_code=200,
-        responses=errors(404, 503),
+        responses=errors(404, 409, 503),
         response_headers=RESPONSE_HEADERS,
         opt={EVENTS: ChatCompletionChunk},
     )
@@ -74,7 +74,7 @@ class CompletionController(Controller):
         operation_id="createCompletion",
         summary="Go on with raw text",
         status_code=200,
-        responses=errors(404, 503),
+        responses=errors(404, 409, 503),
         response_headers=RESPONSE_HEADERS,
         opt={EVENTS: CompletionChunk},
     )

@@ -30,7 +30,7 @@ class GenerateController(Controller):
         operation_id="generate",
         summary="Answer with one of the tenant's adapters",
         status_code=200,
-        responses=errors(404, 503),
+        responses=errors(404, 409, 503),
         response_headers=RESPONSE_HEADERS,
         opt={EVENTS: GeneratedPiece},
     )

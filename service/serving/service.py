@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from functools import cache, partial
 
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
@@ -46,8 +45,6 @@ class GenerationService:
         self._renderer = renderer
         self._max_batch = max_batch
         self._metrics = metrics or GenerationMetrics(CollectorRegistry())
-        # Hashes the base's weights, once: seconds, for a large base.
-        self._fingerprint = cache(partial(fingerprint, renderer.base))
 
     @property
     def context_length(self) -> int:
@@ -78,8 +75,8 @@ class GenerationService:
             raise BadRequest(
                 f"This server generates at most {self._max_batch} choices at once.", param="n"
             )
-        prompts = await asyncio.to_thread(self._render, order.prompt, target)
-        mark = await asyncio.to_thread(self._fingerprint, target.revision)
+        # In a thread: a long prompt takes a while to tokenise, and so does the base's digest once.
+        prompts, mark = await asyncio.to_thread(self._prepare, order.prompt, target)
         requests = [
             GenerationRequest(
                 id=generation_id if len(prompts) == 1 else f"{generation_id}-{place}",
@@ -99,6 +96,9 @@ class GenerationService:
             source=self._run(requests),
             metrics=self._metrics,
         )
+
+    def _prepare(self, prompt: Prompt, target: Target) -> tuple[list[list[int]], str]:
+        return self._render(prompt, target), fingerprint(self._renderer.base, target.revision)
 
     def _render(self, prompt: Prompt, target: Target) -> list[list[int]]:
         match prompt:
