@@ -23,6 +23,7 @@ from service.health import HealthController, Monitor, metrics_route
 from service.http.edge import Edge
 from service.http.errors import exception_handlers
 from service.http.metrics import RequestMetrics
+from service.http.requests import JsonRequest
 from service.jobs.controller import JobController
 from service.jobs.service import JobService
 from service.rendering.renderer import Renderer
@@ -91,6 +92,7 @@ def create_app(
         # Litestar's logging of faults is left out: ours names no path and prints no locals.
         logging_config=None,
         middleware=[_authentication(services["tenants"], settings)],
+        request_class=JsonRequest,
         openapi_config=openapi.config(),
         request_max_body_size=MAX_JSON_BYTES,
     )

@@ -77,6 +77,7 @@ class Unauthenticated(ServiceError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
+    headers: ClassVar[dict[str, str]] = {"www-authenticate": "Bearer"}
 
 
 class Forbidden(ServiceError):

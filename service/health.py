@@ -28,6 +28,8 @@ from service.wire import Output
 log = logger(__name__)
 
 DATABASE_SECONDS = 5.0
+# Litestar adds the character set by itself.
+TEXT = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 State = Literal["ready", "not_ready"]
 
 
@@ -78,7 +80,7 @@ class Monitor:
         """Count all tenants' jobs."""
         query = select(JobRow.status, func.count()).group_by(JobRow.status)
         async with self.database.read() as session:
-            return dict((await session.execute(query)).tuples().all())
+            return dict((await session.execute(query)).all())
 
     async def _database_answers(self) -> bool:
         try:
@@ -134,7 +136,7 @@ class HealthController(Controller):
     """Open to everyone: they tell no names and no numbers."""
 
     path = "/health"
-    tags = ["operations"]
+    tags = ["Operations"]
 
     @get("/live", operation_id="getLiveness")
     async def live(self) -> Live:
@@ -160,8 +162,8 @@ def metrics_route(registry: CollectorRegistry, *, public: bool) -> HTTPRouteHand
     @get(
         "/metrics",
         operation_id="getMetrics",
-        tags=["operations"],
-        media_type=CONTENT_TYPE_LATEST,
+        tags=["Operations"],
+        media_type=TEXT,
         guards=[] if public else [requires_admin],
         responses=errors(),
     )

@@ -159,6 +159,9 @@ def _describe_structs(schemas: Json) -> None:
     structs = [s for s in (*_subclasses(Input), *_subclasses(Output)) if s.__name__ in schemas]
     _, described = msgspec.json.schema_components(structs, ref_template=SCHEMAS + "{name}")
     schemas.update(described)
+    for schema in schemas.values():
+        if "description" in schema:
+            schema["description"] = cleandoc(schema["description"])
 
 
 def _subclasses(struct: type[Any]) -> Iterator[type[Any]]:

@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Key of the hashes that API keys are stored as; empty means made like the admin key."""
     base_model: str = str(BUNDLED_BASE)
     """A folder, or a Hugging Face id, of a causal language model."""
-    base_name: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9.-]{0,63})?$")] = ""
+    base_name: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9.-]{0,63})?$(?!\n)")] = ""
     """The base's public id; empty means the last path segment of `base_model`."""
     quantization: Literal["nf4", "none", "auto"] = "nf4"
     """How the resident base is held."""

@@ -21,6 +21,7 @@ CLIENT_CLOSED_REQUEST = 499
 ALWAYS = (400, 401, 403, 500)
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+_NO_BODY = "Object missing required field `data`"
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
 
 
@@ -70,6 +71,8 @@ def describe_fault(fault: str) -> ErrorDetail:
     if unknown := _UNKNOWN.fullmatch(what):
         param = _join(param, unknown["field"])
         return _invalid(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
+    if what == _NO_BODY and path is None:
+        return _invalid("This request needs a JSON body.", None, "missing_body")
     if missing := _MISSING.fullmatch(what):
         param = _join(param, missing["field"])
         message = f"Missing required parameter: '{param}'."

@@ -4,10 +4,20 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from service.tenants.names import NAME
 from service.tenants.principal import Scope
 from service.wire import Input, Output
 
-TenantName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$", max_length=64)]
+# Documented here and checked by the service, whose message says it in words.
+TenantName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        extra_json_schema={"pattern": f"^{NAME.pattern}$"},
+        description="Lower-case letters, digits, `.` and `-`, beginning with a letter or digit.",
+    ),
+]
 
 
 class CreateTenant(Input):

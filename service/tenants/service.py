@@ -6,7 +6,8 @@ import secrets
 
 from service.database import Database
 from service.database.models import ApiKeyRow, TenantRow
-from service.errors import Conflict, Unauthenticated
+from service.errors import BadRequest, Conflict, Unauthenticated
+from service.tenants.names import is_name
 from service.tenants.principal import DEFAULT_SCOPES, OPERATOR, Principal
 from service.tenants.repository import TenantRepository
 from service.tenants.schemas import CreateKey
@@ -26,7 +27,13 @@ class TenantService:
         self.secret = secret
 
     async def create(self, tenant_id: str) -> TenantRow:
-        """Add a tenant; raises Conflict when the id is taken."""
+        """Add a tenant; raises BadRequest for a bad id, and Conflict when it is taken."""
+        if not is_name(tenant_id):
+            raise BadRequest(
+                "A tenant's id has 1 to 64 lower-case letters, digits, '.' and '-', and begins "
+                "with a letter or digit.",
+                param="id",
+            )
         async with self.database.write() as session:
             repository = TenantRepository(session)
             if await repository.find(tenant_id) is not None:
