@@ -16,8 +16,7 @@ from service.serving.engine import Engine, GenerationRequest, Piece, Sampling
 from service.serving.generation import Generation
 from service.serving.merging import closing, merged
 from service.serving.metrics import GenerationMetrics
-from service.serving.schemas import MOST_CHOICES
-from service.serving.translate import (
+from service.serving.orders import (
     Conversation,
     Instruction,
     Order,
@@ -26,6 +25,7 @@ from service.serving.translate import (
     bounded,
     too_long,
 )
+from service.serving.schemas import MOST_CHOICES
 
 
 class GenerationService:

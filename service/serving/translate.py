@@ -1,59 +1,19 @@
-"""From a request on the wire to a prompt and a sampling. Pure; each fault names its field."""
-
-from collections.abc import Sequence
-
-from msgspec import Struct
-from msgspec.structs import replace
+"""From a request on the wire to an order. Pure; each fault names its field."""
 
 from service.errors import BadRequest, UnsupportedField
-from service.rendering.examples import Message
 from service.serving import refusals
-from service.serving.chat_schemas import ChatMessage, ChatRequest, ContentPart
+from service.serving.chat_schemas import ChatRequest
 from service.serving.completion_schemas import MOST_PROMPTS, CompletionRequest
+from service.serving.conversation import conversation
 from service.serving.engine import Sampling
 from service.serving.generate_schemas import GenerateRequest
+from service.serving.orders import Conversation, Instruction, Order, Prompt, Raw
 from service.serving.schemas import StreamOptions
 
 COMPLETION_MAX_TOKENS = 16
 GENERATE_MAX_TOKENS = 256
 COLDEST = 1e-4
 """Below this temperature, dividing by it overflows before it changes which token is likeliest."""
-
-
-class Conversation(Struct, frozen=True):
-    """Turns, for the chat template."""
-
-    messages: list[Message]
-    param = "messages"
-
-
-class Instruction(Struct, frozen=True):
-    """A text that is rendered in the adapter's own format."""
-
-    text: str
-    param = "prompt"
-
-
-class Raw(Struct, frozen=True):
-    """Prompts that are taken as they are: texts, or token ids."""
-
-    prompts: list[str | list[int]]
-    param = "prompt"
-
-
-Prompt = Conversation | Instruction | Raw
-
-
-class Order(Struct, frozen=True, kw_only=True):
-    """What is to be generated, before a model and its context bound it.
-
-    `max_tokens_param` names the field that asked for `sampling.max_tokens`; None means that it is
-    a default, which may shrink to what the context leaves.
-    """
-
-    prompt: Prompt
-    sampling: Sampling
-    max_tokens_param: str | None
 
 
 def chat_order(body: ChatRequest, context_length: int) -> Order:
@@ -121,82 +81,6 @@ def wants_usage(stream: bool | None, options: StreamOptions | None) -> bool:
         )
     refusals.refuse(options, refusals.STREAM_OPTIONS, "stream_options")
     return bool(options.include_usage)
-
-
-def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:
-    """Fit the wished number of tokens into the context, or refuse with the figures."""
-    left = context_length - prompt_tokens
-    if left < 1:
-        raise too_long(
-            f"the {order.prompt.param} took {prompt_tokens} tokens, which leaves none to generate",
-            context_length,
-            order.prompt.param,
-        )
-    wanted = order.sampling.max_tokens
-    if order.max_tokens_param is not None and wanted > left:
-        raise too_long(
-            f"you requested {prompt_tokens + wanted} tokens ({prompt_tokens} in the "
-            f"{order.prompt.param}, {wanted} in the completion)",
-            context_length,
-            order.max_tokens_param,
-        )
-    return replace(order.sampling, max_tokens=min(wanted, left))
-
-
-def too_long(what: str, context_length: int, param: str) -> BadRequest:
-    """Build the error of what does not fit, with its figures, as OpenAI words it."""
-    return BadRequest(
-        f"This model's maximum context length is {context_length} tokens. However, {what}.",
-        param=param,
-        code="context_length_exceeded",
-    )
-
-
-def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Read the turns as the renderer takes them."""
-    return [_message(message, f"messages[{place}]") for place, message in enumerate(messages)]
-
-
-def _message(message: ChatMessage, path: str) -> Message:
-    refusals.refuse(message, refusals.MESSAGE, path)
-    if message.tool_calls and message.role != "assistant":
-        raise BadRequest("Only an assistant calls tools.", param=f"{path}.tool_calls")
-    if message.role == "tool" and message.tool_call_id is None:
-        raise BadRequest("A tool message needs it.", param=f"{path}.tool_call_id")
-    if message.role == "function" and message.name is None:
-        raise BadRequest("A function message needs it.", param=f"{path}.name")
-    return Message(
-        role=message.role,
-        content=_content(message, f"{path}.content"),
-        name=message.name,
-        tool_calls=message.tool_calls or None,
-        tool_call_id=message.tool_call_id,
-    )
-
-
-def _content(message: ChatMessage, path: str) -> str | None:
-    match message.content:
-        case str() as text:
-            return text
-        case None:
-            if message.tool_calls:
-                return None
-            raise BadRequest(f"A {message.role} message needs content.", param=path)
-        case parts if not parts:
-            raise BadRequest("It needs at least one part.", param=path)
-        case parts:
-            return "".join(_text(part, f"{path}[{place}]") for place, part in enumerate(parts))
-
-
-def _text(part: ContentPart, path: str) -> str:
-    if part.type != "text":
-        raise UnsupportedField(
-            f"Content parts of type '{part.type}' are not supported by this server.",
-            param=f"{path}.type",
-        )
-    if part.text is None:
-        raise BadRequest("A text part needs it.", param=f"{path}.text")
-    return part.text
 
 
 def _prompts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:

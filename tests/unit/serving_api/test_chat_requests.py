@@ -11,7 +11,8 @@ from service.errors import BadRequest, UnsupportedField
 from service.rendering.examples import Message
 from service.serving.chat_schemas import ChatRequest
 from service.serving.engine import Sampling
-from service.serving.translate import Conversation, Order, bounded, chat_order, wants_usage
+from service.serving.orders import Conversation, Order, bounded
+from service.serving.translate import chat_order, wants_usage
 
 CONTEXT = 2048
 USER = {"role": "user", "content": "hello"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from service.errors import BadRequest, UnsupportedField
 from service.serving.completion_schemas import MOST_PROMPTS, CompletionRequest
 from service.serving.engine import Sampling
-from service.serving.translate import Order, Raw, bounded, completion_order
+from service.serving.orders import Order, Raw, bounded
+from service.serving.translate import completion_order
 
 IDS = st.lists(st.integers(0, 4095), min_size=1)
 

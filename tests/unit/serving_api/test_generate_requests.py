@@ -9,7 +9,8 @@ from service.errors import BadRequest
 from service.rendering.examples import Message
 from service.serving.engine import Sampling
 from service.serving.generate_schemas import GenerateRequest
-from service.serving.translate import Conversation, Instruction, Order, generate_order
+from service.serving.orders import Conversation, Instruction, Order
+from service.serving.translate import generate_order
 
 
 def order(**fields: Any) -> Order:

@@ -1,0 +1,73 @@
+"""What is to be generated, and how it is fitted into the context. Pure."""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from service.errors import BadRequest
+from service.rendering.examples import Message
+from service.serving.engine import Sampling
+
+
+class Conversation(Struct, frozen=True):
+    """Turns, for the chat template."""
+
+    messages: list[Message]
+    param = "messages"
+
+
+class Instruction(Struct, frozen=True):
+    """A text that is rendered in the adapter's own format."""
+
+    text: str
+    param = "prompt"
+
+
+class Raw(Struct, frozen=True):
+    """Prompts that are taken as they are: texts, or token ids."""
+
+    prompts: list[str | list[int]]
+    param = "prompt"
+
+
+Prompt = Conversation | Instruction | Raw
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What is to be generated, before a model and its context bound it.
+
+    `max_tokens_param` names the field that asked for `sampling.max_tokens`; None means that it is
+    a default, which may shrink to what the context leaves.
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    max_tokens_param: str | None
+
+
+def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:
+    """Fit the wished number of tokens into the context, or refuse with the figures."""
+    left = context_length - prompt_tokens
+    if left < 1:
+        raise too_long(
+            f"the {order.prompt.param} took {prompt_tokens} tokens, which leaves none to generate",
+            context_length,
+            order.prompt.param,
+        )
+    wanted = order.sampling.max_tokens
+    if order.max_tokens_param is not None and wanted > left:
+        raise too_long(
+            f"you requested {prompt_tokens + wanted} tokens ({prompt_tokens} in the "
+            f"{order.prompt.param}, {wanted} in the completion)",
+            context_length,
+            order.max_tokens_param,
+        )
+    return replace(order.sampling, max_tokens=min(wanted, left))
+
+
+def too_long(what: str, context_length: int, param: str) -> BadRequest:
+    """Build the error of what does not fit, with its figures, as OpenAI words it."""
+    return BadRequest(
+        f"This model's maximum context length is {context_length} tokens. However, {what}.",
+        param=param,
+        code="context_length_exceeded",
+    )
