@@ -41,6 +41,11 @@ class Checkpoints:
         found = sorted(self._root.glob(f"{_PREFIX}*"), key=_step, reverse=True)
         return next((folder for folder in found if self._is_whole(folder)), None)
 
+    def newest_step(self) -> int:
+        """Tell the step of the newest whole checkpoint, 0 if there is none."""
+        folder = self.newest()
+        return 0 if folder is None else _step(folder)
+
     def write(self, step: int, fill: Callable[[Path], None]) -> None:
         """Let `fill` write into a folder beside, then put it in place, durably.
 

@@ -1,14 +1,26 @@
 """A LoRA on the resident base for the length of one task, and its files in PEFT's format."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from peft import LoraConfig, PeftModel
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
 
 from service.training.spec import LoraSpec
+from service.training.trainer import TrainingError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_ADAPTER = "default"
+
+
+class AdapterMismatch(Exception):
+    """A checkpoint's weights are not those of the adapter that is being trained."""
 
 
 def peft_config(spec: LoraSpec) -> LoraConfig:
@@ -24,35 +36,37 @@ def peft_config(spec: LoraSpec) -> LoraConfig:
     )
 
 
+def check_targets(base: torch.nn.Module, spec: LoraSpec) -> None:
+    """Raise TrainingError unless the base has linear layers of each name."""
+    linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    for target in spec.target_modules:
+        if not any(name.rsplit(".", 1)[-1] == target for name in linear):
+            message = f"The base has no linear layer '{target}'"
+            raise TrainingError(message, "invalid_value", "method.supervised.lora.target_modules")
+
+
 @contextmanager
 def lent(base: Any) -> Iterator[None]:
     """Lend the base to a trainer, and take back whatever was put on it, however the task ends.
 
-    A trainer injects LoRA layers and puts a forward of its own on the instance.
+    TRL and transformers inject layers, put a forward pass of their own on the instance, and write
+    into the configs.
     """
-    forward = base.__dict__.get("forward")
+    holders = [base, base.config, base.generation_config]
+    before = [dict(vars(holder)) for holder in holders]
     try:
         yield
     finally:
         _strip(base)
-        base.__dict__.pop("forward", None)
-        if forward is not None:
-            base.forward = forward
-        base.requires_grad_(requires_grad=False)
+        # A task that failed early had not asked for either yet.
+        if base.is_activation_checkpointing:
+            base.activation_checkpointing_disable()
+        if getattr(base, "_require_grads_hook", None) is not None:
+            base.disable_input_require_grads()
+        for holder, attributes in zip(holders, before, strict=True):
+            _restore(vars(holder), attributes)
+        base.requires_grad_(False)
         base.eval()
-
-
-def _strip(base: Any) -> None:
-    """Put the plain linear layers back where LoRA layers stand."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for parent in list(base.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BaseTunerLayer):
-                setattr(parent, name, child.get_base_layer())
-    if hasattr(base, "peft_config"):
-        del base.peft_config
-    base._hf_peft_config_loaded = False
 
 
 def keep_fp32(model: PeftModel) -> None:
@@ -67,11 +81,61 @@ def keep_fp32(model: PeftModel) -> None:
 
 
 def write(model: PeftModel, folder: Path, base_name: str) -> Path:
-    """Write the adapter as PEFT does, naming the base by its public id instead of a path."""
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
-    config = msgspec.json.decode(path.read_bytes())
-    config["base_model_name_or_path"] = base_name
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))
+    """Write the adapter's two files, naming the base by its public id instead of a path.
+
+    PEFT's own method asks the hub about the base. Raises TrainingError if a weight is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = _weights(model)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise non_finite("A weight of the adapter")
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = model.peft_config[_ADAPTER].to_dict()
+    config |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    plain = msgspec.json.encode(config, enc_hook=_sorted, order="sorted")
+    (folder / CONFIG_FILE).write_bytes(msgspec.json.format(plain, indent=2))
     return folder
+
+
+def read(model: PeftModel, folder: Path) -> None:
+    """Put the weights in `folder` into the adapter. Raises AdapterMismatch."""
+    weights = load_file(folder / WEIGHTS_FILE)
+    if _shapes(weights) != _shapes(_weights(model)):
+        raise AdapterMismatch(str(folder))
+    set_peft_model_state_dict(model, weights, _ADAPTER)
+
+
+def non_finite(what: str) -> TrainingError:
+    """Say that the arithmetic overflowed."""
+    message = f"{what} is no longer a finite number; a lower learning rate may help"
+    return TrainingError(message, "non_finite_loss", "method.supervised.learning_rate")
+
+
+def _weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    state = get_peft_model_state_dict(model, adapter_name=_ADAPTER, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def _sorted(value: Any) -> Any:
+    # PEFT keeps target modules as a set, whose order differs from process to process.
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise NotImplementedError(type(value))
+
+
+def _strip(base: torch.nn.Module) -> None:
+    """Put the plain linear layers back where LoRA layers stand."""
+    for parent in list(base.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, name, child.get_base_layer())
+
+
+def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in now.keys() - before.keys():
+        del now[name]
+    now.update(before)

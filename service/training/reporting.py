@@ -8,61 +8,80 @@ from typing import Any
 import msgspec
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from service.training.trainer import Evaluated, StepDone, TrainingError, TrainingEvent
+from service.training.lora import non_finite
+from service.training.trainer import Evaluated, StepDone, TrainingEvent
+
+Metrics = dict[str, float | None]
 
 
-class Progress(msgspec.Struct):
-    """What a resumed run must know besides the trainer's own state; kept in each checkpoint."""
+class Schedule(msgspec.Struct, frozen=True):
+    """How many steps a run has, and after how many it saves."""
 
-    metrics: dict[str, float | None] = {}
+    steps_per_epoch: int
+    total_steps: int
+    checkpoint_steps: int
+
+    def ends_epoch(self, step: int) -> bool:
+        """Tell whether an epoch ends with this step."""
+        return step % self.steps_per_epoch == 0
+
+    def saves(self, step: int) -> bool:
+        """Tell whether a checkpoint is due after this step, epochs aside."""
+        return step % self.checkpoint_steps == 0
 
 
-class Reporter(TrainerCallback):  # type: ignore[misc]
+class Reporter(TrainerCallback):
     """Turns the trainer's callbacks into our events.
 
     An epoch is reported before the checkpoint that lies behind it is written: a crash between the
-    two reports it again, and never loses it.
+    two reports it again, and never loses it. `metrics` are the latest of each kind.
     """
 
     def __init__(
         self,
+        schedule: Schedule,
+        metrics: Metrics,
         *,
         report: Callable[[TrainingEvent], None],
         should_stop: Callable[[], bool],
         evaluate: Callable[[], tuple[float, float] | None],
-        end_epoch: Callable[[int, int, dict[str, float | None]], None],
-        steps_per_epoch: int,
-        checkpoint_steps: int,
-        progress: Progress,
+        end_epoch: Callable[[int, int], None],
     ) -> None:
+        self._schedule = schedule
+        self.metrics = metrics
         self._report = report
         self._should_stop = should_stop
         self._evaluate = evaluate
         self._end_epoch = end_epoch
-        self._steps_per_epoch = steps_per_epoch
-        self._checkpoint_steps = checkpoint_steps
-        self.progress = progress
         self.stopped = False
-        self._began = time.perf_counter()
+        self._began = 0.0
+        self._seconds = 0.0
         self._tokens = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Measure the held-out examples before the first step."""
+        self._tokens = int(state.num_input_tokens_seen)
         if state.global_step == 0:
             self._measure(0)
-        self._tokens = int(state.num_input_tokens_seen)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock: what lies between steps is not training."""
         self._began = time.perf_counter()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save every N steps, and stop when asked; an epoch's last step is on_epoch_end's."""
+        self._seconds = time.perf_counter() - self._began
         if self._should_stop():
             self.stopped = control.should_training_stop = True
-        due = state.global_step % self._checkpoint_steps == 0
-        control.should_save = (due or self.stopped) and not self._at_epoch_end(state)
+        step = state.global_step
+        due = self.stopped or self._schedule.saves(step)
+        control.should_save = due and not self._schedule.ends_epoch(step)
 
     def on_log(
         self,
@@ -75,49 +94,39 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         """Report an optimizer step."""
         if logs is None or "loss" not in logs:
             return
-        loss = float(logs["loss"])
+        loss, accuracy = float(logs["loss"]), logs.get("mean_token_accuracy")
         if not math.isfinite(loss):
-            message = f"The loss is not finite at step {state.global_step}; try a lower rate."
-            raise TrainingError(message, "non_finite_loss", "method.supervised.learning_rate")
-        accuracy = logs.get("mean_token_accuracy")
-        self.progress.metrics |= {"train_loss": loss, "train_mean_token_accuracy": accuracy}
+            raise non_finite(f"The loss at step {state.global_step}")
+        self.metrics |= {"train_loss": loss, "train_mean_token_accuracy": accuracy}
+        tokens = int(state.num_input_tokens_seen)
         self._report(
             StepDone(
                 step=state.global_step,
-                total_steps=state.max_steps,
+                total_steps=self._schedule.total_steps,
                 train_loss=loss,
                 train_mean_token_accuracy=accuracy,
                 learning_rate=float(logs["learning_rate"]),
-                tokens=int(state.num_input_tokens_seen),
-                tokens_per_second=self._rate(int(state.num_input_tokens_seen)),
+                tokens=tokens,
+                tokens_per_second=(tokens - self._tokens) / max(self._seconds, 1e-9),
             )
         )
+        self._tokens = tokens
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Measure, hand the adapter over, then save. Also called when a run stops midway."""
-        if not self._at_epoch_end(state):
-            return
-        self._measure(state.global_step)
-        epoch = state.global_step // self._steps_per_epoch
-        self._end_epoch(epoch, state.global_step, dict(self.progress.metrics))
-        control.should_save = True
-        self._began = time.perf_counter()
-
-    def _at_epoch_end(self, state: TrainerState) -> bool:
-        return bool(state.global_step % self._steps_per_epoch == 0)
+        step = state.global_step
+        if self._schedule.ends_epoch(step):
+            self._measure(step)
+            self._end_epoch(step // self._schedule.steps_per_epoch, step)
+            control.should_save = True
 
     def _measure(self, step: int) -> None:
         measured = self._evaluate()
         if measured is not None:
             loss, accuracy = measured
-            self.progress.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
+            if not math.isfinite(loss):
+                raise non_finite(f"The validation loss at step {step}")
+            self.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
             self._report(Evaluated(step, loss, accuracy))
-
-    def _rate(self, tokens: int) -> float:
-        """Tokens a second since the last report, evaluations not counted."""
-        now = time.perf_counter()
-        rate = (tokens - self._tokens) / max(now - self._began, 1e-9)
-        self._began, self._tokens = now, tokens
-        return rate

@@ -35,6 +35,8 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     train_examples: int
     validation_examples: int
     truncated_examples: int
+    dropped_examples: int
+    """Left out because no token that carries loss is within `max_length`."""
 
 
 class StepDone(msgspec.Struct, frozen=True, tag=True):
@@ -59,7 +61,10 @@ class Evaluated(msgspec.Struct, frozen=True, tag=True):
 
 
 class EpochDone(msgspec.Struct, frozen=True, tag=True):
-    """An epoch ended: `adapter` holds PEFT's files, and is the caller's until this call returns."""
+    """An epoch ended: `adapter` holds PEFT's files, and is the caller's until this call returns.
+
+    After a crash in between it may be reported a second time, equal.
+    """
 
     epoch: int
     step: int
@@ -67,7 +72,16 @@ class EpochDone(msgspec.Struct, frozen=True, tag=True):
     metrics: dict[str, float | None]
 
 
-TrainingEvent = Started | StepDone | Evaluated | EpochDone
+class CheckpointDue(msgspec.Struct, frozen=True, tag=True):
+    """A resumable state is about to be kept: what came before `step` is not reported again.
+
+    Whoever must lose no event has kept all earlier ones when the call returns.
+    """
+
+    step: int
+
+
+TrainingEvent = Started | StepDone | Evaluated | EpochDone | CheckpointDue
 
 
 class TrainingOutcome(msgspec.Struct, frozen=True):
@@ -101,7 +115,7 @@ class Trainer(Protocol):
     ) -> TrainingOutcome:
         """Train the task to its end, or to its next step once `should_stop` says so.
 
-        Same task, same result, interrupted or not. Raises TrainingError for faults of the task;
-        anything else is ours and may be tried again.
+        Same task, same result, interrupted or not. Raises TrainingError for faults of the task,
+        and whatever `report` raises; anything else is ours and may be tried again.
         """
         ...

@@ -1,0 +1,147 @@
+"""TRL's SFTTrainer, held to checkpoints that are whole or absent and to no network."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from datasets import Dataset
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from service.training import lora
+from service.training.checkpoints import Checkpoints
+from service.training.reporting import Metrics
+from service.training.rows import Row
+from service.training.spec import TrainingSpec
+
+METRICS_FILE = "metrics.json"
+REQUIRED = (
+    lora.WEIGHTS_FILE,
+    OPTIMIZER_NAME,
+    SCHEDULER_NAME,
+    "rng_state.pth",
+    TRAINER_STATE_NAME,
+    METRICS_FILE,
+)
+"""Resuming without any one of them would silently be another training."""
+
+_SEEDS = 2**32
+
+
+class ResumableTrainer(SFTTrainer):
+    """Saves into, and resumes from, `Checkpoints`; `metrics` travel along."""
+
+    def __init__(
+        self,
+        base: Any,
+        base_name: str,
+        spec: TrainingSpec,
+        args: SFTConfig,
+        rows: list[Row],
+        collator: Callable[..., Any],
+    ) -> None:
+        super().__init__(
+            model=base,
+            args=args,
+            train_dataset=Dataset.from_dict(
+                {
+                    "input_ids": [row.input_ids for row in rows],
+                    "labels": [row.labels for row in rows],
+                }
+            ),
+            # Rows are tokens already: this one has nothing to do but be there.
+            processing_class=PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_NONE)),
+            peft_config=lora.peft_config(spec.lora),
+            data_collator=collator,
+        )
+        # It would be saved, and its special tokens written into the base's config.
+        self.processing_class = None
+        self.remove_callback(PrinterCallback)
+        lora.keep_fp32(self.model)
+        self._base_name = base_name
+        self._checkpoints: Checkpoints | None = None
+        self._before_saving: Callable[[int], None] = lambda _: None
+        self.metrics: Metrics = {}
+
+    def run(self, checkpoints: Checkpoints, before_saving: Callable[[int], None]) -> None:
+        """Train from the newest checkpoint, or from the start, until the end or a stop."""
+        self._checkpoints, self._before_saving = checkpoints, before_saving
+        resumed = checkpoints.newest()
+        self.train(resume_from_checkpoint=str(resumed) if resumed else None)
+
+    def write(self, folder: Path) -> Path:
+        """Write the adapter as it is now."""
+        return lora.write(self.model, folder, self._base_name)
+
+    def _save_checkpoint(self, _model: Any, _trial: Any) -> None:
+        assert self._checkpoints is not None
+        step = self.state.global_step
+        self._before_saving(step)
+        self._checkpoints.write(step, self._fill)
+
+    def _fill(self, folder: Path) -> None:
+        self.write(folder)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        (folder / METRICS_FILE).write_bytes(msgspec.json.encode(self.metrics))
+        self.state.log_history.clear()
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, _model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        lora.read(self.model, folder)
+        kept = msgspec.json.decode((folder / METRICS_FILE).read_bytes(), type=Metrics)
+        self.metrics.update(kept)
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: TRL tells its makers about every run."""
+
+
+def arguments(
+    spec: TrainingSpec, micro_batch: int, total_steps: int, workdir: Path, device: str
+) -> SFTConfig:
+    """Spell a spec as TRL does."""
+    seed = spec.seed % _SEEDS
+    return SFTConfig(
+        output_dir=str(workdir),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=spec.batch_size // micro_batch,
+        num_train_epochs=spec.n_epochs,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(spec.warmup_ratio * total_steps),
+        max_grad_norm=spec.gradient_clip,
+        optim="adamw_torch",
+        weight_decay=0.0,
+        seed=seed,
+        data_seed=seed,
+        bf16=device == "cuda",
+        use_cpu=device == "cpu",
+        activation_checkpointing=device == "cuda",
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        # The reporter says when to save, and measures by itself.
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+_NONE = (
+    '{"version":"1.0","model":{"type":"WordLevel","vocab":{"?":0},"unk_token":"?"},'
+    '"added_tokens":[],"normalizer":null,"pre_tokenizer":null,"post_processor":null,'
+    '"decoder":null,"truncation":null,"padding":null}'
+)
