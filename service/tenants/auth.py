@@ -70,7 +70,7 @@ def bearer(scope: AsgiScope) -> str:
 def requires(scope: Scope, *, admin: bool = False) -> Guard:
     """Make a guard for a key with this scope; `admin` lets the admin key in as well."""
 
-    def guard(connection: Connection, _: BaseRouteHandler) -> None:
+    async def guard(connection: Connection, _: BaseRouteHandler) -> None:
         principal = connection.user
         if principal.is_admin:
             if not admin:
@@ -82,7 +82,7 @@ def requires(scope: Scope, *, admin: bool = False) -> Guard:
     return guard
 
 
-def requires_admin(connection: Connection, _: BaseRouteHandler) -> None:
+async def requires_admin(connection: Connection, _: BaseRouteHandler) -> None:
     """Let only the admin key in."""
     if not connection.user.is_admin:
         raise Forbidden("This needs the admin key.")
