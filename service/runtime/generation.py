@@ -12,7 +12,8 @@ from service.serving.engine import Engine
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 8.0
+"""Less than the supervisor's, which kills after its own."""
 
 _log = logger(__name__)
 
