@@ -1,10 +1,10 @@
 """`/v1/files`. Every route needs the scope `files`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO, Literal
 from urllib.parse import quote
 
-import anyio.to_thread
 from litestar import Controller, Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
@@ -138,5 +138,5 @@ def _expected(files: FileService) -> Expected:
 
 async def _chunks(stream: BinaryIO) -> AsyncIterator[bytes]:
     with stream:
-        while chunk := await anyio.to_thread.run_sync(stream.read, SEND_BYTES):
+        while chunk := await asyncio.to_thread(stream.read, SEND_BYTES):
             yield chunk

@@ -5,14 +5,14 @@ tokens a request gets. So every turn that carries loss is tokenised such that th
 are exactly those of the same prompt in serving.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from tokenizers import Tokenizer
 
 from service.base.description import BaseDescription
+from service.rendering.encoding import Encoded, encode
 from service.rendering.examples import (
     ChatExample,
     CompletionExample,
@@ -44,6 +44,7 @@ class Renderer:
         # It adds the BOS, which is ours to place, and trims offsets, which are ours to read.
         self.tokenizer.post_processor = None
         self._ends = {*base.eos_token_ids} | ({self._eos} if self._eos is not None else set())
+        self._added = frozenset(self.tokenizer.get_added_tokens_decoder())
         self._has_template = base.chat_template is not None
         named = {"eos_token": self._eos_text(), **base.special_tokens}
         self._template = ChatTemplate(base.chat_template or INSTRUCTION_TEMPLATE, named)
@@ -68,7 +69,7 @@ class Renderer:
         """Render a conversation up to where the assistant begins to answer."""
         text = self._template.render(messages, tools, generation_prompt=True)
         starts = self._starts(text, messages, tools)
-        return self._opened(_encode(self.tokenizer, text, list(starts.values())).ids)
+        return self._opened(self._encode(text, starts.values()).ids)
 
     def instruction(self, prompt: str) -> list[int]:
         """Render a single user turn."""
@@ -81,7 +82,7 @@ class Renderer:
     def _chat(self, example: ChatExample) -> tuple[list[int], list[int]]:
         text = self._template.render(example.messages, example.tools, generation_prompt=False)
         starts = self._starts(text, example.messages, example.tools)
-        encoded = _encode(self.tokenizer, text, list(starts.values()))
+        encoded = self._encode(text, starts.values())
         first_tokens = dict(zip(starts, encoded.starts, strict=True))
         mask = [0] * len(encoded.ids)
         for index in _trained(example.messages):
@@ -111,7 +112,7 @@ class Renderer:
         after = self._template.render(upto, example.tools, generation_prompt=False)
         return len(after) if text.startswith(after) else None
 
-    def _end_of_turn(self, encoded: "_Encoded", first: int, end: int) -> int:
+    def _end_of_turn(self, encoded: Encoded, first: int, end: int) -> int:
         """Find the token after the turn's last trained one, its end-of-turn token."""
         last = first
         while last < len(encoded.ids) and encoded.offsets[last] < end:
@@ -134,7 +135,7 @@ class Renderer:
         return [*ids, self._eos], [*mask, 1]
 
     def _raw(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        encoded = _encode(self.tokenizer, prompt + completion, [len(prompt)])
+        encoded = self._encode(prompt + completion, [len(prompt)])
         ids = self._begun(encoded.ids)
         # A BOS that the text itself writes is nothing to learn either.
         untrained = max(encoded.starts[0] + len(ids) - len(encoded.ids), self._bos_length(ids))
@@ -150,6 +151,9 @@ class Renderer:
     def _bos_length(self, ids: list[int]) -> int:
         return int(self._bos is not None and ids[:1] == [self._bos])
 
+    def _encode(self, text: str, boundaries: Iterable[int]) -> Encoded:
+        return encode(self.tokenizer, self._added, text, boundaries)
+
     def _opened(self, ids: list[int]) -> list[int]:
         # A template writes its own BOS, or was made for a base that wants none.
         return ids if self._has_template else self._begun(ids)
@@ -157,36 +161,6 @@ class Renderer:
     def _eos_text(self) -> str:
         text = None if self._eos is None else self.tokenizer.id_to_token(self._eos)
         return text or ""
-
-
-class _Encoded(msgspec.Struct, frozen=True):
-    ids: list[int]
-    offsets: list[int]
-    """Of each token its first character."""
-    starts: list[int]
-    """Of each given boundary the number of tokens before it."""
-
-
-def _encode(tokenizer: Tokenizer, text: str, boundaries: list[int]) -> _Encoded:
-    """Tokenise a text such that a token begins at each boundary, as when the text ended there.
-
-    It is one tokenisation of the whole, cut only where a token would reach over a boundary (an
-    answer that begins with a line break) or a merge would depend on what comes after it.
-    """
-    ids: list[int] = []
-    offsets: list[int] = []
-    starts: list[int] = []
-    cut = 0
-    for boundary, following in pairwise([*boundaries, len(text)]):
-        head = tokenizer.encode(text[cut:boundary], add_special_tokens=False)
-        whole = tokenizer.encode(text[cut:following], add_special_tokens=False)
-        starts.append(len(ids) + len(head.ids))
-        if whole.ids[: len(head.ids)] != head.ids:
-            ids += head.ids
-            offsets += [cut + start for start, _ in head.offsets]
-            cut = boundary
-    rest = tokenizer.encode(text[cut:], add_special_tokens=False)
-    return _Encoded(ids + rest.ids, offsets + [cut + start for start, _ in rest.offsets], starts)
 
 
 def _bos(base: BaseDescription, tokenizer: Tokenizer) -> int | None:

@@ -34,7 +34,15 @@ INSTRUCTION_TEMPLATE = """\
 """
 
 # What an expression on a tenant's values can raise inside a template that did not expect them.
-_FAULTS = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError, OverflowError)
+_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class RenderingError(BadRequest):

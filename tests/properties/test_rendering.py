@@ -1,12 +1,24 @@
 """What was trained is what is served: the same tokens before and within each answer."""
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from service.rendering.examples import ChatExample, CompletionExample, Example, TextExample
+from service.datasets.parsing import Row, parse
+from service.rendering.examples import (
+    ChatExample,
+    CompletionExample,
+    Example,
+    Message,
+    TextExample,
+)
 from service.rendering.renderer import Renderer
+from service.rendering.template import RenderingError
 from tests import strategies
 from tests.unit.rendering import templates
 from tests.unit.rendering.bases import base_of, byte_level, metaspace
@@ -92,3 +104,35 @@ def test_raw_text_begins_with_at_most_one_bos(renderer: Renderer, text: str) -> 
     assert renderer.raw(text)[:2].count(token) == 1
     assert renderer.raw(bos + text)[:2].count(token) == 1
     assert renderer.example(TextExample(bos + text), None).loss_mask[0] == 0
+
+
+@given(lines=strategies.file_lines)
+def test_whatever_parses_is_rendered_or_refused(renderer: Renderer, lines: list[bytes]) -> None:
+    for row in parse(lines):
+        if isinstance(row, Row):
+            with contextlib.suppress(RenderingError):
+                renderer.example(row.example, None)
+
+
+@given(
+    tools=st.lists(st.dictionaries(st.text(max_size=5), strategies.json_values), max_size=2),
+    arguments=strategies.json_values.map(lambda value: msgspec.json.encode(value).decode())
+    | st.text(max_size=5),
+)
+def test_any_tools_and_arguments_are_rendered_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, tools: list[dict[str, Any]], arguments: str
+) -> None:
+    renderer = _tool_renderer(tmp_path_factory)
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    messages = [Message("user", "x"), Message("assistant", tool_calls=[call])]
+    with contextlib.suppress(RenderingError):
+        renderer.example(ChatExample(messages, tools), None)
+
+
+_made: list[Renderer] = []
+
+
+def _tool_renderer(folders: pytest.TempPathFactory) -> Renderer:
+    if not _made:
+        _made.append(make("llama3", folders.mktemp("base")))
+    return _made[0]

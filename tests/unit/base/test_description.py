@@ -45,7 +45,7 @@ def test_generation_ends_at_what_the_generation_config_says(tmp_path: Path) -> N
 
 def test_a_folder_without_a_tokenizer_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(BaseModelError, match="tokenizer.json"):
+    with pytest.raises(BaseModelError, match=r"tokenizer\.json"):
         describe(str(tmp_path))
 
 
