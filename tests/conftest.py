@@ -1,13 +1,15 @@
 """Parts for every test: real database, real store, fake engine; nothing patched in."""
 
 import asyncio
+import logging
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from litestar import Litestar
 
 from adapters_store import AdapterStore, FilesystemAdapterStore
@@ -128,6 +130,17 @@ async def _running(app: Litestar) -> AsyncIterator[None]:
     finally:
         stop.set()
         await living
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """Undo what a test, or the command line in it, configures."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def _client(app: Litestar, key: str | None = None) -> httpx.AsyncClient:

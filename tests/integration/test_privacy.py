@@ -6,11 +6,9 @@ frame's local variables: neither may come back.
 
 import io
 import logging
-from collections.abc import Iterator
 
 import httpx
 import pytest
-import structlog
 from litestar import Litestar, post
 from litestar.params import JSONBody
 
@@ -23,21 +21,14 @@ ADMIN = "the-operators-own-key"
 
 
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
+def log(logging_restored: None) -> io.StringIO:
     """All that the process logs, as in production."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
     configure_logging("debug")
-    # A logger that is cached stays as it is when other tests want to capture it.
-    structlog.configure(cache_logger_on_first_use=False)
     written = io.StringIO()
-    for handler in root.handlers:
+    for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(written)
-    yield written
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.reset_defaults()
+    return written
 
 
 async def test_no_secret_is_logged_by_any_route(

@@ -1,0 +1,120 @@
+"""Probes and metrics: open or guarded, and true."""
+
+import shutil
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from service.app import create_app
+from service.database import Database
+from service.database.models import JobRow
+from service.health import Monitor
+from service.settings import Settings
+from tests.conftest import ADMIN_KEY
+from tests.fakes.engine import FakeEngine
+
+
+async def test_liveness_and_readiness_need_no_key(client: httpx.AsyncClient) -> None:
+    live = await client.get("/health/live")
+    assert (live.status_code, live.json()) == (200, {"status": "live"})
+    ready = await client.get("/health/ready")
+    assert ready.status_code == 200
+    assert ready.json() == {
+        "status": "ready",
+        "database": "ready",
+        "store": "ready",
+        "engine": "ready",
+    }
+
+
+async def test_without_an_engine_it_lives_but_is_not_ready(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.available = False
+    ready = await client.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.json()["status"] == "not_ready"
+    assert ready.json()["engine"] == "not_ready"
+    assert ready.json()["database"] == "ready"
+    assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_a_store_that_cannot_be_written_is_not_ready(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    folder = settings.data_dir / "adapters"
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.write_text("in the way")
+    ready = await client.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.json()["store"] == "not_ready"
+
+
+async def test_a_database_that_does_not_answer_is_not_ready(
+    settings: Settings, engine: FakeEngine
+) -> None:
+    gone = Database("sqlite+aiosqlite:////nowhere/at/all.db")
+    readiness = await Monitor(gone, engine, settings.data_dir / "adapters").readiness()
+    await gone.close()
+    assert readiness.status == "not_ready"
+    assert readiness.database == "not_ready"
+    assert readiness.store == "ready"
+
+
+async def test_metrics_tell_of_jobs_and_engine(
+    acme: httpx.AsyncClient, admin: httpx.AsyncClient, database: Database, engine: FakeEngine
+) -> None:
+    async with database.write() as session:
+        for number, status in enumerate(["queued", "queued", "succeeded"]):
+            session.add(_job(f"ftjob-{number}", status))
+    chat = {"model": "lorehouse-tiny", "messages": [{"role": "user", "content": "hi"}]}
+    await acme.post("/v1/chat/completions", json=chat)
+    text = (await admin.get("/metrics")).text
+    assert 'lorehouse_jobs{status="queued"} 2.0' in text
+    assert 'lorehouse_jobs{status="succeeded"} 1.0' in text
+    assert "lorehouse_engine_up 1.0" in text
+    for name in ("running", "waiting", "resident_adapters"):
+        assert f"lorehouse_engine_{name} 0.0" in text
+    for name in ("generated_tokens", "adapter_loads", "adapter_evictions"):
+        assert f"lorehouse_engine_{name}_total" in text
+    assert "acme" not in text
+
+
+async def test_metrics_go_on_without_an_engine(
+    admin: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.available = False
+    answer = await admin.get("/metrics")
+    assert answer.status_code == 200
+    assert "lorehouse_engine_up 0.0" in answer.text
+    assert "lorehouse_engine_running" not in answer.text
+
+
+@pytest.mark.parametrize("public", [False, True])
+async def test_metrics_are_the_operators_unless_made_public(
+    settings: Settings, database: Database, engine: FakeEngine, public: bool
+) -> None:
+    app = create_app(replace(settings, metrics_public=public), database=database, engine=engine)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/metrics")).status_code == (200 if public else 401)
+        keyed = await client.get("/metrics", headers={"authorization": f"Bearer {ADMIN_KEY}"})
+        assert keyed.status_code == 200
+        assert keyed.headers["content-type"].startswith("text/plain; version=")
+
+
+def _job(job_id: str, status: str) -> JobRow:
+    return JobRow(
+        id=job_id,
+        tenant_id="acme",
+        status=status,
+        model="lorehouse-tiny",
+        adapter=job_id,
+        training_file="file-1",
+        seed=1,
+        method={},
+        spec={},
+        created_at=1,
+    )
