@@ -17,7 +17,8 @@ from service.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from litestar import Litestar
 
-GRACE_SECONDS = 10
+# Streams may have no end; and a container's own patience (10 s) must last for the runtimes too.
+GRACE_SECONDS = 5
 BACKLOG = 2048
 
 

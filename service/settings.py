@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where files, adapters, checkpoints, the SQLite database and made-up secrets live."""
     database_url: str = ""
     """SQLAlchemy async URL; empty means SQLite in the data folder."""
-    admin_key: str = ""
+    admin_key: Annotated[str, Meta(pattern=r"^[!-~]*$(?!\n)")] = ""
     """The operator's key; empty means one is made at first start and kept in the data folder."""
     secret: str = ""
     """Key of the hashes that API keys are stored as; empty means made like the admin key."""

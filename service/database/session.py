@@ -46,9 +46,10 @@ class Database:
 
 
 def _engine_options(url: str) -> dict[str, Any]:
+    # Parameters in an error's text would reach the logs.
     if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}}
-    return {"pool_pre_ping": True}
+        return {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}, "hide_parameters": True}
+    return {"pool_pre_ping": True, "hide_parameters": True}
 
 
 def _prepare_sqlite(engine: Any) -> None:

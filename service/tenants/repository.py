@@ -13,13 +13,9 @@ class TenantRepository:
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
 
-    async def find(self, tenant_id: str) -> TenantRow | None:
-        """Find a tenant, if there is one."""
-        return await self.session.get(TenantRow, tenant_id)
-
     async def get(self, tenant_id: str) -> TenantRow:
         """Find a tenant; raises NotFound."""
-        if (row := await self.find(tenant_id)) is None:
+        if (row := await self.session.get(TenantRow, tenant_id)) is None:
             raise NotFound(f"No such tenant: '{tenant_id}'.", param="tenant")
         return row
 

@@ -4,6 +4,8 @@ import hashlib
 import hmac
 import secrets
 
+from sqlalchemy.exc import IntegrityError
+
 from service.database import Database
 from service.database.models import ApiKeyRow, TenantRow
 from service.errors import BadRequest, Conflict, Unauthenticated
@@ -34,12 +36,12 @@ class TenantService:
                 "with a letter or digit.",
                 param="id",
             )
-        async with self.database.write() as session:
-            repository = TenantRepository(session)
-            if await repository.find(tenant_id) is not None:
-                raise Conflict(f"The tenant '{tenant_id}' exists already.", param="id")
-            row = TenantRow(id=tenant_id, created_at=now())
-            await repository.add(row)
+        row = TenantRow(id=tenant_id, created_at=now())
+        try:
+            async with self.database.write() as session:
+                await TenantRepository(session).add(row)
+        except IntegrityError:
+            raise Conflict(f"The tenant '{tenant_id}' exists already.", param="id") from None
         return row
 
     async def all(self) -> list[TenantRow]:

@@ -7,7 +7,7 @@ from alembic import context
 from sqlalchemy import pool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from service.database.models import DefaultBase
+from service.database.models import TenantRow
 
 if TYPE_CHECKING:
     from advanced_alchemy.alembic.commands import AlembicCommandConfig
@@ -20,7 +20,7 @@ def run(connection: "Connection") -> None:
     """Apply the migrations over one connection."""
     context.configure(
         connection=connection,
-        target_metadata=DefaultBase.metadata,
+        target_metadata=TenantRow.metadata,
         compare_type=config.compare_type,
         version_table=config.version_table_name,
         render_as_batch=config.render_as_batch,

@@ -68,11 +68,19 @@ def test_an_unknown_name_is_named(name: str) -> None:
         ("LOREHOUSE_BASE_NAME", "Some/Model"),
         ("LOREHOUSE_BASE_NAME", "model\n"),
         ("LOREHOUSE_LOG_LEVEL", "loud"),
+        ("LOREHOUSE_ADMIN_KEY", "with a space"),
+        ("LOREHOUSE_ADMIN_KEY", "schlüssel"),
     ],
 )
 def test_a_bad_value_names_its_setting(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         from_environment({name: value})
+
+
+def test_a_bad_secret_is_not_told() -> None:
+    with pytest.raises(SettingsError) as fault:
+        from_environment({"LOREHOUSE_ADMIN_KEY": "open sesame"})
+    assert "sesame" not in str(fault.value)
 
 
 def test_what_kubernetes_injects_is_ignored_and_told() -> None:
