@@ -1,0 +1,144 @@
+"""What a training run leaves in the database: one transaction each, fenced by the job's lease."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from service.database import Database
+from service.database.models import JobRow
+from service.jobs.repository import JobRepository
+from service.runtime.publishing import Publisher
+from service.runtime.story import Story, Told
+from service.training.trainer import (
+    EpochDone,
+    Started,
+    StepDone,
+    TrainingEvent,
+    TrainingOutcome,
+)
+
+_PAGE = 1000
+
+
+class Ledger:
+    """Writes the story of one leased job. Everything raises LeaseLost, and then wrote nothing."""
+
+    def __init__(self, database: Database, job: JobRow, publisher: Publisher, story: Story) -> None:
+        self._database = database
+        self._lease = (job.id, job.lease_token)
+        self._publisher = publisher
+        self._story = story
+        self._began = (time.time(), 0)
+
+    async def keep(self, events: Sequence[TrainingEvent]) -> None:
+        """Write what happened, in order; an epoch's adapter is published on the way."""
+        batch: list[TrainingEvent] = []
+        for event in events:
+            batch.append(event)
+            if isinstance(event, EpochDone):
+                await self._write(batch, event, await self._publish(event))
+                batch = []
+        if batch:
+            await self._write(batch)
+
+    async def succeed(self, outcome: TrainingOutcome, lease_seconds: float) -> str:
+        """Publish the result and end the job; returns how it ended: a late cancel still counts."""
+        digest = await asyncio.to_thread(
+            self._publisher.publish, outcome.adapter, outcome.steps, outcome.metrics
+        )
+        async with self._database.write() as session:
+            jobs = JobRepository(session)
+            if await jobs.heartbeat(*self._lease, lease_seconds):
+                await jobs.finish(*self._lease, "cancelled")
+                return "cancelled"
+            name = await self._publisher.record(session, digest)
+            await self._tell(jobs, self._story.once(f"New fine-tuned model created: {name}"))
+            await jobs.finish(
+                *self._lease,
+                "succeeded",
+                fine_tuned_model=name,
+                trained_tokens=outcome.trained_tokens,
+            )
+            return "succeeded"
+
+    async def _publish(self, event: EpochDone) -> str:
+        return await asyncio.to_thread(
+            self._publisher.publish, event.adapter, event.step, event.metrics
+        )
+
+    async def _write(
+        self, events: Sequence[TrainingEvent], epoch: EpochDone | None = None, digest: str = ""
+    ) -> None:
+        told = [told for event in events for told in self._story.tell(event)]
+        async with self._database.write() as session:
+            jobs = JobRepository(session)
+            await self._tell(jobs, told)
+            await self._progress(jobs, events)
+            if epoch is not None:
+                name = await self._publisher.record(session, digest, epoch.step)
+                await jobs.record_checkpoint(
+                    *self._lease, step_number=epoch.step, model_name=name, metrics=epoch.metrics
+                )
+                message = f"Checkpoint created at step {epoch.step} with Snapshot ID: {name}"
+                await self._tell(jobs, self._story.once(message))
+
+    async def _tell(self, jobs: JobRepository, told: Sequence[Told]) -> None:
+        for one in told:
+            await jobs.append_event(*self._lease, one.message, level=one.level, data=one.data)
+
+    async def _progress(self, jobs: JobRepository, events: Sequence[TrainingEvent]) -> None:
+        for event in events:
+            if isinstance(event, Started):
+                self._began = (time.time(), event.step)
+        steps = [event for event in events if isinstance(event, StepDone)]
+        if steps:
+            await jobs.progress(
+                *self._lease,
+                trained_tokens=steps[-1].tokens,
+                estimated_finish=self._estimate(steps[-1]),
+            )
+
+    def _estimate(self, last: StepDone) -> int:
+        began, from_step = self._began
+        each = (time.time() - began) / max(1, last.step - from_step)
+        return round(time.time() + each * (last.total_steps - last.step))
+
+
+async def told_before(database: Database, job: JobRow) -> list[tuple[str, dict[str, Any] | None]]:
+    """Read what earlier attempts told the tenant."""
+    told: list[tuple[str, dict[str, Any] | None]] = []
+    seq, full = 0, True
+    async with database.read() as session:
+        jobs = JobRepository(session)
+        while full:
+            events = await jobs.events_since(job.tenant_id, job.id, seq, _PAGE)
+            told += [(event.message, event.data) for event in events]
+            seq, full = events[-1].seq if events else seq, len(events) == _PAGE
+    return told
+
+
+async def finish(
+    database: Database,
+    job: JobRow,
+    status: Literal["failed", "cancelled"],
+    **error: str | None,
+) -> None:
+    """End a job without a result. Raises LeaseLost."""
+    async with database.write() as session:
+        await JobRepository(session).finish(job.id, job.lease_token, status, **error)  # type: ignore[arg-type]
+
+
+async def requeue(database: Database, job: JobRow) -> None:
+    """Give a job back: this runtime shuts down. Raises LeaseLost."""
+    async with database.write() as session:
+        await JobRepository(session).requeue(job.id, job.lease_token)
+
+
+async def give_up(database: Database, job: JobRow, owner: str) -> None:
+    """Free a job after a fault of ours; claims count the attempts. Raises LeaseLost."""
+    async with database.write() as session:
+        jobs = JobRepository(session)
+        message = "Training was interrupted by an internal error and will be tried again"
+        await jobs.append_event(job.id, job.lease_token, message, level="warn")
+        await jobs.release_owner(owner)

@@ -1,0 +1,81 @@
+"""From a trainer's adapter folder to a revision: files first, rows in the caller's transaction."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from adapters_store import Origin
+from service.adapters.repository import RevisionRepository
+from service.database.models import JobRow
+from service.datasets.repository import FileRepository
+from service.rendering.examples import ChatExample, Example
+from service.runtime.training_parts import Parts, Prepared
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+
+Metrics = dict[str, float | None]
+
+
+class Publisher:
+    """Publishes the adapters of one job.
+
+    Files without rows are nobody's: whoever tries again publishes the same revision again.
+    """
+
+    def __init__(self, parts: Parts, job: JobRow, origin: Origin) -> None:
+        self._parts = parts
+        self._job = job
+        self._origin = origin
+
+    def publish(self, adapter: Path, step: int, metrics: Metrics) -> str:
+        """Put the files into the store and return the revision's digest. Raises InvalidAdapter."""
+        origin = msgspec.structs.replace(self._origin, step=step, metrics=metrics)
+        with self._parts.store.stage() as staged:
+            for name in FILES:
+                shutil.copyfile(adapter / name, staged / name)
+            job = self._job
+            return self._parts.store.publish(job.tenant_id, job.adapter, staged, origin).ref.digest
+
+    async def record(self, session: AsyncSession, digest: str, step: int | None = None) -> str:
+        """Make a published revision callable once the transaction commits; return its name."""
+        return await RevisionRepository(session).record(
+            self._job.tenant_id,
+            self._job.adapter,
+            digest,
+            base_name=self._parts.base.name,
+            format=self._origin.format,
+            job_id=self._job.id,
+            step=step,
+        )
+
+
+def origin(
+    parts: Parts, job: JobRow, prepared: Prepared, examples: Sequence[Example], digests: list[str]
+) -> Origin:
+    """Describe where a job's revisions come from. Reads the whole base once."""
+    return Origin(
+        base=parts.base.name,
+        base_digest=parts.base.digest,
+        quantization=prepared.quantization,
+        compute_dtype=prepared.compute_dtype,
+        tokenizer_digest=parts.base.tokenizer_digest,
+        chat_template_digest=parts.base.chat_template_digest,
+        format="chat" if isinstance(examples[0], ChatExample) else "raw",
+        job_id=job.id,
+        dataset_digests=digests,
+        spec=job.spec,
+        library_versions={name: version(name) for name in LIBRARIES},
+    )
+
+
+async def dataset_digests(parts: Parts, job: JobRow) -> list[str]:
+    """Look up the sha256 of the job's files."""
+    wanted = [name for name in (job.training_file, job.validation_file) if name is not None]
+    async with parts.database.read() as session:
+        files = FileRepository(session)
+        return [(await files.get_even_expired(job.tenant_id, name)).sha256 for name in wanted]

@@ -1,0 +1,108 @@
+"""What a tenant is told of a training run: messages in the words OpenAI's users know. Pure."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from service.training.trainer import (
+    CheckpointDue,
+    EpochDone,
+    Evaluated,
+    Started,
+    StepDone,
+    TrainingEvent,
+)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One event of the job; with `data` it is a metrics event."""
+
+    message: str
+    level: Literal["info", "warn"] = "info"
+    data: dict[str, Any] | None = None
+
+
+class Story:
+    """Tells each thing once, also when a resumed run goes through the same steps again."""
+
+    def __init__(self, before: Iterable[tuple[str, dict[str, Any] | None]] = ()) -> None:
+        """Remember what was told `before`, as messages with their data."""
+        self._messages: set[str] = set()
+        self._step = self._evaluated = -1
+        self._total_steps = 0
+        for message, data in before:
+            self._remember(Told(message, data=data))
+
+    def tell(self, event: TrainingEvent) -> list[Told]:
+        """Turn an event into what is new to the tenant."""
+        return [told for told in self._say(event) if self._remember(told)]
+
+    def once(self, message: str) -> list[Told]:
+        """Say something, unless it was said before."""
+        told = Told(message)
+        return [told] if self._remember(told) else []
+
+    def _say(self, event: TrainingEvent) -> list[Told]:
+        match event:
+            case Started():
+                self._total_steps = event.total_steps
+                return _warnings(event)
+            case StepDone():
+                return [_step(event)]
+            case Evaluated():
+                return [_evaluated(event, self._total_steps)]
+            case EpochDone() | CheckpointDue():
+                return []
+
+    def _remember(self, told: Told) -> bool:
+        if told.data is None:
+            new = told.message not in self._messages
+            self._messages.add(told.message)
+            return new
+        step = int(told.data["step"])
+        if "train_loss" in told.data:
+            new, self._step = step > self._step, max(step, self._step)
+        else:
+            new, self._evaluated = step > self._evaluated, max(step, self._evaluated)
+        return new
+
+
+def _step(event: StepDone) -> Told:
+    message = f"Step {event.step}/{event.total_steps}: training loss={event.train_loss:.2f}"
+    data = {
+        "step": event.step,
+        "total_steps": event.total_steps,
+        "train_loss": event.train_loss,
+        "train_mean_token_accuracy": event.train_mean_token_accuracy,
+        "learning_rate": event.learning_rate,
+        "tokens_per_second": event.tokens_per_second,
+        "trained_tokens": event.tokens,
+    }
+    return Told(message, data=data)
+
+
+def _evaluated(event: Evaluated, total_steps: int) -> Told:
+    message = f"Step {event.step}/{total_steps}: validation loss={event.valid_loss:.2f}"
+    data = {
+        "step": event.step,
+        "total_steps": total_steps,
+        "valid_loss": event.valid_loss,
+        "valid_mean_token_accuracy": event.valid_mean_token_accuracy,
+    }
+    return Told(message, data=data)
+
+
+def _warnings(event: Started) -> list[Told]:
+    said = []
+    if event.truncated_examples:
+        cut = _examples(event.truncated_examples, "is", "are")
+        said.append(Told(f"{cut} longer than max_length and were cut off at the end", "warn"))
+    if event.dropped_examples:
+        out = _examples(event.dropped_examples, "was", "were")
+        said.append(Told(f"{out} left out: no token to learn lies within max_length", "warn"))
+    return said
+
+
+def _examples(count: int, one: str, many: str) -> str:
+    return f"1 example {one}" if count == 1 else f"{count} examples {many}"
