@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 
-from service.datasets.forms import FileForm
+from service.datasets.forms import FileForm, with_line_faults
 from service.datasets.present import file_of, page_of
 from service.datasets.receive import Expected, receive
 from service.datasets.schemas import (
@@ -44,7 +44,7 @@ class FileController(Controller):
     @post(
         operation_id="createFile",
         operation_class=FileForm,
-        responses=errors(413),
+        responses=with_line_faults(413),
         status_code=200,
         request_max_body_size=None,
     )

@@ -1,7 +1,9 @@
 """The bodies that are not JSON, as the OpenAPI document describes them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
     OpenAPIFormat,
     OpenAPIMediaType,
@@ -10,8 +12,36 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
+from msgspec import UNSET, Meta, UnsetType
 
-from service.datasets.schemas import ANCHOR, PURPOSES, SECONDS
+from service.datasets.schemas import ANCHOR, PURPOSES, SECONDS, LineFault
+from service.http.errors import ErrorDetail, errors
+from service.wire import Output
+
+
+class FileErrorDetail(ErrorDetail):
+    """What went wrong. With the code `invalid_training_file` also in which lines."""
+
+    errors: Annotated[
+        list[LineFault] | UnsetType, Meta(description="The lines at fault, at most 100 of them.")
+    ] = UNSET
+    error_count: Annotated[int | UnsetType, Meta(description="How many lines are at fault.")] = (
+        UNSET
+    )
+
+
+class FileErrorBody(Output):
+    """The body of an answer that refuses a file."""
+
+    error: FileErrorDetail
+
+
+def with_line_faults(*statuses: int) -> dict[int, ResponseSpec]:
+    """Document error answers of a handler that may find a training file at fault."""
+    faulty = ResponseSpec(
+        data_container=FileErrorBody, description="Bad Request", generate_examples=False
+    )
+    return {**errors(*statuses), 400: faulty}
 
 
 def _binary(description: str) -> Schema:

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from service.errors import BadRequest
 from service.rendering.examples import RowFormat
-from service.wire import Input, Output, Page
+from service.wire import Input, Output
 
 Purpose = Literal["fine-tune", "batch", "assistants", "vision", "user_data", "evals"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -45,8 +45,21 @@ class File(Output):
     longest_example: Annotated[int | None, Meta(description="Tokens of the longest example.")]
 
 
-class FileList(Page[File]):
+class FileList(Output):
     """A page of files."""
+
+    object: Literal["list"]
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class LineFault(Output):
+    """Why a line of a training file cannot be trained on. Lines count from 1."""
+
+    line: int
+    reason: str
 
 
 def purpose_of(fields: dict[str, str]) -> Purpose:

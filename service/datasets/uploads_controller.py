@@ -6,7 +6,7 @@ from litestar import Controller, Request, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from service.datasets.forms import PartForm
+from service.datasets.forms import PartForm, with_line_faults
 from service.datasets.present import part_of, upload_of
 from service.datasets.receive import Expected, receive
 from service.datasets.uploads import MAX_PART_BYTES, UploadService
@@ -65,7 +65,7 @@ class UploadController(Controller):
         "/{upload_id:str}/complete",
         operation_id="completeUpload",
         status_code=200,
-        responses=errors(404, 409),
+        responses=with_line_faults(404, 409),
     )
     async def complete_upload(
         self,
