@@ -16,6 +16,8 @@ from service.telemetry import logger
 log = logger("service.access")
 
 UNMATCHED = "unmatched"
+# Asked every few seconds by machines: at the ordinary level they would drown the rest.
+PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
 class Edge:
@@ -46,7 +48,7 @@ class Edge:
         status = exchange.status or (CLIENT_CLOSED_REQUEST if exchange.gone else 500)
         method = str(scope.get("method", ""))
         self.metrics.observe(route, method, status, seconds)
-        log.info(
+        (log.debug if route in PROBES else log.info)(
             "request.answered",
             method=self.metrics.known_method(method),
             route=route,

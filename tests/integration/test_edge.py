@@ -115,6 +115,12 @@ async def test_one_log_line_for_each_request_by_route_never_by_path(
     }
 
 
+async def test_probes_are_logged_at_debug_level(client: httpx.AsyncClient) -> None:
+    with capture_logs() as logs:
+        await client.get("/health/live")
+    assert [(line["event"], line["log_level"]) for line in logs] == [("request.answered", "debug")]
+
+
 async def test_metrics_count_every_answer_by_route(admin: httpx.AsyncClient) -> None:
     await admin.get(TENANTS)
     await admin.get(f"{TENANTS}/nobody")
