@@ -25,9 +25,7 @@ class FileErrorDetail(ErrorDetail):
     errors: Annotated[
         list[LineFault] | UnsetType, Meta(description="The lines at fault, at most 100 of them.")
     ] = UNSET
-    error_count: Annotated[int | UnsetType, Meta(description="How many lines are at fault.")] = (
-        UNSET
-    )
+    error_count: Annotated[int | UnsetType, Meta(description="All lines at fault.")] = UNSET
 
 
 class FileErrorBody(Output):

@@ -19,6 +19,8 @@ from service.wire import new_id, now
 
 log = logger(__name__)
 
+MOST_INSPECTIONS = 2
+
 
 class FileService:
     """Files are immutable: their bytes come first, their row after, and they go the other way.
@@ -33,6 +35,8 @@ class FileService:
         self._renderer = renderer
         self.folder = FileFolder(root)
         self.max_file_bytes = max_file_bytes
+        # A large file takes minutes: a few of them must not take every thread there is.
+        self._inspecting = asyncio.Semaphore(MOST_INSPECTIONS)
 
     async def create(
         self, tenant_id: str, received: Received, purpose: Purpose, expires_after: int | None
@@ -54,7 +58,8 @@ class FileService:
         """
         summary = None
         if purpose == FINE_TUNE:
-            summary = await asyncio.to_thread(inspect, received.path, self._renderer)
+            async with self._inspecting:
+                summary = await asyncio.to_thread(inspect, received.path, self._renderer)
         file_id, created_at = new_id("file-"), now()
         place = self.folder.file(tenant_id, file_id)
         await asyncio.to_thread(self.folder.keep, received.path, place)
