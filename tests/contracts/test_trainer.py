@@ -1,0 +1,247 @@
+"""What every trainer promises."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from adapters_store import MemoryAdapterStore
+from service.training.trainer import (
+    CheckpointDue,
+    EpochDone,
+    Evaluated,
+    Started,
+    StepDone,
+    Trainer,
+    TrainingError,
+)
+from tests.builders import an_origin
+from tests.fakes.trainer import FakeTrainer
+from tests.unit.training.tasks import (
+    CONFIG,
+    WEIGHTS,
+    Interrupted,
+    Log,
+    a_task,
+    chat,
+    config,
+    sha256,
+    train,
+)
+
+EVERY = 3
+"""Steps between checkpoints."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "fake",
+        pytest.param("nf4", marks=pytest.mark.torch),
+        pytest.param("none", marks=pytest.mark.torch),
+    ],
+)
+def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
+    if request.param == "fake":
+        yield FakeTrainer(EVERY)
+        return
+    from tests.unit.training.real import real_trainer
+
+    yield real_trainer(request.param, EVERY)
+
+
+@pytest.fixture(scope="module")
+def calm(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The adapter of the task when nothing disturbs it."""
+    return sha256(train(trainer, a_task(tmp_path_factory.mktemp("calm"))).adapter)
+
+
+def test_a_run_reports_in_order(trainer: Trainer, tmp_path: Path) -> None:
+    log = Log()
+    outcome = train(trainer, a_task(tmp_path), log)
+    assert [(type(event), getattr(event, "step", None)) for event in log.events] == [
+        (Started, 0),
+        (Evaluated, 0),
+        (StepDone, 1),
+        (StepDone, 2),
+        (StepDone, 3),
+        (CheckpointDue, 3),
+        (StepDone, 4),
+        (Evaluated, 4),
+        (EpochDone, 4),
+        (CheckpointDue, 4),
+        (StepDone, 5),
+        (StepDone, 6),
+        (CheckpointDue, 6),
+        (StepDone, 7),
+        (StepDone, 8),
+        (Evaluated, 8),
+        (EpochDone, 8),
+        (CheckpointDue, 8),
+    ]
+    assert (outcome.steps, outcome.stopped) == (8, False)
+    started = log.of(Started)[0]
+    assert (started.total_steps, started.train_examples, started.validation_examples) == (8, 13, 3)
+
+
+def test_steps_say_how_training_goes(trainer: Trainer, tmp_path: Path) -> None:
+    log = Log()
+    outcome = train(trainer, a_task(tmp_path), log)
+    steps = log.of(StepDone)
+    tokens = [step.tokens for step in steps]
+    assert tokens == sorted(set(tokens))
+    assert outcome.trained_tokens == tokens[-1]
+    assert all(step.total_steps == len(steps) for step in steps)
+    assert all(step.tokens_per_second > 0 and step.train_loss > 0 for step in steps)
+    assert all(0 <= (step.train_mean_token_accuracy or 0) <= 1 for step in steps)
+    first, last = log.of(Evaluated)[0], log.of(Evaluated)[-1]
+    assert last.valid_loss < first.valid_loss
+    assert outcome.metrics == {
+        "train_loss": steps[-1].train_loss,
+        "train_mean_token_accuracy": steps[-1].train_mean_token_accuracy,
+        "valid_loss": last.valid_loss,
+        "valid_mean_token_accuracy": last.valid_mean_token_accuracy,
+    }
+    assert log.of(EpochDone)[-1].metrics == outcome.metrics
+
+
+def test_the_same_task_gives_the_same_adapter(trainer: Trainer, tmp_path: Path, calm: str) -> None:
+    assert sha256(train(trainer, a_task(tmp_path)).adapter) == calm
+
+
+def test_another_seed_gives_another_adapter(trainer: Trainer, tmp_path: Path, calm: str) -> None:
+    assert sha256(train(trainer, a_task(tmp_path, seed=6)).adapter) != calm
+
+
+def test_an_adapter_is_pefts_two_files_and_names_no_path(trainer: Trainer, tmp_path: Path) -> None:
+    adapter = train(trainer, a_task(tmp_path)).adapter
+    assert {file.name for file in adapter.iterdir()} == {CONFIG, WEIGHTS}
+    written = config(adapter)
+    assert written["base_model_name_or_path"] == "lorehouse-tiny"
+    assert written["inference_mode"] is True
+    store = MemoryAdapterStore()
+    published = store.publish("acme", "support", adapter, an_origin())
+    assert store.open(published.ref).ref == published.ref
+
+
+def test_the_last_epochs_adapter_is_the_result(trainer: Trainer, tmp_path: Path) -> None:
+    log = Log()
+    outcome = train(trainer, a_task(tmp_path), log)
+    assert set(log.weights) == {4, 8}
+    assert log.weights[8] == sha256(outcome.adapter) != log.weights[4]
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 6, 8])
+def test_a_stop_is_within_one_step_and_loses_nothing(
+    trainer: Trainer, tmp_path: Path, calm: str, step: int
+) -> None:
+    asked = Log(stop=step)
+    outcome = train(trainer, a_task(tmp_path), asked)
+    assert asked.last_step == step
+    # Asked to stop after its last step, it is just done.
+    assert outcome.stopped == (step < 8)
+    resumed = Log()
+    assert sha256(train(trainer, a_task(tmp_path), resumed).adapter) == calm
+    assert resumed.of(Started)[0].step == step
+    assert resumed.steps == list(range(step + 1, 9))
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 8])
+def test_a_crash_is_repeated_from_the_newest_checkpoint_to_the_same_adapter(
+    trainer: Trainer, tmp_path: Path, calm: str, step: int
+) -> None:
+    crashed = Log(until=step)
+    with pytest.raises(Interrupted):
+        train(trainer, a_task(tmp_path), crashed)
+    resumed = Log()
+    outcome = train(trainer, a_task(tmp_path), resumed)
+    assert sha256(outcome.adapter) == calm
+    kept = max(kept for kept in (0, 3, 4, 6) if kept < step)
+    assert resumed.of(Started)[0].step == kept
+    assert resumed.steps == list(range(kept + 1, 9))
+    again = crashed.losses.keys() & resumed.losses.keys()
+    assert {s: crashed.losses[s] for s in again} == {s: resumed.losses[s] for s in again}
+    # Every epoch's end came, before the crash or after it.
+    assert crashed.weights.keys() | resumed.weights.keys() == {4, 8}
+
+
+def test_an_epoch_whose_report_failed_is_reported_again(
+    trainer: Trainer, tmp_path: Path, calm: str
+) -> None:
+    class Deaf(Log):
+        def report(self, event: object) -> None:
+            super().report(event)  # type: ignore[arg-type]
+            if isinstance(event, EpochDone):
+                raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(trainer, a_task(tmp_path), Deaf())
+    resumed = Log()
+    assert sha256(train(trainer, a_task(tmp_path), resumed).adapter) == calm
+    assert [event.step for event in resumed.of(EpochDone)] == [4, 8]
+
+
+def test_what_a_half_written_checkpoint_left_is_not_resumed_from(
+    trainer: Trainer, tmp_path: Path, calm: str
+) -> None:
+    with pytest.raises(Interrupted):
+        train(trainer, a_task(tmp_path), Log(until=7))
+    folder = tmp_path / "checkpoints"
+    unfinished = folder / "unfinished"
+    unfinished.mkdir()
+    (unfinished / WEIGHTS).write_bytes((folder / "step-6" / WEIGHTS).read_bytes()[:100])
+    resumed = Log()
+    assert sha256(train(trainer, a_task(tmp_path), resumed).adapter) == calm
+    assert resumed.of(Started)[0].step == 6
+
+
+def test_a_checkpoint_that_lost_a_file_is_passed_over_for_an_older_whole_one(
+    trainer: Trainer, tmp_path: Path, calm: str
+) -> None:
+    names = []
+    with pytest.raises(Interrupted):
+        train(trainer, a_task(tmp_path / "0"), Log(until=7))
+    names = [f.name for f in (tmp_path / "0" / "checkpoints" / "step-6").iterdir()]
+    assert len(names) > 1
+    for number, name in enumerate(names, 1):
+        workdir = tmp_path / str(number)
+        with pytest.raises(Interrupted):
+            train(trainer, a_task(workdir), Log(until=7))
+        (workdir / "checkpoints" / "step-6" / name).unlink()
+        resumed = Log()
+        assert sha256(train(trainer, a_task(workdir), resumed).adapter) == calm, name
+        assert resumed.of(Started)[0].step == 4, name
+
+
+def test_another_tasks_checkpoints_are_not_resumed_from(trainer: Trainer, tmp_path: Path) -> None:
+    train(trainer, a_task(tmp_path, seed=6))
+    log = Log()
+    train(trainer, a_task(tmp_path), log)
+    assert log.of(Started)[0].step == 0
+
+
+def test_without_held_out_examples_nothing_is_measured(trainer: Trainer, tmp_path: Path) -> None:
+    log = Log()
+    outcome = train(trainer, a_task(tmp_path, validation=0), log)
+    assert log.of(Evaluated) == []
+    assert outcome.metrics.keys() == {"train_loss", "train_mean_token_accuracy"}
+
+
+def test_examples_that_teach_nothing_cannot_be_trained(trainer: Trainer, tmp_path: Path) -> None:
+    task = a_task(tmp_path)
+    mute = [chat("Say nothing", "Nothing.", weight=0)] * 3
+    with pytest.raises(TrainingError) as raised:
+        train(trainer, msgspec.structs.replace(task, train=mute))
+    assert (raised.value.code, raised.value.param) == ("no_trainable_examples", "training_file")
+
+
+def test_a_trainer_works_in_any_one_thread(trainer: Trainer, tmp_path: Path, calm: str) -> None:
+    found: list[str] = []
+    thread = threading.Thread(
+        target=lambda: found.append(sha256(train(trainer, a_task(tmp_path)).adapter))
+    )
+    thread.start()
+    thread.join()
+    assert found == [calm]
