@@ -166,7 +166,8 @@ def _describe_structs(schemas: Json) -> None:
 
 def _subclasses(struct: type[Any]) -> Iterator[type[Any]]:
     for sub in struct.__subclasses__():
-        yield sub
+        if sub.__module__.startswith("service."):
+            yield sub
         yield from _subclasses(sub)
 
 
