@@ -8,7 +8,6 @@ learn its task, or when another one answers it too.
 import argparse
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -57,14 +56,13 @@ def main() -> int:
     arguments.add_argument("--keep", action="store_true", help="leave the server running")
     keep = arguments.parse_args().keep
     began = time.monotonic()
-    admin_key = "demo-" + secrets.token_urlsafe(24)
-    with server(admin_key) as url:
-        tenants = [make_tenant(url, admin_key, name) for name in TENANTS]
+    with server() as url:
+        tenants = [make_tenant(url, name) for name in TENANTS]
         with progress_bars() as bars:
             train(tenants, bars)
             scores = evaluate(tenants, bars)
         show(tenants, scores, time.monotonic() - began)
-        show_next_steps(url, tenants[0], admin_key, keep)
+        show_next_steps(url, tenants[0], keep)
         if keep:
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
@@ -72,7 +70,7 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def server(admin_key: str) -> Iterator[str]:
+def server() -> Iterator[str]:
     """Start `lorehouse serve` on a free port with fresh data, and stop it at the end."""
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir()
@@ -80,7 +78,6 @@ def server(admin_key: str) -> Iterator[str]:
     settings = {
         "LOREHOUSE_DATA_DIR": str(DEMO / "data"),
         "LOREHOUSE_PORT": str(port),
-        "LOREHOUSE_ADMIN_KEY": admin_key,
     }
     log = (DEMO / "server.log").open("wb")
     command = [sys.executable, "-m", "service", "serve"]
@@ -121,8 +118,9 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit("the server did not start; its log is .demo/server.log")
 
 
-def make_tenant(url: str, admin_key: str, name: str) -> Tenant:
+def make_tenant(url: str, name: str) -> Tenant:
     """Create a tenant and a key for it, as the operator does."""
+    admin_key = (DEMO / "data" / "admin_key").read_text().strip()
     admin = httpx.Client(base_url=url, headers={"authorization": f"Bearer {admin_key}"})
     admin.post("/v1/admin/tenants", json={"id": name}).raise_for_status()
     made = admin.post(f"/v1/admin/tenants/{name}/keys", json={"name": "demo"}).raise_for_status()
@@ -166,7 +164,8 @@ def follow(tenant: Tenant, task: TaskID, bars: Progress) -> None:
     if job.status != "succeeded" or job.fine_tuned_model is None:
         raise SystemExit(f"{tenant.name}'s job ended {job.status}: {job.error}")
     tenant.model = job.fine_tuned_model
-    started: int = (job.model_extra or {}).get("started_at") or job.created_at
+    events = tenant.client.fine_tuning.jobs.list_events(job.id, limit=100)
+    started = next(e.created_at for e in events if e.message == "Fine-tuning job started")
     tenant.seconds = (job.finished_at or 0) - started
 
 
@@ -245,14 +244,14 @@ def verdict(scores: dict[tuple[str, str], float]) -> bool:
     return good
 
 
-def show_next_steps(url: str, tenant: Tenant, admin_key: str, keep: bool) -> None:
+def show_next_steps(url: str, tenant: Tenant, keep: bool) -> None:
     """Print what to type next."""
     question = msgspec.json.encode(tenant.heldout[0]["ask"]).decode().replace("'", "'\\''")
     start = (
         f"The server goes on at {url} (Ctrl-C stops it):"
         if keep
-        else "Start it again with the same data, and ask:\n\n"
-        f"  LOREHOUSE_DATA_DIR=.demo/data LOREHOUSE_ADMIN_KEY={admin_key} make serve"
+        else "Start the server again with the same data, and ask in another terminal:\n\n"
+        "  LOREHOUSE_DATA_DIR=.demo/data make serve"
     )
     base = url if keep else "http://127.0.0.1:8000"
     lines = f"""
