@@ -1,0 +1,436 @@
+"""The training runtime on a real database and store: what it promises about jobs."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import select
+
+from adapters_store import FilesystemAdapterStore, RevisionRef
+from service.adapters.repository import Named, RevisionRepository
+from service.base.description import describe
+from service.database import Database
+from service.database.models import FileRow, JobCheckpointRow, JobEventRow, JobRow, TenantRow
+from service.errors import NotFound
+from service.jobs.leases import MAX_ATTEMPTS
+from service.jobs.repository import JobRepository
+from service.rendering.examples import Example
+from service.runtime import training
+from service.runtime.training_parts import Parts, Prepared
+from service.settings import BUNDLED_BASE
+from service.training.spec import TrainingSpec
+from service.training.trainer import TrainingError
+from tests.fakes.trainer import FakeTrainer
+from tests.unit.training.tasks import Interrupted, chat, examples
+
+SPEC = TrainingSpec(n_epochs=2, batch_size=4, validation_split=0.2, seed=5)
+"""Of 20 examples: 4 held out, 4 steps an epoch."""
+LEASE_SECONDS = 5.0
+
+
+class Gate:
+    """Holds the trainer before a step until it is opened; or lets it fail there."""
+
+    def __init__(self) -> None:
+        self.closed_at: int | None = None
+        self.faults: dict[int, Exception] = {}
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, step: int) -> None:
+        if fault := self.faults.pop(step, None):
+            raise fault
+        if step == self.closed_at:
+            self.reached.set()
+            assert self.opened.wait(20)
+
+
+class Workshop:
+    """A runtime's parts with a fake trainer, and the rows that jobs need."""
+
+    def __init__(self, database: Database, root: Path) -> None:
+        self.database = database
+        self.gate = Gate()
+        self.store = FilesystemAdapterStore(root / "adapters")
+        self.files: dict[str, list[Example]] = {"file-1": examples(20)}
+        self.parts = Parts(
+            owner="training-1",
+            lease_seconds=LEASE_SECONDS,
+            database=database,
+            store=self.store,
+            base=describe(str(BUNDLED_BASE)),
+            workdirs=root / "jobs",
+            examples=self._examples,
+            prepare=lambda held: Prepared(FakeTrainer(3, self.gate), held, "float32"),
+        )
+
+    async def _examples(self, tenant: str, file_id: str) -> list[Example]:
+        if file_id not in self.files:
+            raise NotFound(f"No such File object: {file_id}", param="id")
+        return self.files[file_id]
+
+    async def submit(self, job_id: str = "ftjob-a1", tenant: str = "acme", **row: Any) -> None:
+        """Queue a job."""
+        async with self.database.write() as session:
+            await JobRepository(session).add(
+                JobRow(
+                    **{
+                        "id": job_id,
+                        "tenant_id": tenant,
+                        "status": "queued",
+                        "model": "lorehouse-tiny",
+                        "adapter": "support",
+                        "training_file": "file-1",
+                        "seed": 5,
+                        "method": {},
+                        "spec": msgspec.to_builtins(SPEC),
+                        "created_at": 1,
+                    }
+                    | row
+                )
+            )
+
+    @asynccontextmanager
+    async def working(self, **changes: Any) -> AsyncIterator[asyncio.Task[None]]:
+        """Let a runtime work; it is shut down at the end."""
+        stop = asyncio.Event()
+        parts = msgspec.structs.replace(self.parts, **changes)
+        with ThreadPoolExecutor(1) as thread:
+            task = asyncio.create_task(training.work(parts, thread, stop))
+            try:
+                yield task
+            finally:
+                self.gate.opened.set()
+                stop.set()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def until(self, condition: Callable[[JobRow], bool], job_id: str = "ftjob-a1") -> JobRow:
+        """Wait until a job is as wanted."""
+        async with asyncio.timeout(20):
+            while not condition(job := await self.job(job_id)):  # noqa: ASYNC110  it is a row
+                await asyncio.sleep(0.02)
+        return job
+
+    async def ended(self, job_id: str = "ftjob-a1") -> JobRow:
+        """Wait for a job's end."""
+        return await self.until(lambda job: job.finished_at is not None, job_id)
+
+    async def at_step(self, step: int) -> None:
+        """Wait until the trainer stands before a step."""
+        async with asyncio.timeout(20):
+            await asyncio.to_thread(self.gate.reached.wait, 20)
+        assert self.gate.closed_at == step
+
+    async def job(self, job_id: str = "ftjob-a1") -> JobRow:
+        async with self.database.read() as session:
+            return (await session.scalars(select(JobRow).where(JobRow.id == job_id))).one()
+
+    async def events(self, job_id: str = "ftjob-a1") -> list[JobEventRow]:
+        job = await self.job(job_id)
+        async with self.database.read() as session:
+            repository = JobRepository(session)
+            return list(await repository.events_since(job.tenant_id, job.id, 0, 1000))
+
+    async def messages(self, job_id: str = "ftjob-a1") -> list[str]:
+        return [event.message for event in await self.events(job_id)]
+
+    async def metrics(self, key: str, job_id: str = "ftjob-a1") -> list[int]:
+        """Give the steps of the metrics events that carry `key`."""
+        told = [event.data for event in await self.events(job_id) if event.data]
+        return [data["step"] for data in told if key in data]
+
+    async def models(self, tenant: str = "acme") -> list[Named]:
+        async with self.database.read() as session:
+            return list(await RevisionRepository(session).list(tenant))
+
+    async def checkpoints(self, job_id: str = "ftjob-a1") -> list[JobCheckpointRow]:
+        job = await self.job(job_id)
+        async with self.database.read() as session:
+            found = await JobRepository(session).checkpoints(job.tenant_id, job.id, None, 100)
+            return list(reversed(found))
+
+
+@pytest.fixture
+async def shop(database: Database, tmp_path: Path) -> Workshop:
+    async with database.write() as session:
+        for tenant in ("acme", "globex"):
+            session.add(TenantRow(id=tenant, created_at=1))
+        await session.flush()
+        for name in ("file-1", "file-2"):
+            session.add(_file(name))
+    return Workshop(database, tmp_path)
+
+
+def _file(name: str) -> FileRow:
+    return FileRow(
+        id=name,
+        tenant_id="acme",
+        filename="rows.jsonl",
+        purpose="fine-tune",
+        bytes=1,
+        sha256=name,
+        created_at=1,
+        rows=20,
+    )
+
+
+async def test_a_job_tells_its_story_in_order_and_succeeds(shop: Workshop) -> None:
+    await shop.submit()
+    async with shop.working():
+        job = await shop.ended()
+    assert (job.status, job.error_code) == ("succeeded", None)
+    ckpt4, ckpt8 = [row.model_name for row in await shop.checkpoints()]
+    assert ckpt4.endswith(":ckpt-step-4")
+    assert ckpt8 == f"{job.fine_tuned_model}:ckpt-step-8"
+    assert await shop.messages() == [
+        "Fine-tuning job started",
+        "Step 0/8: validation loss=5.00",
+        "Step 1/8: training loss=4.00",
+        "Step 2/8: training loss=2.00",
+        "Step 3/8: training loss=1.33",
+        "Step 4/8: training loss=1.00",
+        "Step 4/8: validation loss=1.00",
+        f"Checkpoint created at step 4 with Snapshot ID: {ckpt4}",
+        "Step 5/8: training loss=0.80",
+        "Step 6/8: training loss=0.67",
+        "Step 7/8: training loss=0.57",
+        "Step 8/8: training loss=0.50",
+        "Step 8/8: validation loss=0.56",
+        f"Checkpoint created at step 8 with Snapshot ID: {ckpt8}",
+        f"New fine-tuned model created: {job.fine_tuned_model}",
+        f"The job has successfully completed: {job.fine_tuned_model}",
+    ]
+    assert job.trained_tokens is not None
+    assert job.trained_tokens > 0
+    assert job.estimated_finish is None
+    assert job.lease_owner is None
+
+
+async def test_the_result_is_a_revision_that_knows_where_it_comes_from(shop: Workshop) -> None:
+    shop.files["file-2"] = examples(3, 100)
+    spec = msgspec.structs.replace(SPEC, validation_split=0.0)
+    await shop.submit(validation_file="file-2", spec=msgspec.to_builtins(spec))
+    async with shop.working():
+        job = await shop.ended()
+    [(_, revision)] = [
+        (model, rev) for model, rev in await shop.models() if model.name == job.fine_tuned_model
+    ]
+    origin = shop.store.open(RevisionRef("acme", "support", revision.digest)).manifest.origin
+    assert (origin.base, origin.job_id, origin.format) == ("lorehouse-tiny", "ftjob-a1", "chat")
+    assert (origin.base_digest, origin.quantization) == (shop.parts.base.digest, "nf4")
+    assert origin.dataset_digests == ["file-1", "file-2"]
+    assert msgspec.convert(origin.spec, TrainingSpec) == spec
+    assert origin.metrics["valid_loss"] is not None
+    assert set(origin.library_versions) >= {"torch", "peft"}
+
+
+async def test_a_checkpoint_is_callable_while_training_goes_on(shop: Workshop) -> None:
+    await shop.submit()
+    shop.gate.closed_at = 6
+    async with shop.working():
+        await shop.at_step(6)
+        [checkpoint] = await shop.checkpoints()
+        [(model, revision)] = await shop.models()
+        assert model.name == checkpoint.model_name
+        assert checkpoint.metrics.keys() >= {"train_loss", "valid_loss"}
+        shop.store.open(RevisionRef("acme", "support", revision.digest))
+        job = await shop.job()
+        assert job.status == "running"
+        assert job.estimated_finish is not None
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 8])
+async def test_a_cancelled_job_stops_within_a_step(shop: Workshop, step: int) -> None:
+    await shop.submit()
+    shop.gate.closed_at = step
+    async with shop.working():
+        await shop.at_step(step)
+        async with shop.database.write() as session:
+            (
+                await JobRepository(session).get("acme", "ftjob-a1", lock=True)
+            ).cancel_requested = True
+        # One heartbeat sees it, however long the step takes.
+        before = (await shop.job()).lease_expires_at or 0
+        await shop.until(lambda job: (job.lease_expires_at or 0) > before)
+        shop.gate.opened.set()
+        job = await shop.ended()
+    assert (job.status, job.fine_tuned_model) == ("cancelled", None)
+    assert max(await shop.metrics("train_loss"), default=0) == step
+    assert (await shop.messages())[-1] == "The job was cancelled"
+    assert not (shop.parts.workdirs / "ftjob-a1").exists()
+
+
+async def test_a_fault_of_the_task_fails_the_job_with_its_reason(shop: Workshop) -> None:
+    await shop.submit()
+    shop.gate.faults[3] = TrainingError("The loss is not finite", "non_finite_loss", "learning")
+    async with shop.working():
+        job = await shop.ended()
+    assert job.status == "failed"
+    assert (job.error_code, job.error_message, job.error_param) == (
+        "non_finite_loss",
+        "The loss is not finite",
+        "learning",
+    )
+    assert (await shop.messages())[-1] == "The job failed: The loss is not finite"
+    assert not (shop.parts.workdirs / "ftjob-a1").exists()
+
+
+async def test_a_missing_file_fails_the_job_and_names_the_field(shop: Workshop) -> None:
+    await shop.submit(training_file="file-9")
+    await shop.submit("ftjob-a2", validation_file="file-9")
+    async with shop.working():
+        first, second = await shop.ended(), await shop.ended("ftjob-a2")
+    assert (first.error_code, first.error_param) == ("not_found", "training_file")
+    assert (second.error_code, second.error_param) == ("not_found", "validation_file")
+
+
+async def test_examples_that_teach_nothing_fail_the_job(shop: Workshop) -> None:
+    shop.files["file-1"] = [chat("Say", "Nothing", weight=0)] * 20
+    await shop.submit()
+    async with shop.working():
+        job = await shop.ended()
+    assert (job.error_code, job.error_param) == ("no_trainable_examples", "training_file")
+
+
+async def test_a_fault_of_ours_ends_the_runtime_and_frees_the_job_for_the_next(
+    shop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    await shop.submit()
+    shop.gate.faults[7] = Interrupted("a secret of the machine")
+    async with shop.working() as runtime:
+        with pytest.raises(Interrupted):
+            await asyncio.wait_for(runtime, 20)
+    job = await shop.job()
+    assert job.status == "running"
+    assert job.lease_owner is None
+    assert "secret" not in " ".join(await shop.messages())
+    async with shop.working(owner="training-2"):
+        job = await shop.ended()
+    assert job.status == "succeeded"
+    # It went on from its checkpoint, and what was told before is not told again.
+    assert await shop.metrics("train_loss") == list(range(1, 9))
+    assert await shop.metrics("valid_loss") == [0, 4, 8]
+    messages = await shop.messages()
+    assert len(set(messages)) == len(messages)
+    assert "Resumed after an interruption" in messages
+
+
+async def test_a_job_that_always_breaks_its_runtime_is_given_up(shop: Workshop) -> None:
+    await shop.submit()
+    for _ in range(MAX_ATTEMPTS):
+        shop.gate.faults[1] = Interrupted()
+        async with shop.working() as runtime:
+            with pytest.raises(Interrupted):
+                await asyncio.wait_for(runtime, 20)
+    async with shop.working():
+        job = await shop.ended()
+    assert (job.status, job.error_code) == ("failed", "runtime_crashed")
+
+
+async def test_a_shutdown_gives_the_job_back_and_the_next_runtime_goes_on(shop: Workshop) -> None:
+    await shop.submit()
+    shop.gate.closed_at = 5
+    async with shop.working() as runtime:
+        await shop.at_step(5)
+    assert runtime.exception() is None
+    job = await shop.job()
+    assert (job.status, job.attempts, job.lease_owner) == ("queued", 0, None)
+    assert await shop.metrics("train_loss") == [1, 2, 3, 4, 5]
+    shop.gate.closed_at = None
+    async with shop.working(owner="training-2"):
+        job = await shop.ended()
+    assert job.status == "succeeded"
+    assert await shop.metrics("train_loss") == list(range(1, 9))
+
+
+async def test_interrupted_or_not_the_result_is_the_same_revision(shop: Workshop) -> None:
+    await shop.submit(adapter="calm")
+    async with shop.working():
+        calm = await shop.ended()
+    await shop.submit("ftjob-a2", adapter="stormy")
+    for step in (2, 6):
+        shop.gate.faults[step] = Interrupted()
+        async with shop.working() as runtime:
+            with pytest.raises(Interrupted):
+                await asyncio.wait_for(runtime, 20)
+    async with shop.working():
+        stormy = await shop.ended("ftjob-a2")
+    assert calm.fine_tuned_model is not None
+    assert stormy.fine_tuned_model == calm.fine_tuned_model.replace(":calm:", ":stormy:")
+    assert len(await shop.checkpoints("ftjob-a2")) == 2
+
+
+async def test_a_runtime_that_lost_its_lease_writes_nothing_more(shop: Workshop) -> None:
+    await shop.submit()
+    shop.gate.closed_at = 4
+    async with shop.working() as runtime:
+        await shop.at_step(4)
+        async with shop.database.write() as session:
+            jobs = JobRepository(session)
+            await jobs.release_owner("training-1")
+            taken = await jobs.claim("another", 60)
+            assert taken is not None
+        before = await shop.messages()
+        shop.gate.opened.set()
+        # The runtime goes on to look for other jobs.
+        await shop.submit("ftjob-g1", "globex", training_file="file-9")
+        await shop.ended("ftjob-g1")
+        assert not runtime.done()
+    job = await shop.job()
+    assert (job.status, job.lease_owner) == ("running", "another")
+    assert await shop.messages() == before
+    assert await shop.models() == []
+    assert await shop.checkpoints() == []
+
+
+async def test_a_publish_whose_rows_were_lost_is_made_good_by_the_retry(shop: Workshop) -> None:
+    await shop.submit()
+
+    class Dying(FilesystemAdapterStore):
+        def publish(self, *arguments: Any) -> Any:
+            super().publish(*arguments)
+            raise Interrupted
+
+    dying = Dying(shop.parts.workdirs.parent / "adapters")
+    async with shop.working(store=dying) as runtime:
+        with pytest.raises(Interrupted):
+            await asyncio.wait_for(runtime, 20)
+    assert await shop.models() == []
+    assert len(list(shop.store.list("acme"))) == 1
+    async with shop.working():
+        job = await shop.ended()
+    assert job.status == "succeeded"
+    assert len(list(shop.store.list("acme"))) == 2
+    assert [row.step_number for row in await shop.checkpoints()] == [4, 8]
+
+
+async def test_what_jobs_without_a_runtime_left_is_removed_at_the_start(shop: Workshop) -> None:
+    await shop.submit("ftjob-over", status="cancelled")
+    await shop.submit("ftjob-paused", status="paused")
+    for name in ("ftjob-over", "ftjob-paused", "ftjob-unknown"):
+        (shop.parts.workdirs / name).mkdir(parents=True)
+    await shop.submit()
+    async with shop.working():
+        await shop.ended()
+    assert [folder.name for folder in shop.parts.workdirs.iterdir()] == ["ftjob-paused"]
+
+
+async def test_jobs_are_trained_one_after_the_other(shop: Workshop) -> None:
+    shop.gate.closed_at = 2
+    await shop.submit("ftjob-a1")
+    await shop.submit("ftjob-a2", adapter="style")
+    async with shop.working():
+        await shop.at_step(2)
+        assert [(await shop.job(name)).status for name in ("ftjob-a1", "ftjob-a2")] == [
+            "running",
+            "queued",
+        ]
+        shop.gate.opened.set()
+        assert (await shop.ended("ftjob-a1")).status == "succeeded"
+        assert (await shop.ended("ftjob-a2")).status == "succeeded"
