@@ -1,15 +1,20 @@
 """The base's weights on this machine: frozen, in NF4 or plain, and safe to serve and to train."""
 
+import logging
 from typing import Any, Literal
 
-import bitsandbytes
-import msgspec
-import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import logging
+# It advises, at import, to install what would fetch code from a hub.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from service.base.description import BaseDescription, BaseModelError
-from service.base.memory import plain_fits
+import bitsandbytes  # noqa: E402
+import msgspec  # noqa: E402
+import torch  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: E402
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
+from service.base.description import BaseDescription, BaseModelError  # noqa: E402
+from service.base.memory import plain_fits  # noqa: E402
 
 Quantization = Literal["nf4", "none"]
 
@@ -35,7 +40,7 @@ def load_base(
     many torch may use in this process from now on.
     """
     torch.set_num_threads(threads)
-    logging.disable_progress_bar()
+    disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # CPUs that compute bf16 slowly, or not at all, are the rule.
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -73,7 +78,7 @@ def _load(
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError) as fault:
+    except (OSError, ValueError, KeyError, SafetensorError) as fault:
         message = f"the base model {description.name} cannot be loaded: {fault}"
         raise BaseModelError(message) from fault
 
