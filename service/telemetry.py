@@ -6,6 +6,10 @@ import sys
 import structlog
 import structlog.tracebacks
 
+_NOISY = (
+    "accelerate", "aiosqlite", "alembic", "datasets", "httpx", "peft", "transformers", "trl",
+    "uvicorn",
+)  # fmt: skip
 # The defaults, here and in the console renderer, print the local variables of every frame: prompts
 # and keys among them.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
@@ -38,18 +42,12 @@ def configure_logging(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # Libraries' chatter at info level says nothing an operator needs.
-    for noisy in (
-        "httpx",
-        "alembic",
-        "aiosqlite",
-        "transformers",
-        "peft",
-        "datasets",
-        "trl",
-        "uvicorn",
-    ):
+    # Libraries' chatter says nothing an operator needs, nor do remarks to their own developers.
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisier in ("bitsandbytes", "py.warnings"):
+        logging.getLogger(noisier).setLevel(logging.ERROR)
+    logging.captureWarnings(capture=True)
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
