@@ -1,10 +1,13 @@
 """The base's weights on this machine: frozen, in NF4 or plain, and safe to serve and to train."""
 
 import logging
+import warnings
 from typing import Any, Literal
 
 # It advises, at import, to install what would fetch code from a hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# PEFT asks transformers in words that will go; nothing an operator could mend.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 import bitsandbytes  # noqa: E402
 import msgspec  # noqa: E402
