@@ -49,20 +49,21 @@ def check_targets(base: torch.nn.Module, spec: LoraSpec) -> None:
 def lent(base: Any) -> Iterator[None]:
     """Lend the base to a trainer, and take back whatever was put on it, however the task ends.
 
-    TRL and transformers inject layers, put a forward pass of their own on the instance, and write
-    into the configs.
+    TRL, PEFT and transformers inject layers, hang hooks on others, put a forward pass of their own
+    on the instance, and write into the configs.
     """
     holders = [base, base.config, base.generation_config]
     before = [dict(vars(holder)) for holder in holders]
+    hooks = {number for table in _hook_tables(base) for number in table}
     try:
         yield
     finally:
         _strip(base)
-        # A task that failed early had not asked for either yet.
         if base.is_activation_checkpointing:
             base.activation_checkpointing_disable()
-        if getattr(base, "_require_grads_hook", None) is not None:
-            base.disable_input_require_grads()
+        for table in _hook_tables(base):
+            for number in table.keys() - hooks:
+                del table[number]
         for holder, attributes in zip(holders, before, strict=True):
             _restore(vars(holder), attributes)
         base.requires_grad_(False)
@@ -133,6 +134,13 @@ def _strip(base: torch.nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, BaseTunerLayer):
                 setattr(parent, name, child.get_base_layer())
+
+
+def _hook_tables(base: torch.nn.Module) -> Iterator[dict[int, Any]]:
+    """Give every module's hooks, by numbers that are unique in the process."""
+    for module in base.modules():
+        yield module._forward_hooks
+        yield module._forward_pre_hooks
 
 
 def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:

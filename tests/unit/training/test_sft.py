@@ -1,5 +1,6 @@
 """The real trainer: what TRL, PEFT and bitsandbytes would do silently, and does not happen here."""
 
+import dataclasses
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,26 @@ def test_nor_does_one_that_crashed(
 
     with pytest.raises(Interrupted):
         train(trainer, a_task(tmp_path), Crashing())
+
+
+def test_nor_does_one_that_trains_as_on_a_gpu(
+    trainer: Trainer, untouched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, activations are computed anew and most arithmetic is in bf16."""
+    from service.training import sft
+
+    ours = sft.arguments
+
+    def as_on_a_gpu(*given: Any) -> Any:
+        checkpointing = {"activation_checkpointing_kwargs": {"use_reentrant": False}}
+        return dataclasses.replace(
+            ours(*given), activation_checkpointing=True, bf16=True, **checkpointing
+        )
+
+    monkeypatch.setattr(sft, "arguments", as_on_a_gpu)
+    log = Log()
+    train(trainer, a_task(tmp_path), log)
+    assert log.losses[8] < log.losses[1]
 
 
 def test_nor_does_one_that_could_not_begin(
