@@ -10,7 +10,9 @@ ServiceError
 ├── Conflict                  409  permanent: the client must not retry it
 ├── TooLarge                  413
 └── Unavailable               503  ours, temporary: the client may retry
-    └── EngineUnavailable     503
+    ├── EngineUnavailable     503
+    ├── ShuttingDown          503
+    └── StorageFull           503
 """
 
 from typing import Any, ClassVar
@@ -126,3 +128,21 @@ class EngineUnavailable(Unavailable):
     """The generation engine is starting, restarting, or died under this request."""
 
     code = "engine_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """The server ends, and did not finish this request in its time of grace."""
+
+    code = "shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down; try again.")
+
+
+class StorageFull(Unavailable):
+    """The disk has no room for it. Nothing of the request was kept."""
+
+    code = "insufficient_storage"
+
+    def __init__(self) -> None:
+        super().__init__("The server has no space left to store this.")

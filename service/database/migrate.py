@@ -13,7 +13,10 @@ __all__ = ["commands", "models", "upgrade"]
 
 
 def commands(url: str) -> AlembicCommands:
-    """Make Alembic's commands for one database. They run their own event loop: call from a thread."""
+    """Make Alembic's commands for one database.
+
+    They run their own event loop: call from a thread.
+    """
     return AlembicCommands(
         SQLAlchemyAsyncConfig(
             connection_string=url,

@@ -7,7 +7,10 @@ from typing import Any
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import StorageFull, Unavailable
 
 WRITE = "lorehouse_write"
 BUSY_TIMEOUT_SECONDS = 30
@@ -35,10 +38,22 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """Open a transaction that commits at the end, or rolls back on any error."""
-        async with self._sessions() as session, session.begin():
-            await session.connection(execution_options={WRITE: True})
-            yield session
+        """Open a transaction that commits at the end, or rolls back on any error.
+
+        Raises StorageFull when the disk has no room for it, and Unavailable when other writers
+        left it no turn.
+        """
+        try:
+            async with self._sessions() as session, session.begin():
+                await session.connection(execution_options={WRITE: True})
+                yield session
+        except OperationalError as fault:
+            match getattr(fault.orig, "sqlite_errorname", ""):
+                case "SQLITE_FULL":
+                    raise StorageFull from fault
+                case "SQLITE_BUSY":
+                    raise Unavailable("The database is busy; try again.") from fault
+            raise
 
     async def close(self) -> None:
         """Return every connection."""

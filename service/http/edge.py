@@ -1,14 +1,17 @@
 """The outermost layer: request id, one access log line, and metrics for every request."""
 
+import asyncio
 import time
 from typing import Any
 
+import msgspec
 from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import ShuttingDown
 from service.http import exchange as exchanges
-from service.http.errors import CLIENT_CLOSED_REQUEST
+from service.http.errors import CLIENT_CLOSED_REQUEST, body, detail_of
 from service.http.exchange import Exchange
 from service.http.metrics import RequestMetrics
 from service.telemetry import logger
@@ -38,8 +41,13 @@ class Edge:
         exchange = Exchange(request_id=exchanges.request_id(given))
         exchanges.begin(scope, exchange)
         began = time.perf_counter()
+        answer = _marked(send, exchange)
         try:
-            await self.app(scope, _watched(receive, exchange), _marked(send, exchange))
+            await self.app(scope, _watched(receive, exchange), answer)
+        except asyncio.CancelledError:
+            # The server cancels requests when its time of grace at shutdown is over.
+            if exchange.status is None:
+                await _turn_away(answer)
         finally:
             self._record(scope, exchange, time.perf_counter() - began)
 
@@ -57,6 +65,15 @@ class Edge:
             tenant=exchange.tenant,
             request_id=exchange.request_id,
         )
+
+
+async def _turn_away(send: Send) -> None:
+    fault = ShuttingDown()
+    content = msgspec.json.encode(body(detail_of(fault)))
+    headers = {"content-type": "application/json", "content-length": str(len(content))}
+    pairs = [(k.encode(), v.encode()) for k, v in {**headers, **fault.headers}.items()]
+    await send({"type": "http.response.start", "status": fault.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": content, "more_body": False})
 
 
 def _watched(receive: Receive, exchange: Exchange) -> Receive:

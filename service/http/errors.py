@@ -1,5 +1,6 @@
 """Every fault as OpenAI's error body; what we did not foresee is a 500 that tells nothing."""
 
+import errno
 import re
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +11,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
-from service.errors import ServiceError
+from service.errors import ServiceError, StorageFull
 from service.http.exchange import current
 from service.telemetry import logger
 from service.wire import Output
@@ -18,6 +19,7 @@ from service.wire import Output
 log = logger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 ALWAYS = (400, 401, 403, 500)
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
@@ -150,6 +152,13 @@ def _validation(request: Request[Any, Any, Any], fault: ValidationException) -> 
     return _http_exception(request, fault)
 
 
+def _os_error(request: Request[Any, Any, Any], fault: OSError) -> Response[Any]:
+    if fault.errno not in NO_SPACE:
+        return _unforeseen(request, fault)
+    log.error("storage.full", request_id=current(request.scope).request_id)
+    return _service_error(request, StorageFull())
+
+
 def _unforeseen(request: Request[Any, Any, Any], fault: Exception) -> Response[Any]:
     exchange = current(request.scope)
     if exchange.gone:
@@ -162,5 +171,6 @@ exception_handlers: ExceptionHandlersMap = {
     ServiceError: _service_error,
     ValidationException: _validation,
     HTTPException: _http_exception,
+    OSError: _os_error,
     Exception: _unforeseen,
 }

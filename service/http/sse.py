@@ -10,7 +10,7 @@ from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
 
-from service.errors import ServiceError
+from service.errors import ServiceError, ShuttingDown
 from service.http.errors import INTERNAL, body, detail_of
 from service.http.exchange import current
 from service.telemetry import logger
@@ -64,6 +64,13 @@ class _ASGIEventStream(ASGIResponse):
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
+        except asyncio.CancelledError:
+            # Shutdown: nobody shall take a part of the answer for the whole.
+            await _cancel(sending, leaving)
+            if current(scope).status is None:
+                raise
+            await send(_chunk(data(body(detail_of(ShuttingDown())))))
+            await send(_chunk(b"", more=False))
         finally:
             await _cancel(sending, leaving)
             await _close(self.events)

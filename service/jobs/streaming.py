@@ -24,7 +24,9 @@ async def encoded(
         async for batch in batches:
             for row in batch:
                 yield b"id: " + row.id.encode() + b"\n" + data(present.event(row))
-            if batch or last is None or time.monotonic() - last >= heartbeat:
-                last = time.monotonic()
+            silent = last is None or time.monotonic() - last >= heartbeat
+            if not batch and silent:
                 yield HEARTBEAT
+            if batch or silent:
+                last = time.monotonic()
     yield DONE

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service.database import Database
 from service.database.models import JobRow
+from service.errors import Unavailable
 from service.jobs.repository import JobRepository, LeaseLost
 from service.telemetry import logger
 
@@ -58,7 +59,7 @@ class Lease:
                 kept_until = began + self.seconds
             except LeaseLost:
                 self.lost = True
-            except (DBAPIError, OSError):
+            except (DBAPIError, OSError, Unavailable):
                 # The lease stands for a while without us; so does the training.
                 _log.warning("job.heartbeat_missed", exc_info=True)
                 self.lost = time.monotonic() > kept_until

@@ -86,6 +86,72 @@ async def test_events_are_closed_when_the_client_goes() -> None:
         finally:
             closed.set()
 
+    messages: list[Any] = []
+    async with asyncio.timeout(5):
+        await make_app(events)(SCOPE, hanging_up(sent), keeping(messages))  # type: ignore[arg-type]
+        await closed.wait()
+    assert [m["type"] for m in messages] == ["http.response.start", "http.response.body"]
+
+
+async def test_a_stream_that_shutdown_cuts_says_so() -> None:
+    closed, forever = asyncio.Event(), asyncio.Event()
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            yield data({"n": 1})
+            await forever.wait()
+        finally:
+            closed.set()
+
+    messages = await cut(make_app(events), after=2)
+    assert closed.is_set()
+    assert b'"code":"shutting_down"' in messages[2]["body"]
+    assert messages[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_a_request_that_shutdown_cuts_gets_an_ordinary_error() -> None:
+    began = asyncio.Event()
+
+    async def events() -> AsyncIterator[bytes]:
+        began.set()
+        await asyncio.Event().wait()
+        yield b""
+
+    messages = await cut(make_app(events), when=began)
+    assert messages[0]["status"] == 503
+    assert b"retry-after" in dict(messages[0]["headers"])
+    assert b'"code":"shutting_down"' in messages[1]["body"]
+
+
+SCOPE = {
+    "type": "http",
+    "method": "GET",
+    "path": "/",
+    "raw_path": b"/",
+    "root_path": "",
+    "scheme": "http",
+    "query_string": b"",
+    "headers": [],
+    "server": ("test", 80),
+}
+
+
+async def cut(
+    app: Litestar, *, after: int | None = None, when: asyncio.Event | None = None
+) -> list[Any]:
+    """Cancel a request as uvicorn does at shutdown: `after` so many messages, or `when` it is."""
+    messages: list[Any] = []
+    cutting = when or asyncio.Event()
+    receive, send = hanging_up(asyncio.Event()), keeping(messages, cutting, after)
+    async with asyncio.timeout(5):
+        task = asyncio.create_task(app(dict(SCOPE), receive, send))  # type: ignore[arg-type]
+        await cutting.wait()
+        task.cancel()
+        await task
+    return messages
+
+
+def hanging_up(when: asyncio.Event) -> Any:
     asked = False
 
     async def receive() -> dict[str, Any]:
@@ -93,26 +159,16 @@ async def test_events_are_closed_when_the_client_goes() -> None:
         if not asked:
             asked = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        await sent.wait()
+        await when.wait()
         return {"type": "http.disconnect"}
 
-    messages: list[Any] = []
+    return receive
 
+
+def keeping(messages: list[Any], full: asyncio.Event | None = None, at: int | None = None) -> Any:
     async def send(message: Any) -> None:
         messages.append(message)
+        if full is not None and len(messages) == at:
+            full.set()
 
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/",
-        "raw_path": b"/",
-        "root_path": "",
-        "scheme": "http",
-        "query_string": b"",
-        "headers": [],
-        "server": ("test", 80),
-    }
-    async with asyncio.timeout(5):
-        await make_app(events)(scope, receive, send)  # type: ignore[arg-type]
-        await closed.wait()
-    assert [m["type"] for m in messages] == ["http.response.start", "http.response.body"]
+    return send

@@ -41,6 +41,7 @@ async def test_each_event_carries_its_id_and_the_stream_says_when_it_is_over() -
     assert [piece.split(b"\n")[0] for piece in events] == [b"id: ftevent-1", b"id: ftevent-2"]
     assert msgspec.json.decode(events[0].split(b"data: ")[1])["object"] == "fine_tuning.job.event"
     assert pieces[-1] == b"data: [DONE]\n\n"
+    assert HEARTBEAT not in pieces
 
 
 async def test_silence_begins_with_a_comment_and_repeats_it_only_when_due() -> None:
