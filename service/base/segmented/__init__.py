@@ -3,7 +3,7 @@
     base = SegmentedBase(model, capacity=64, rank=16)          # base.py: injects, owns the slots
     slot = base.slots.allocate(spec.lora, seed=7)              # PEFT's initialisation
     slot = base.slots.load(read_lora(folder, base.shapes))     # or from PEFT's files
-    optimizer = SlotAdamW(base.pool)                           # optimizer.py
+    optimizer = SlotAdamW(base.pool, base.slots)               # optimizer.py
 
     batch = base.batch([Part(slot, lengths=(12, 40), dropout_seed=99), Part(other, (128,))])
     with base.running(batch):                                  # forward AND backward inside

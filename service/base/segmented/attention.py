@@ -1,0 +1,103 @@
+"""Attention inside each example of a packed row: causal, no mask, by one registered function."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import varlen
+from transformers import AttentionInterface
+
+from service.base.segmented.batch import Batch
+
+NAME = "lorehouse_packed"
+_LEFT_OUT = ("softcap", "s_aux", "position_bias")
+_varlen_attn: Any = varlen.varlen_attn
+# Older ones share key heads without being asked.
+_SHARED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(_varlen_attn).parameters else {}
+
+
+def packed_attention(
+    module: torch.nn.Module,  # noqa: ARG001 - transformers' signature
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Batch,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each example. `query`, `key`, `value` are `[1, heads, T, width]`.
+
+    Gives `[1, T, heads, width]`. Raises ValueError for what it would have to leave out.
+    """
+    strange = [name for name in _LEFT_OUT if others.get(name) is not None]
+    if attention_mask is not None or dropout or strange or query.shape[0] != 1:
+        raise ValueError(f"packed attention has no mask, dropout or batch, nor {strange}")
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    window = None if sliding_window is None or sliding_window >= packing.longest else sliding_window
+    run = _on_gpu if query.is_cuda else _on_cpu
+    return run(q, k, v, packing, scaling, window).unsqueeze(0), None
+
+
+def _on_gpu(
+    q: Tensor, k: Tensor, v: Tensor, batch: Batch, scaling: float | None, window: int | None
+) -> Tensor:
+    return _varlen_attn(
+        q,
+        k,
+        v,
+        batch.boundaries,
+        batch.boundaries,
+        batch.longest,
+        batch.longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        **_SHARED,
+    )
+
+
+def _on_cpu(
+    q: Tensor, k: Tensor, v: Tensor, batch: Batch, scaling: float | None, window: int | None
+) -> Tensor:
+    lengths = batch.lengths
+    if len(set(lengths)) == 1:
+        q, k, v = (t.unflatten(0, (len(lengths), -1)) for t in (q, k, v))
+        return _examples(q, k, v, scaling, window).flatten(0, 1)
+    examples = zip(*(t.unsqueeze(0).split(lengths, dim=1) for t in (q, k, v)), strict=True)
+    return torch.cat([_examples(*example, scaling, window)[0] for example in examples])
+
+
+def _examples(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    """Attend in examples of equal length: `[examples, length, heads, width]`."""
+    shared = q.shape[2] // k.shape[2]
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    if window is not None and window < q.shape[2]:
+        k, v = (t.repeat_interleave(shared, dim=1) for t in (k, v))
+        return _windowed(q, k, v, scaling, window).transpose(1, 2)
+    out = functional.scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=scaling, enable_gqa=shared > 1
+    )
+    return out.transpose(1, 2)
+
+
+def _windowed(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int) -> Tensor:
+    """Take a window's length of queries at a time, with the keys that any of them sees."""
+    out = []
+    for start in range(0, q.shape[2], window):
+        end, first = min(start + window, q.shape[2]), max(0, start - window + 1)
+        behind = torch.arange(start, end)[:, None] - torch.arange(first, end)[None, :]
+        seen = ((behind >= 0) & (behind < window)).to(q.device)
+        keys, values = k[:, :, first:end], v[:, :, first:end]
+        piece = functional.scaled_dot_product_attention(
+            q[:, :, start:end], keys, values, attn_mask=seen, scale=scaling
+        )
+        out.append(piece)
+    return torch.cat(out, dim=2)
+
+
+AttentionInterface.register(NAME, packed_attention)

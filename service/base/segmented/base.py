@@ -1,0 +1,115 @@
+"""The resident base with slots: the one object that training and generation hold."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from service.base.lora_files import linear_shapes
+from service.base.segmented.batch import Batch, Context
+from service.base.segmented.dropout import Dropout
+from service.base.segmented.inject import Injected, UnfitBase, target_linears
+from service.base.segmented.layout import Layout, Part, lay_out
+from service.base.segmented.loss import TokenLosses, token_losses
+from service.base.segmented.pool import Pool
+from service.base.segmented.slots import Slots
+
+
+class SegmentedBase:
+    """Owns the model until `remove`. Not thread-safe: one thread does everything."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        capacity: int,
+        rank: int,
+        targets: Sequence[str] | None = None,
+        dtype: torch.dtype = torch.float32,
+        cache_weights: bool = False,
+    ) -> None:
+        """Make `capacity` slots of at most `rank`.
+
+        `targets` are the names that adapters may target, by default every linear layer but the
+        head. `dtype` is that of the adapters; they are computed with in the activations'.
+        `cache_weights` holds 4-bit weights dequantised as well: faster, and the same numbers.
+        Raises UnfitBase.
+        """
+        linears = target_linears(model, targets)
+        _check_head(model)
+        self.model = model
+        self.shapes = linear_shapes(model)
+        shapes = {name: self.shapes[name] for name in linears}
+        self.pool = Pool(shapes, capacity=capacity, rank=rank, device=model.device, dtype=dtype)
+        self.slots = Slots(self.pool)
+        self._context = Context()
+        self._injected = Injected(model, linears, self.pool, self._context, cache=cache_weights)
+
+    def batch(self, parts: Iterable[Part]) -> Batch:
+        """Lay parts out on the device. Raises ValueError; KeyError for a slot that is free."""
+        layout = lay_out(parts)
+        held = [self.slots[slot] for slot in layout.slots]
+        return Batch(
+            layout,
+            scalings=[one.scaling for one in held],
+            dropout=self._dropout(layout),
+            layers=frozenset(name for one in held for name in one.layers),
+            device=self.pool.device,
+            dtype=self.pool.dtype,
+        )
+
+    def running(self, batch: Batch) -> AbstractContextManager[None]:
+        """Set the batch that the layers see, for the forward and the backward pass."""
+        return self._context.running(batch)
+
+    def hidden(self, batch: Batch, input_ids: Tensor) -> Tensor:
+        """Give the last hidden states, `[T, width]`, of the row `[T]`."""
+        out = self.model.base_model(
+            input_ids=input_ids.unsqueeze(0),
+            position_ids=batch.positions,
+            use_cache=False,
+            packing=batch,
+        )
+        return out.last_hidden_state[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Project hidden states on the vocabulary, all at once: for few rows."""
+        head = self.model.get_output_embeddings()
+        return functional.linear(hidden, head.weight, head.bias)
+
+    def loss(self, hidden: Tensor, rows: Tensor, targets: Tensor, weights: Tensor) -> TokenLosses:
+        """Give the losses of `rows` of the hidden states against `targets`, each weighted."""
+        head = self.model.get_output_embeddings()
+        return token_losses(
+            hidden.index_select(0, rows), head.weight, targets, weights, bias=head.bias
+        )
+
+    def remove(self) -> None:
+        """Give the model back as it was."""
+        self._injected.remove()
+
+    def _dropout(self, layout: Layout) -> Dropout | None:
+        parts = layout.adapted
+        asked = [self.slots[slot].dropout for slot in layout.slots]
+        rates = [
+            0.0 if part.dropout_seed is None else rate
+            for part, rate in zip(parts, asked, strict=True)
+        ]
+        if not any(rates):
+            return None
+        return Dropout(parts, rates, len(self.pool.shapes), self.pool.device, self.pool.dtype)
+
+
+def _check_head(model: Any) -> None:
+    """Some models scale or cap their logits; those would be trained on another loss."""
+    ids = torch.arange(4, device=model.device).unsqueeze(0)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    head = model.get_output_embeddings()
+    plain = functional.linear(hidden, head.weight, head.bias)
+    if not torch.allclose(plain.float(), logits.float(), rtol=1e-2, atol=1e-2):
+        raise UnfitBase("its logits are not a plain projection of its last hidden states")

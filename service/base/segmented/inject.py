@@ -1,0 +1,85 @@
+"""Put the segmented linear into a Hugging Face causal LM, and take it out without a trace."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import bitsandbytes
+import torch
+from torch import nn
+
+from service.base.segmented import attention
+from service.base.segmented.batch import Context
+from service.base.segmented.linear import SegmentedLoraLinear
+from service.base.segmented.pool import MULTIPLE, Pool, named
+
+
+class UnfitBase(ValueError):
+    """The model cannot carry slots; the message says why."""
+
+
+def target_linears(model: Any, targets: Sequence[str] | None) -> dict[str, nn.Linear]:
+    """Find the layers by the last parts of their names; None is every linear but the head.
+
+    Raises UnfitBase for a target that is not there or not a plain or 4-bit linear.
+    """
+    head = model.get_output_embeddings()
+    found = {}
+    for name, module in model.named_modules():
+        wanted = targets is None or any(named(name, t) for t in targets)
+        if isinstance(module, nn.Linear) and wanted and module is not head:
+            found[name] = module
+    for name, module in found.items():
+        _check(name, module, model.device)
+    if missing := [t for t in targets or [] if not any(named(name, t) for name in found)]:
+        raise UnfitBase(f"the model has no linear layer named {', '.join(missing)}")
+    return found
+
+
+class Injected:
+    """A model whose targets are segmented and whose attention is packed, until `remove`."""
+
+    def __init__(
+        self,
+        model: Any,
+        linears: dict[str, nn.Linear],
+        pool: Pool,
+        context: Context,
+        *,
+        cache: bool,
+    ) -> None:
+        self._model = model
+        self._linears = linears
+        self._required = [parameter.requires_grad for parameter in model.parameters()]
+        self._attention = model.config._attn_implementation
+        model.requires_grad_(False)
+        model.set_attn_implementation(attention.NAME)
+        if model.config._attn_implementation != attention.NAME:
+            raise UnfitBase(f"{type(model).__name__} does not let its attention be chosen")
+        for index, (name, linear) in enumerate(linears.items()):
+            layer = SegmentedLoraLinear(
+                linear, name=name, index=index, pool=pool, context=context, cache=cache
+            )
+            _replace(model, name, layer)
+
+    def remove(self) -> None:
+        """Leave the model as it was found."""
+        for name, linear in self._linears.items():
+            _replace(self._model, name, linear)
+        self._model.set_attn_implementation(self._attention)
+        for parameter, required in zip(self._model.parameters(), self._required, strict=True):
+            parameter.requires_grad_(required)
+
+
+def _check(name: str, linear: nn.Linear, device: torch.device) -> None:
+    if type(linear) not in (nn.Linear, bitsandbytes.nn.Linear4bit):
+        raise UnfitBase(f"{name} is a {type(linear).__name__}, not a plain or 4-bit linear")
+    if getattr(linear, "support_avx512bf16_for_cpu", False):
+        # Its first pass without gradients would repack the weights in place (see loading.py).
+        raise UnfitBase(f"{name} may change its weights when it serves")
+    if device.type == "cuda" and (linear.in_features % MULTIPLE or linear.out_features % MULTIPLE):
+        raise UnfitBase(f"{name} has dimensions that are no multiples of {MULTIPLE}")
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)

@@ -1,0 +1,129 @@
+"""The segmented LoRA linear: one frozen layer, any number of adapters, one row of tokens."""
+
+from typing import Any
+
+import bitsandbytes
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from service.base.segmented.batch import Batch, Context
+from service.base.segmented.pool import Pool
+
+
+class SegmentedLoraLinear(nn.Module):
+    """Give `base(x) + scaling[slot] * (dropout(x) A[slot]) B[slot]` for `[T, in]` or `[1, T, in]`.
+
+    The tokens are those of the context's batch. A and B are views into the pool, and gradients are
+    added to the pool's: they are no parameters of the model and have no `.grad`.
+    """
+
+    def __init__(
+        self, base: nn.Linear, *, name: str, index: int, pool: Pool, context: Context, cache: bool
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.name = name
+        self.index = index
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self._pool = pool
+        self._context = context
+        self.lora_a = pool.a(pool.weights, name).detach().requires_grad_()
+        self.lora_b = pool.b(pool.weights, name).detach().requires_grad_()
+        self._cached = self._dequantised().detach() if cache and self.quantised else None
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the base's weights are held in 4 bits."""
+        return isinstance(self.base, bitsandbytes.nn.Linear4bit)
+
+    def weight(self) -> Tensor:
+        """Give the base's weights as they are computed with."""
+        if self._cached is not None:
+            return self._cached
+        return self._dequantised() if self.quantised else self.base.weight.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        batch = self._context.batch
+        if x.numel() != batch.layout.tokens * self.in_features:
+            raise ValueError(f"{tuple(x.shape)} is not the batch of {batch.layout.tokens} tokens")
+        rows = x.reshape(-1, self.in_features)
+        out = _Segmented.apply(rows, self.lora_a, self.lora_b, self, batch)
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def plain(self, rows: Tensor) -> Tensor:
+        """Give the base's answer alone."""
+        weight = self.weight()
+        bias = None if self.base.bias is None else self.base.bias.to(weight.dtype)
+        return functional.linear(rows.to(weight.dtype), weight, bias).to(rows.dtype)
+
+    def add_gradients(self, batch: Batch, a: Tensor, b: Tensor) -> None:
+        """Add to the present slots' gradients."""
+        batch.add(self._pool.a(self._pool.gradients, self.name), a)
+        batch.add(self._pool.b(self._pool.gradients, self.name), b)
+
+    def _dequantised(self) -> Tensor:
+        weight: Any = self.base.weight
+        dtype = self.base.compute_dtype or weight.quant_state.dtype
+        return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+
+
+class _Segmented(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, layer: SegmentedLoraLinear, batch: Batch
+    ) -> Tensor:
+        out = layer.plain(x)
+        ctx.layer, ctx.batch = layer, batch
+        ctx.adapts = layer.name in batch.layers
+        if not ctx.adapts:
+            return out
+        a, b = batch.take(a, x.dtype), batch.take(b, x.dtype)
+        hidden = batch.products.times(_dropped(x[: batch.adapted], layer, batch), a)
+        hidden *= batch.scaling
+        batch.products.add_times(out[: batch.adapted], hidden, b)
+        ctx.save_for_backward(x, hidden, a, b)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        layer, batch = ctx.layer, ctx.batch
+        into = _through_base(layer, gradient) if ctx.needs_input_grad[0] else None
+        if ctx.adapts:
+            _through_adapters(ctx.saved_tensors, gradient, into, layer, batch)
+        return into, None, None, None, None
+
+
+def _through_base(layer: SegmentedLoraLinear, gradient: Tensor) -> Tensor:
+    weight = layer.weight()
+    return (gradient.to(weight.dtype) @ weight).to(gradient.dtype)
+
+
+def _through_adapters(
+    saved: tuple[Tensor, ...],
+    gradient: Tensor,
+    into: Tensor | None,
+    layer: SegmentedLoraLinear,
+    batch: Batch,
+) -> None:
+    x, hidden, a, b = saved
+    x, gradient = x[: batch.adapted], gradient[: batch.adapted]
+    inner = batch.products.times(gradient, b.mT)
+    inner *= batch.scaling
+    outer = batch.products.outer
+    layer.add_gradients(batch, a=outer(_dropped(x, layer, batch), inner), b=outer(hidden, gradient))
+    if into is None:
+        return
+    if batch.dropout is None:
+        batch.products.add_times(into[: batch.adapted], inner, a.mT)
+    else:
+        # The mask is its own derivative.
+        into[: batch.adapted] += _dropped(batch.products.times(inner, a.mT), layer, batch)
+
+
+def _dropped(x: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:
+    return x if batch.dropout is None else batch.dropout.apply(x, layer.index)

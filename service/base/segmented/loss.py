@@ -1,0 +1,87 @@
+"""Vocabulary projection and cross entropy, some rows at a time.
+
+`torch.nn.functional.linear_cross_entropy` is not used: with weights per token it must be asked for
+`reduction="none"`, whose backward pass projects a second time, and it does not tell which tokens
+were right. Here the weights are known beforehand, so the gradient is made in the same pass.
+"""
+
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+_NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+"""Of logits, in fp32: what stays in a CPU's cache, and half a gigabyte of a GPU's memory."""
+
+
+class TokenLosses(msgspec.Struct, frozen=True):
+    """`total` is the weighted sum and carries the gradient; the others are per row, without."""
+
+    total: Tensor
+    nll: Tensor
+    correct: Tensor
+    """Whether the likeliest token was the right one."""
+
+
+def token_losses(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    bias: Tensor | None = None,
+    rows_at_once: int | None = None,
+) -> TokenLosses:
+    """Compare each row of `hidden` with its target: `[n, width]`, `[n]`; `head` is frozen.
+
+    The logits of at most `rows_at_once` rows exist at a time.
+    """
+    chunk = rows_at_once or max(1, _NUMBERS_AT_ONCE[hidden.device.type] // head.shape[0])
+    total, nll, correct = _Chunked.apply(hidden, head, bias, targets, weights, chunk)
+    return TokenLosses(total, nll, correct)
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        nll = torch.empty(len(targets), dtype=exact, device=hidden.device)
+        correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        into = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(targets), chunk):
+            piece = slice(start, start + chunk)
+            logits = functional.linear(hidden[piece], head, bias)
+            correct[piece] = logits.argmax(dim=-1) == targets[piece]
+            logged = functional.log_softmax(logits, dim=-1, dtype=exact)
+            right = targets[piece].unsqueeze(-1)
+            nll[piece] = -logged.gather(1, right).squeeze(1)
+            if into is not None:
+                into[piece] = _gradient(logged, right, head) * weights[piece, None]
+        ctx.into = into
+        ctx.mark_non_differentiable(nll, correct)
+        return (nll * weights).sum(), nll, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        into = ctx.into
+        ctx.into = None
+        return (into * gradient.to(into.dtype), None, None, None, None, None)
+
+
+def _gradient(logged: Tensor, right: Tensor, head: Tensor) -> Tensor:
+    """Turn log probabilities, in place, into the gradient with respect to the hidden states."""
+    share = logged.exp_()
+    share.scatter_add_(1, right, torch.full_like(right, -1, dtype=share.dtype))
+    return share.to(head.dtype) @ head
