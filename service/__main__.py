@@ -1,13 +1,17 @@
 """The command line: `lorehouse serve` and the processes that it starts."""
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from service import __version__
 from service.maintenance import CheckFailed
-from service.settings import Settings, SettingsError, from_environment
+from service.settings import PREFIX, Settings, SettingsError, from_environment
 from service.telemetry import configure_logging, logger
 
 DOCUMENT = Path("openapi/openapi.json")
@@ -67,6 +71,14 @@ def _runtime(settings: Settings, arguments: argparse.Namespace) -> None:
         from service.runtime import generation
 
         generation.run(settings)
+    _leave()
+
+
+def _leave() -> None:
+    """End at once: torch takes seconds to take itself apart, and nothing is left to keep."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _migrate(settings: Settings, _: argparse.Namespace) -> None:
@@ -93,13 +105,22 @@ def _check_migrations(_: Settings, __: argparse.Namespace) -> None:
     check_migrations()
 
 
+def _settings_help() -> str:
+    fields = msgspec.structs.fields(Settings)
+    names = "\n".join(f"  {PREFIX + field.name.upper()}" for field in fields)
+    return f"settings, read from the environment and explained in the README:\n{names}"
+
+
 def _tell(line: str) -> None:
     print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="lorehouse", description="Fine-tune and serve one language model for many tenants."
+        prog="lorehouse",
+        description="Fine-tune and serve one language model for many tenants.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import uvicorn
 import uvloop
 
 from service import __version__
+from service.data_folder import held
 from service.lobby import Lobby
 from service.settings import Settings, SettingsError
 
@@ -28,9 +30,8 @@ def serve(settings: Settings, *, supervised: bool, tell: Callable[[str], None]) 
     `tell` gets one line once it serves: where, on which data, and where its admin key is.
     Raises SettingsError when the settings name something unusable.
     """
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with _listen(settings) as listener, runner:
+    with held(settings.data_dir.resolve()), _listen(settings) as listener, runner:
         runner.run(_run(settings, supervised, listener, tell))
 
 
@@ -79,13 +80,17 @@ def _make_app(settings: Settings) -> "Litestar":
 
 
 def _migrate(settings: Settings) -> None:
+    from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     from service.database import migrate
 
     try:
+        if (url := make_url(settings.sqlalchemy_url)).get_backend_name() == "sqlite":
+            # First without aiosqlite, whose thread prints a traceback when it cannot.
+            sqlite3.connect(url.database or "").close()
         migrate.upgrade(settings.sqlalchemy_url)
-    except (SQLAlchemyError, ImportError) as fault:
+    except (SQLAlchemyError, sqlite3.Error, ImportError) as fault:
         # Of a database's own fault only the driver's message: the whole would show the statement.
         reason = getattr(fault, "orig", None) or fault
         raise SettingsError(f"LOREHOUSE_DATABASE_URL: cannot use the database: {reason}") from fault

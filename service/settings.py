@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The operator's key; empty means one is made at first start and kept in the data folder."""
     secret: str = ""
     """Key of the hashes that API keys are stored as; empty means made like the admin key."""
-    base_model: str = str(BUNDLED_BASE)
+    base_model: Annotated[str, Meta(min_length=1)] = str(BUNDLED_BASE)
     """A folder, or a Hugging Face id, of a causal language model."""
     base_name: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9.-]{0,63})?$(?!\n)")] = ""
     """The base's public id; empty means the last path segment of `base_model`."""
@@ -94,12 +94,21 @@ def _convert(values: dict[str, str]) -> Settings:
         try:
             settings[name] = msgspec.convert(value, types[name], strict=False, dec_hook=_path)
         except msgspec.ValidationError as fault:
-            raise SettingsError(f"{PREFIX}{name.upper()}: {fault}") from None
+            raise SettingsError(f"{PREFIX}{name.upper()}: {_reason(fault, types[name])}") from None
     return Settings(**settings)  # type: ignore[arg-type]
+
+
+def _reason(fault: msgspec.ValidationError, wanted: Any) -> str:
+    if get_origin(wanted) is Literal:
+        return f"it must be one of {', '.join(get_args(wanted))}"
+    return str(fault)
 
 
 def _path(wanted: type[object], value: str) -> object:
     """Make the one type that msgspec does not know."""
+    if not value:
+        # It would mean the folder that one happens to stand in.
+        raise ValueError("it is empty")
     return wanted(Path(value).expanduser())  # type: ignore[call-arg]
 
 

@@ -61,6 +61,8 @@ def test_an_unknown_name_is_named(name: str) -> None:
         ("LOREHOUSE_PORT", "70000"),
         ("LOREHOUSE_PORT", "-1"),
         ("LOREHOUSE_PORT", ""),
+        ("LOREHOUSE_DATA_DIR", ""),
+        ("LOREHOUSE_BASE_MODEL", ""),
         ("LOREHOUSE_QUANTIZATION", "int8"),
         ("LOREHOUSE_ENGINE", "Resident"),
         ("LOREHOUSE_MAX_FILE_BYTES", "0"),
@@ -75,6 +77,11 @@ def test_an_unknown_name_is_named(name: str) -> None:
 def test_a_bad_value_names_its_setting(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         from_environment({name: value})
+
+
+def test_the_choices_are_told() -> None:
+    with pytest.raises(SettingsError, match=r"LOREHOUSE_QUANTIZATION.* nf4, none, auto"):
+        from_environment({"LOREHOUSE_QUANTIZATION": "int8"})
 
 
 def test_a_bad_secret_is_not_told() -> None:
