@@ -4,6 +4,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from service.adapters.names import PATTERN
+from service.base.segmented.layout import Part
 from service.rendering.examples import (
     ChatExample,
     CompletionExample,
@@ -97,3 +98,21 @@ file_lines = st.lists(
     max_size=12,
 )
 """Lines of a file that somebody uploads."""
+
+
+@st.composite
+def segment_parts(draw: st.DrawFn) -> list[Part]:
+    """Parts of a batch, in any order, with at most one for the bare base."""
+    slots = draw(st.lists(st.none() | st.integers(0, 40), min_size=1, max_size=8, unique=True))
+    lengths = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
+    return [Part(slot, draw(lengths), draw(st.none() | st.integers(0))) for slot in slots]
+
+
+@st.composite
+def rows_with_loss_masks(draw: st.DrawFn) -> tuple[list[int], list[int], list[int]]:
+    """Lengths of examples, their tokens in one row, and which of these are learnt."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    tokens = st.integers(0, 99)
+    row = st.lists(tokens, min_size=sum(lengths), max_size=sum(lengths))
+    mask = st.lists(st.integers(0, 1), min_size=sum(lengths), max_size=sum(lengths))
+    return lengths, draw(row), draw(mask)

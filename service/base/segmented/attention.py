@@ -68,8 +68,8 @@ def _on_cpu(
     if len(set(lengths)) == 1:
         q, k, v = (t.unflatten(0, (len(lengths), -1)) for t in (q, k, v))
         return _examples(q, k, v, scaling, window).flatten(0, 1)
-    examples = zip(*(t.unsqueeze(0).split(lengths, dim=1) for t in (q, k, v)), strict=True)
-    return torch.cat([_examples(*example, scaling, window)[0] for example in examples])
+    pieces = zip(*(t.unsqueeze(0).split(lengths, dim=1) for t in (q, k, v)), strict=True)
+    return torch.cat([_examples(q, k, v, scaling, window)[0] for q, k, v in pieces])
 
 
 def _examples(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:

@@ -106,10 +106,17 @@ class SegmentedBase:
 def _check_head(model: Any) -> None:
     """Some models scale or cap their logits; those would be trained on another loss."""
     ids = torch.arange(4, device=model.device).unsqueeze(0)
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    projected = []
     head = model.get_output_embeddings()
-    plain = functional.linear(hidden, head.weight, head.bias)
-    if not torch.allclose(plain.float(), logits.float(), rtol=1e-2, atol=1e-2):
+    hook = head.register_forward_hook(lambda *seen: projected.append(seen))
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    finally:
+        hook.remove()
+    if type(head) is not torch.nn.Linear or len(projected) != 1:
+        raise UnfitBase("its head is not one plain linear layer")
+    _, (given,), out = projected[0]
+    if not torch.equal(out, logits) or not torch.allclose(given, hidden, rtol=1e-2, atol=1e-2):
         raise UnfitBase("its logits are not a plain projection of its last hidden states")

@@ -35,7 +35,7 @@ class Dropout:
         self._bounds = _spread(
             [_LOWEST + int(p * 2**32) for p in rates], sizes, torch.int32, device
         )
-        self._factors = _spread([1 / (1 - p) for p in rates], sizes, dtype, device)
+        self._factors = _spread([1 / (1 - rate) for rate in rates], sizes, dtype, device)
         self._columns: dict[int, Tensor] = {}
         self._device = device
 

@@ -1,0 +1,68 @@
+"""A packed row's examples are each as if alone."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from service.base.segmented.attention import packed_attention  # noqa: E402
+from service.base.segmented.base import SegmentedBase  # noqa: E402
+from service.base.segmented.batch import Batch  # noqa: E402
+from service.base.segmented.layout import Part  # noqa: E402
+from tests.unit.base.segmented.models import CONFIGS, apart, make, random_ids  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+WINDOWED = {
+    "mistral": {"sliding_window": 3},
+    "qwen2": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1},
+}
+
+
+def logits_of(model: object, lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the packed row's logits, and those of its examples one by one, without packing."""
+    base = SegmentedBase(model, capacity=1, rank=8)
+    batch = base.batch([Part(None, lengths)])
+    ids = random_ids(batch)
+    with torch.no_grad(), base.running(batch):
+        packed = base.logits(base.hidden(batch, ids))
+    base.remove()
+    alone = [
+        model(input_ids=example[None], use_cache=False).logits[0].detach()
+        for example in ids.split(lengths)
+    ]
+    return packed, torch.cat(alone)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("lengths", [(1, 9, 2, 5), (6, 6, 6), (12,)])
+def test_each_example_has_the_logits_it_has_alone(architecture, lengths) -> None:
+    packed, alone = logits_of(make(architecture), lengths)
+    assert apart(packed, alone) < 1e-12
+
+
+@pytest.mark.parametrize("architecture", WINDOWED)
+@pytest.mark.parametrize("lengths", [(1, 11, 3, 5), (8, 8)])
+def test_sliding_windows_are_those_of_the_model(architecture, lengths) -> None:
+    changes = WINDOWED[architecture]
+    packed, alone = logits_of(make(architecture, **changes), lengths)
+    assert apart(packed, alone) < 1e-12
+    unwindowed, _ = logits_of(make(architecture), lengths)
+    assert apart(packed, unwindowed) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"attention_mask": torch.ones(1, 1, 4, 4)},
+        {"dropout": 0.1},
+        {"softcap": 30.0},
+        {"s_aux": torch.zeros(2)},
+    ],
+)
+def test_what_cannot_be_done_is_refused(given) -> None:
+    base = SegmentedBase(make(), capacity=1, rank=8)
+    batch: Batch = base.batch([Part(None, (4,))])
+    qkv = [torch.zeros(1, 2, 4, 8)] * 3
+    given = {"attention_mask": None, **given}
+    with pytest.raises(ValueError, match="packed attention"):
+        packed_attention(torch.nn.Identity(), *qkv, packing=batch, **given)
