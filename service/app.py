@@ -1,5 +1,6 @@
 """The API's composition root: the one place where its concrete parts are picked."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -72,7 +73,9 @@ def create_app(
     if engine is None:
         closing.append(engine := RemoteEngine(settings.generation_socket))
     store = store or FilesystemAdapterStore(root / "adapters")
-    renderer = Renderer(base or describe(settings.base_model, settings.base_name))
+    base = base or describe(settings.base_model, settings.base_name)
+    base.check()
+    renderer = Renderer(base)
     registry = CollectorRegistry()
     services = _services(settings, database, engine, store, renderer, registry)
     ProcessCollector(registry=registry)
@@ -88,7 +91,7 @@ def create_app(
             "monitor": _given(Monitor(database, engine, root / "adapters")),
         },
         exception_handlers=exception_handlers,
-        lifespan=[_lifespan(services["files"], closing)],
+        lifespan=[_lifespan(services, base, closing)],
         # Litestar's logging of faults is left out: ours names no path and prints no locals.
         logging_config=None,
         middleware=[_authentication(services["tenants"], settings)],
@@ -140,13 +143,19 @@ def _authentication(tenants: TenantService, settings: Settings) -> DefineMiddlew
     )
 
 
-def _lifespan(files: FileService, closing: list[Database | Engine]) -> Any:
+def _lifespan(
+    services: dict[str, Any], base: BaseDescription, closing: list[Database | Engine]
+) -> Any:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        # The first answer's fingerprint needs it, and of a large base it takes a while.
+        hashing = asyncio.create_task(asyncio.to_thread(getattr, base, "digest"))
         try:
-            await files.clean()
+            await services["files"].clean()
+            await services["uploads"].clean()
             yield
         finally:
+            await asyncio.gather(hashing, return_exceptions=True)
             for part in closing:
                 await part.close()
 

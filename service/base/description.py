@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 NAME = re.compile(r"[^a-z0-9.-]")
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions")
 SPECIAL_TOKENS = (
     "bos_token",
     "eos_token",
@@ -43,15 +44,29 @@ class BaseDescription(msgspec.Struct, frozen=True, dict=True):
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and completion together."""
-        return int(self.config["max_position_embeddings"])
+        return next(int(self.config[name]) for name in CONTEXT_NAMES if self.config.get(name))
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Tokens that end a generation."""
-        given = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
+        given = self.generation_config.get("eos_token_id")
+        if given is None:
+            given = self.config.get("eos_token_id")
         if given is None:
             return ()
         return tuple(given) if isinstance(given, list) else (int(given),)
+
+    def check(self) -> None:
+        """Raise BaseModelError when something is missing that every job or answer would need."""
+        if not self.config.get("model_type"):
+            raise BaseModelError(f"{self.path / 'config.json'} names no model_type")
+        if not any(self.config.get(name) for name in CONTEXT_NAMES):
+            missing = " or ".join(CONTEXT_NAMES)
+            raise BaseModelError(f"{self.path / 'config.json'} has no {missing}")
+        if not any(self.path.glob("*.safetensors")):
+            raise BaseModelError(f"{self.path} holds no *.safetensors")
+        if not self.linear_modules:
+            raise BaseModelError(f"{self.path} holds no linear layers that LoRA could target")
 
     @cached_property
     def linear_modules(self) -> frozenset[str]:
@@ -120,6 +135,8 @@ def public_name(model: str) -> str:
 
 
 def _fetch(model: str) -> Path:
+    if model.startswith((".", "/", "~")):
+        raise BaseModelError(f"there is no folder {model}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -148,8 +165,10 @@ def _linear_names(path: Path) -> set[str]:
 def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
     if missing is not None and not path.exists():
         return missing
-    content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-    return content
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
+        raise BaseModelError(f"{path} is not a JSON object: {fault}") from None
 
 
 def _text(token: object) -> str | None:

@@ -4,7 +4,7 @@ Pure. Bounds that depend on nothing stand in create_schemas.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -16,7 +16,7 @@ from service.jobs.create_schemas import (
     LoraChoice,
     SupervisedChoice,
 )
-from service.jobs.schemas import Hyperparameters, JobMethod, Lora, SupervisedMethod
+from service.jobs.schemas import Hyperparameters, JobMethod, Lora, Quantization, SupervisedMethod
 from service.training.spec import DEFAULT_TARGETS, LoraSpec, TrainingSpec
 
 FEW_EXAMPLES = 100
@@ -37,7 +37,7 @@ class Facts(msgspec.Struct, frozen=True):
     base: str
     linear_modules: frozenset[str]
     context_length: int
-    quantization: str
+    quantization: Quantization
     rows: int
     validation_file: bool
 
@@ -142,9 +142,8 @@ def _targets(chosen: list[str] | None, modules: frozenset[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _quantization(chosen: str, server: str) -> Literal["nf4", "none"]:
-    asked = server if chosen == "auto" else chosen
-    return "none" if asked == "none" else "nf4"
+def _quantization(chosen: Quantization, server: Quantization) -> Quantization:
+    return server if chosen == "auto" else chosen
 
 
 def _max_length(chosen: int | None, context_length: int) -> int:
@@ -175,7 +174,7 @@ def _spec(method: SupervisedMethod, seed: int) -> TrainingSpec:
             target_modules=tuple(lora.target_modules),
             rslora=lora.rslora,
         ),
-        quantization="none" if method.quantization == "none" else "nf4",
+        quantization=method.quantization,
         n_epochs=knobs.n_epochs,
         batch_size=knobs.batch_size,
         learning_rate=method.learning_rate * knobs.learning_rate_multiplier,

@@ -1,6 +1,6 @@
 """Jobs, events and checkpoints on the wire: OpenAI's shapes with our LoRA fields."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -28,12 +28,15 @@ class Lora(Output):
     rslora: bool
 
 
+Quantization = Literal["nf4", "none", "auto"]
+
+
 class SupervisedMethod(Output):
-    """As trained with, `auto` resolved."""
+    """As trained with, `auto` resolved; a quantization still `auto` is chosen by free memory."""
 
     hyperparameters: Hyperparameters
     lora: Lora
-    quantization: str
+    quantization: Quantization
     learning_rate: float
     max_length: int
     warmup_ratio: float

@@ -18,7 +18,7 @@ from service.jobs.create_schemas import CreateJob
 from service.jobs.lifecycle import Action, Status, is_terminal
 from service.jobs.repository import JobRepository
 from service.jobs.resolve import FEW_EXAMPLES, Facts, resolve
-from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList
+from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList, Quantization
 from service.wire import new_id, now
 
 POLL_SECONDS = 0.3
@@ -38,7 +38,7 @@ class JobService:
         database: Database,
         base: BaseDescription,
         *,
-        quantization: str = "nf4",
+        quantization: Quantization = "nf4",
         base_model: str = "",
     ) -> None:
         self.database = database

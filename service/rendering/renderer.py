@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from tokenizers import Tokenizer
 
-from service.base.description import BaseDescription
+from service.base.description import BaseDescription, BaseModelError
 from service.rendering.encoding import Encoded, encode
 from service.rendering.examples import (
     ChatExample,
@@ -36,7 +36,7 @@ class Renderer:
 
     def __init__(self, base: BaseDescription) -> None:
         self.base = base
-        self.tokenizer = Tokenizer.from_file(str(base.path / "tokenizer.json"))
+        self.tokenizer = _tokenizer(base)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self._bos = _bos(base, self.tokenizer)
@@ -161,6 +161,14 @@ class Renderer:
     def _eos_text(self) -> str:
         text = None if self._eos is None else self.tokenizer.id_to_token(self._eos)
         return text or ""
+
+
+def _tokenizer(base: BaseDescription) -> Tokenizer:
+    path = base.path / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as fault:  # noqa: BLE001  the library raises no narrower one
+        raise BaseModelError(f"{path} cannot be used: {fault}") from None
 
 
 def _bos(base: BaseDescription, tokenizer: Tokenizer) -> int | None:

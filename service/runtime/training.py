@@ -30,7 +30,7 @@ from service.telemetry import configure_logging, logger
 IDLE_SECONDS = 0.5
 """Between two looks for a job."""
 
-Held = Literal["nf4", "none"]
+Asked = Literal["nf4", "none", "auto"]
 
 _log = logger(__name__)
 
@@ -60,8 +60,8 @@ async def _run(settings: Settings, owner: str) -> None:
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="trainer") as thread:
             # Before the first claim: a base that cannot be loaded is no job's fault.
-            held: Held = "none" if settings.quantization == "none" else "nf4"
-            await asyncio.get_running_loop().run_in_executor(thread, parts.prepare, held)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(thread, parts.prepare, settings.quantization)
             _log.info("training.started", runtime_id=owner, base=base.name)
             await work(parts, thread, stop)
     finally:
@@ -110,21 +110,21 @@ def _parts(settings: Settings, owner: str, base: BaseDescription, database: Data
 
 def _one_base(
     settings: Settings, base: BaseDescription, renderer: Renderer
-) -> Callable[[Held], Prepared]:
+) -> Callable[[Asked], Prepared]:
     """Keep the base as the last job wanted it: never two copies at once."""
-    kept: list[Prepared] = []
+    kept: dict[Asked, Prepared] = {}
 
-    def prepare(quantization: Held) -> Prepared:
-        if not kept or kept[0].quantization != quantization:
+    def prepare(quantization: Asked) -> Prepared:
+        if quantization not in kept:
             kept.clear()
-            kept.append(_load(settings, base, renderer, quantization))
-        return kept[0]
+            kept[quantization] = _load(settings, base, renderer, quantization)
+        return kept[quantization]
 
     return prepare
 
 
 def _load(
-    settings: Settings, base: BaseDescription, renderer: Renderer, quantization: Held
+    settings: Settings, base: BaseDescription, renderer: Renderer, quantization: Asked
 ) -> Prepared:
     # Only this process pays for torch, in the thread that uses it.
     from service.base.loading import load_base
@@ -132,6 +132,6 @@ def _load(
     from service.training.sft import SftTrainer
 
     loaded = load_base(base, quantization, threads(settings))
-    _log.info("base.loaded", base=base.name, quantization=quantization, device=loaded.device)
+    _log.info("base.loaded", base=base.name, quantization=loaded.quantization, device=loaded.device)
     trainer = SftTrainer(loaded, renderer, settings.checkpoint_steps)
     return Prepared(trainer, loaded.quantization, loaded.compute_dtype)

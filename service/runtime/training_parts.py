@@ -34,5 +34,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """One folder for each job in it."""
     examples: Callable[[str, str], Awaitable[list[Example]]]
     """By tenant and file id."""
-    prepare: Callable[[Literal["nf4", "none"]], Prepared]
+    prepare: Callable[[Literal["nf4", "none", "auto"]], Prepared]
     """Blocks while a base is loaded; called in the thread that trains."""

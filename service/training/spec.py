@@ -24,7 +24,8 @@ class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     method: Literal["supervised"] = "supervised"
     lora: LoraSpec = LoraSpec()
-    quantization: Literal["nf4", "none"] = "nf4"
+    quantization: Literal["nf4", "none", "auto"] = "nf4"
+    """`auto` is chosen by the memory there is when the base is loaded."""
     n_epochs: int = 3
     batch_size: int = 8
     learning_rate: float = 2e-4

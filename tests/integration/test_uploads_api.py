@@ -9,11 +9,14 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
+from service.app import create_app
+from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import UploadPartRow, UploadRow
 from service.datasets.service import FileService
 from service.datasets.uploads import UploadService
 from service.rendering.renderer import Renderer
+from service.serving.engine import Engine
 from service.settings import Settings
 from service.wire import now
 from tests.integration.test_files_api import FILE_KEYS, GOOD, error, on_disk
@@ -231,3 +234,14 @@ async def test_at_start_parts_without_a_pending_upload_are_removed(
     files = FileService(database, root, renderer, settings.max_file_bytes)
     await UploadService(database, files).clean()
     assert on_disk(settings) == kept
+
+
+async def test_a_start_of_the_app_removes_the_parts_of_no_upload(
+    settings: Settings, base: BaseDescription, engine: Engine, database: Database
+) -> None:
+    orphan = settings.data_dir / "uploads" / "acme" / "upload_gone"
+    orphan.mkdir(parents=True)
+    (orphan / "part_1").write_bytes(b"x")
+    app = create_app(settings, base=base, engine=engine, database=database)
+    async with app.lifespan():
+        assert not orphan.exists()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from service.base.description import BaseDescription, BaseModelError, describe, public_name
+from service.settings import BUNDLED_BASE
 
 
 def described(folder: Path, **files: Any) -> BaseDescription:
@@ -55,3 +56,43 @@ def test_a_folder_without_a_tokenizer_is_no_base(tmp_path: Path) -> None:
 )
 def test_the_public_name_is_the_last_segment_made_plain(model: str, name: str) -> None:
     assert public_name(model) == name
+
+
+def test_generation_ends_at_the_configs_token_when_the_generation_config_says_null(
+    tmp_path: Path,
+) -> None:
+    base = described(tmp_path, config={"eos_token_id": 1}, generation_config={"eos_token_id": None})
+    assert base.eos_token_ids == (1,)
+
+
+def test_an_older_name_of_the_context_counts(tmp_path: Path) -> None:
+    assert described(tmp_path, config={"n_positions": 64}).context_length == 64
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "model_type"),
+        ({"model_type": "llama"}, "max_position_embeddings"),
+        ({"model_type": "llama", "max_position_embeddings": 64}, "safetensors"),
+    ],
+)
+def test_what_a_base_lacks_is_named(tmp_path: Path, config: dict[str, Any], said: str) -> None:
+    with pytest.raises(BaseModelError, match=said):
+        described(tmp_path, config=config).check()
+
+
+def test_the_bundled_base_lacks_nothing() -> None:
+    describe(str(BUNDLED_BASE)).check()
+
+
+def test_a_config_that_is_not_json_is_named(tmp_path: Path) -> None:
+    base = described(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BaseModelError, match=r"config\.json is not a JSON object"):
+        base.check()
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub() -> None:
+    with pytest.raises(BaseModelError, match="there is no folder /nonexistent"):
+        describe("/nonexistent")

@@ -16,7 +16,7 @@ from service.training.spec import TrainingSpec, held_out
 
 MODULES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"})
 FACTS = Facts(
-    "tiny", MODULES, context_length=4096, quantization="auto", rows=400, validation_file=False
+    "tiny", MODULES, context_length=4096, quantization="nf4", rows=400, validation_file=False
 )
 
 
@@ -84,7 +84,8 @@ def test_hyperparameters_in_two_places_are_refused() -> None:
 @pytest.mark.parametrize(
     ("asked", "server", "trained"),
     [
-        ("auto", "auto", "nf4"),
+        ("auto", "auto", "auto"),
+        ("nf4", "auto", "nf4"),
         ("auto", "none", "none"),
         ("auto", "nf4", "nf4"),
         ("none", "nf4", "none"),
