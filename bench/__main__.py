@@ -1,0 +1,9 @@
+"""List the benches."""
+
+BENCHES = {
+    "train_many": "many tenants' adapters in one pass, against PEFT one tenant after another",
+}
+
+if __name__ == "__main__":
+    for name, what in BENCHES.items():
+        print(f"python -m bench.{name} --preset cpu|h200    {what}")
