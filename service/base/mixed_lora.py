@@ -118,7 +118,9 @@ class MixedLora:
         if held.keys() != files.tensors.keys():
             raise BadLora("PEFT placed the adapter on other layers than it was made for")
         for key, tensor in files.tensors.items():
-            if not torch.equal(held[key].detach().cpu(), tensor.cpu()):
+            weight = held[key].detach()
+            # PEFT holds an adapter in what the base computes in: bf16 on CUDA.
+            if not torch.equal(weight, tensor.to(weight)):
                 raise BadLora(f"{key} did not arrive as it was stored")
 
     def _layers(self) -> list[tuple[str, LoraLayer]]:

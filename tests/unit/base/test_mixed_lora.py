@@ -52,6 +52,12 @@ def test_a_forward_pass_that_raises_leaves_no_hooks(lora, folder) -> None:
     assert answer(lora, None) == base
 
 
+def test_an_adapter_follows_the_base_into_bf16(folder) -> None:
+    lora = MixedLora(tiny_model().bfloat16())
+    lora.add("one", read_lora(folder, lora.shapes))
+    assert answer(lora, "one") != answer(lora, None)
+
+
 def test_peft_itself_still_leaks_its_hooks(lora, folder) -> None:
     """The reason for `clear_hooks`: when this fails, it is no longer needed."""
     lora.add("one", read_lora(folder, lora.shapes))
