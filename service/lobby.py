@@ -27,7 +27,12 @@ class Lobby:
         if self._app is None and scope["type"] == "http" and scope["path"] == LIVE:
             await _alive(scope, send)
             return
-        await self._open.wait()
+        try:
+            await self._open.wait()
+        except asyncio.CancelledError:
+            # The start has failed, or was ended by a signal.
+            await _turn_away(send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -37,3 +42,10 @@ async def _alive(scope: Any, send: Any) -> None:
     headers = [(b"content-type", b"application/json"), (b"x-request-id", names.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b'{"status":"live"}'})
+
+
+async def _turn_away(send: Any) -> None:
+    # Not before: it takes the time that this room exists to save.
+    from service.http.edge import turn_away
+
+    await turn_away(send)

@@ -83,4 +83,6 @@ def expires_after_of(fields: dict[str, str]) -> ExpiresAfter | None:
     try:
         return msgspec.convert(given, ExpiresAfter, strict=False)
     except msgspec.ValidationError as fault:
-        raise BadRequest(f"'expires_after': {fault}", param="expires_after") from None
+        reason, _, field = str(fault).partition(" - at `$.")
+        param = f"expires_after.{field.rstrip('`')}" if field else "expires_after"
+        raise BadRequest(f"Invalid value for '{param}': {reason}", param=param) from None

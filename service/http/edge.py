@@ -47,7 +47,7 @@ class Edge:
         except asyncio.CancelledError:
             # The server cancels requests when its time of grace at shutdown is over.
             if exchange.status is None:
-                await _turn_away(answer)
+                await turn_away(answer)
         finally:
             self._record(scope, exchange, time.perf_counter() - began)
 
@@ -67,7 +67,8 @@ class Edge:
         )
 
 
-async def _turn_away(send: Send) -> None:
+async def turn_away(send: Send) -> None:
+    """Answer that the server ends."""
     fault = ShuttingDown()
     content = msgspec.json.encode(body(detail_of(fault)))
     headers = {"content-type": "application/json", "content-length": str(len(content))}

@@ -142,7 +142,16 @@ def _told(
             return "The request body is too large.", None, "too_large"
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return fault.detail, None, None
-    return "We could not parse the body of your request.", None, "invalid_body"
+    return f"We could not parse the body of your request{_why(fault)}.", None, "invalid_body"
+
+
+def _why(fault: HTTPException) -> str:
+    serialization = fault.__cause__ or fault.__context__
+    cause = serialization and (serialization.__cause__ or serialization.__context__)
+    # msgspec says what and where, and repeats nothing of the body.
+    return (
+        f": {str(cause).partition(' - at ')[0]}" if isinstance(cause, msgspec.MsgspecError) else ""
+    )
 
 
 def _validation(request: Request[Any, Any, Any], fault: ValidationException) -> Response[Any]:

@@ -91,7 +91,8 @@ class MixedBackend:
             _check_origin(revision.manifest.origin, self._base)
             return read_lora(revision.path, self._lora.shapes)
         except (RevisionNotFound, InvalidName):
-            raise NotFound("the model does not exist", code="model_not_found") from None
+            message = "The files of this model are not there any more."
+            raise NotFound(message, param="model", code="model_not_found") from None
         except (InvalidAdapter, BadLora) as fault:
             raise _not_loadable(str(fault)) from None
 

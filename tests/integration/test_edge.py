@@ -44,6 +44,23 @@ async def test_a_body_that_is_not_a_json_object_is_400(
     assert assert_error(answer, 400)["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{"id": NaN}', "request: JSON is malformed: invalid character (byte 7)."),
+        (b'{"id": 1e400}', "request: Number out of range."),
+        (b'{"id": "secret', "request: Input data was truncated."),
+        (b"[" * 200_000, "request."),
+    ],
+)
+async def test_what_is_not_json_is_told_with_its_place(
+    admin: httpx.AsyncClient, content: bytes, why: str
+) -> None:
+    error = assert_error(await admin.post(TENANTS, content=content), 400)
+    assert error["code"] == "invalid_body"
+    assert error["message"].endswith(why)
+
+
 async def test_an_unknown_field_is_named(acme: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
     error = assert_error(await admin.post(TENANTS, json={"id": "x", "plan": "gold"}), 400)
     assert (error["param"], error["code"]) == ("plan", "unknown_parameter")

@@ -224,7 +224,7 @@ class TestExpiry:
     @pytest.mark.parametrize("seconds", ["3599", "2592001", "soon", ""])
     async def test_a_bad_expiry_is_refused(self, acme: httpx.AsyncClient, seconds: str) -> None:
         fields = {"expires_after[anchor]": "created_at", "expires_after[seconds]": seconds}
-        assert error(await upload(acme, **fields), 400)["param"] == "expires_after"
+        assert error(await upload(acme, **fields), 400)["param"] == "expires_after.seconds"
         alone = {"expires_after[seconds]": "3600"}
         assert error(await upload(acme, **alone), 400)["param"] == "expires_after"
 

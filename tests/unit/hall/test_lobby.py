@@ -40,3 +40,18 @@ async def test_once_it_is_there_the_app_answers_everything() -> None:
     lobby.admit(app)
     async with client(lobby) as caller:
         assert (await caller.get("/health/live")).text == "/health/live"
+
+
+async def test_who_waits_for_a_start_that_failed_is_told() -> None:
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    scope = {"type": "http", "path": "/v1/models", "headers": []}
+    waiting = asyncio.create_task(Lobby()(scope, None, send))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await waiting
+    assert messages[0]["status"] == 503
+    assert b"shutting_down" in messages[1]["body"]
