@@ -147,14 +147,22 @@ def _fetch(model: str) -> Path:
         raise BaseModelError(f"no base model at {model!r}: {fault}") from None
 
 
-def _linear_names(path: Path) -> set[str]:
-    import json
+def _header(file: Path) -> dict[str, Any]:
+    """Read what tensors a safetensors file holds."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > file.stat().st_size:
+            raise BaseModelError(f"{file} is cut short, or no safetensors file")
+        try:
+            return msgspec.json.decode(stream.read(length), type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise BaseModelError(f"{file} is no safetensors file") from None
 
+
+def _linear_names(path: Path) -> set[str]:
     names: set[str] = set()
     for file in path.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for key, tensor in header.items():
+        for key, tensor in _header(file).items():
             # Two-dimensional weights inside the layers are the projections; the embedding and the
             # vocabulary head lie outside, and LoRA on them would not be servable.
             if key != "__metadata__" and ".layers." in key and len(tensor["shape"]) == 2:

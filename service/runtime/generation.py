@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
+import sys
 
 from adapters_store import FilesystemAdapterStore
-from service.base.description import describe
+from service.base.description import BaseModelError, describe
 from service.rendering.renderer import Renderer
 from service.runtime.server import EngineServer
 from service.serving.engine import Engine
@@ -19,10 +20,19 @@ _log = logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Load the base, then listen until SIGTERM or SIGINT. The socket appears when it can answer."""
+    """Load the base, then listen until SIGTERM or SIGINT. The socket appears when it can answer.
+
+    Exits with 1 after a fault of ours: the supervisor starts a fresh process.
+    """
     configure_logging(settings.log_level)
-    engine = _engine(settings)
-    asyncio.run(_serve(engine, settings))
+    try:
+        asyncio.run(_serve(_engine(settings), settings))
+    except BaseModelError as fault:
+        _log.error("base.not_loaded", reason=str(fault))
+        sys.exit(1)
+    except Exception:  # noqa: BLE001  logged, and told by the exit code
+        _log.exception("generation.died")
+        sys.exit(1)
 
 
 def threads(settings: Settings) -> int:

@@ -15,7 +15,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from adapters_store import FilesystemAdapterStore
-from service.base.description import BaseDescription, describe
+from service.base.description import BaseDescription, BaseModelError, describe
 from service.database import Database
 from service.database.models import JobRow
 from service.datasets.service import FileService
@@ -45,6 +45,9 @@ def run(settings: Settings, runtime_id: str | None = None) -> None:
     owner = runtime_id or f"training-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         asyncio.run(_run(settings, owner))
+    except BaseModelError as fault:
+        _log.error("base.not_loaded", reason=str(fault))
+        sys.exit(1)
     except Exception:  # noqa: BLE001  logged, and told by the exit code
         _log.exception("training.died", runtime_id=owner)
         sys.exit(1)

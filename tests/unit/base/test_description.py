@@ -96,3 +96,11 @@ def test_a_config_that_is_not_json_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub() -> None:
     with pytest.raises(BaseModelError, match="there is no folder /nonexistent"):
         describe("/nonexistent")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x04" + b"\0" * 7 + b"nope", b"version"])
+def test_weights_that_are_none_are_named(tmp_path: Path, content: bytes) -> None:
+    base = described(tmp_path, config={"model_type": "llama", "max_position_embeddings": 64})
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(BaseModelError, match=r"model\.safetensors"):
+        base.check()
