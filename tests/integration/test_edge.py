@@ -177,3 +177,22 @@ async def test_anothers_thing_and_an_unknown_one_are_told_apart_by_nobody(
         unknown = await globex.get(template.format("nothing"))
         assert foreign.status_code == unknown.status_code == 404, template
         assert foreign.text.replace(mine, "nothing") == unknown.text, template
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", "0.5"),
+        ("stream", "false"),
+        ("n", "1"),
+        ("max_tokens", "7"),
+        ("seed", True),
+        ("logprobs", 1),
+    ],
+)
+async def test_a_field_of_another_type_is_not_converted(
+    acme: httpx.AsyncClient, field: str, value: object
+) -> None:
+    asked = {"model": "lorehouse-tiny", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = await acme.post("/v1/chat/completions", json={**asked, field: value})
+    assert assert_error(answer, 400)["param"] == field
