@@ -102,9 +102,7 @@ async def until(probe: Callable[[], Any], seconds: float = 20) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_a_killed_child_is_back_under_a_new_id(
-    run: Run, tmp_path: Path, logs: list[Any]
-) -> None:
+def test_a_killed_child_is_back_under_a_new_id(run: Run, tmp_path: Path, logs: list[Any]) -> None:
     async def scenario() -> None:
         exits = Exits()
         async with Supervisor({"training": child(tmp_path)}, exits) as supervisor:
