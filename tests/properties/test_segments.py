@@ -45,6 +45,7 @@ def test_a_loss_token_is_predicted_from_its_own_example_only(drawn) -> None:
         [Part(1, (3,)), Part(1, (2,))],
         [Part(None, (3,)), Part(None, (2,))],
         [Part(-1, (3,))],
+        [Part(1, (3, 2), (5,))],
     ],
 )
 def test_what_cannot_be_laid_out_is_refused(parts) -> None:

@@ -25,6 +25,7 @@ Rules:
 - Gradients accumulate over batches until `SlotAdamW.step` takes that slot's, and then are zero.
 - Dropout is on for a part with a `dropout_seed`, off without. The masks depend on that seed, the
   layer, and the token's place within its part only: give each slot a new seed for each micro-batch.
+  With a tuple of seeds, one for each example, it is the place within the example.
 - Checkpoints: `base.slots.weights(slot)` and `optimizer.state(slot)` are views, cut to the
   adapter's rank and targets; `base.slots.put(slot, weights)` and `optimizer.restore(slot, state)`
   put them back bit-equal.

@@ -1,4 +1,4 @@
-"""Dropout masks that are a function of a part's seed, the layer and the token's place in its part.
+"""Dropout masks that are a function of a seed, the layer and the token's place after the seed.
 
 A counter-based hash instead of a generator: one draw for all adapters at once, the same on every
 device, whoever else is in the batch, and drawn again in the backward pass instead of kept.
@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from service.base.segmented.layout import Part
+from service.base.segmented.layout import Part, positions
 
 _GOLDEN = 0x9E3779B9
 _LOWEST = -(2**31)
@@ -73,10 +73,13 @@ def _scramble(keys: Tensor) -> Tensor:
 
 
 def _token_keys(part: Part) -> Tensor:
-    seed = part.dropout_seed or 0
-    start = _scramble(_wrap(torch.tensor([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF])))
-    first = int(start[0]) ^ (int(start[1]) * 3)
-    return _scramble(_wrap(torch.arange(part.tokens) * _GOLDEN + first))
+    seeds, lengths = part.dropout_seed or 0, part.lengths
+    if isinstance(seeds, int):
+        seeds, lengths = (seeds,), (part.tokens,)
+    halves = [[seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF] for seed in seeds]
+    starts = _scramble(_wrap(torch.tensor(halves)))
+    firsts = (starts[:, 0] ^ (starts[:, 1] * 3)).long().repeat_interleave(torch.tensor(lengths))
+    return _scramble(_wrap(torch.tensor(positions(lengths)) * _GOLDEN + firsts))
 
 
 def _wrap(numbers: Tensor) -> Tensor:

@@ -13,8 +13,11 @@ class Part(msgspec.Struct, frozen=True):
     """None is the bare base."""
     lengths: tuple[int, ...]
     """Tokens of each example."""
-    dropout_seed: int | None = None
-    """None is no dropout. Where it is equal, so are the masks."""
+    dropout_seed: int | tuple[int, ...] | None = None
+    """None is no dropout. Where it is equal, so are the masks.
+
+    With one for each example, an example's masks do not depend on which others are in the part.
+    """
 
     @property
     def tokens(self) -> int:
@@ -61,6 +64,9 @@ def lay_out(parts: Iterable[Part]) -> Layout:
         raise ValueError("a slot can come only once in a batch")
     if any(slot is not None and slot < 0 for slot in slots):
         raise ValueError("a slot is not negative")
+    seeded = [part for part in ordered if isinstance(part.dropout_seed, tuple)]
+    if any(len(part.dropout_seed) != len(part.lengths) for part in seeded):  # type: ignore[arg-type]
+        raise ValueError("a part has one dropout seed, or one for each example")
     if not ordered or any(min(part.lengths, default=0) < 1 for part in ordered):
         raise ValueError("a batch and each of its examples need at least one token")
     return Layout(tuple(ordered))

@@ -127,12 +127,7 @@ class Slots:
 
     def save(self, slot: int, folder: Path, base_name: str) -> None:
         """Write PEFT's two files in fp32."""
-        held = self._held[slot]
-        tensors = {key: view.float().contiguous().cpu() for key, view in self.weights(slot).items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = msgspec.json.encode(_config(held, base_name), order="sorted")
-        (folder / "adapter_config.json").write_bytes(msgspec.json.format(config, indent=2))
+        write_files(self._held[slot], self.weights(slot), folder, base_name)
 
     def _of(self, buffer: Tensor, slot: int, name: str) -> tuple[Tensor, Tensor]:
         rank = self._held[slot].rank
@@ -160,6 +155,15 @@ class Slots:
             raise NoFreeSlot(f"all {self._pool.capacity} slots are taken")
         self._held[slot] = held
         return slot
+
+
+def write_files(held: Held, weights: Mapping[str, Tensor], folder: Path, base_name: str) -> None:
+    """Write what a slot held as PEFT's two files in fp32; `weights` may be a copy made before."""
+    tensors = {key: tensor.float().contiguous().cpu() for key, tensor in weights.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = msgspec.json.encode(_config(held, base_name), order="sorted")
+    (folder / "adapter_config.json").write_bytes(msgspec.json.format(config, indent=2))
 
 
 class _Stored(msgspec.Struct, frozen=True):

@@ -67,3 +67,16 @@ def test_a_part_without_dropout_is_left_bit_equal() -> None:
     out = dropout.apply(x, 0)
     assert torch.equal(out[3:], x[3:])
     assert not torch.equal(out[:3], x[:3])
+
+
+def test_with_a_seed_for_each_example_its_masks_ignore_the_others() -> None:
+    x = torch.ones(9, 64, dtype=torch.float64)
+
+    def masked(lengths: tuple[int, ...], seeds: tuple[int, ...]) -> torch.Tensor:
+        dropout = Dropout([Part(0, lengths, seeds)], [0.5], 1, CPU, torch.float64)
+        return dropout.apply(x[: sum(lengths)], 0)
+
+    whole = masked((4, 3, 2), (11, 2**63 + 7, 13))
+    assert torch.equal(masked((3,), (2**63 + 7,)), whole[4:7])
+    assert torch.equal(masked((4, 2), (11, 13)), whole[[0, 1, 2, 3, 7, 8]])
+    assert not torch.equal(whole[0], whole[4])
