@@ -36,14 +36,23 @@ EVERY = 3
 """Steps between checkpoints."""
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("nf4", marks=pytest.mark.torch)])
+@pytest.fixture(
+    scope="module",
+    params=["fake", *(pytest.param(name, marks=pytest.mark.torch) for name in ("trl", "batch"))],
+)
 def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
     if request.param == "fake":
         yield FakeTrainer(EVERY)
-        return
-    from tests.unit.training.real import real_trainer
+    elif request.param == "trl":
+        from tests.unit.training.real import real_trainer
 
-    yield real_trainer(request.param, EVERY)
+        yield real_trainer("nf4", EVERY)
+    else:
+        from tests.unit.training.batch.real import batch_trainer
+
+        batch = batch_trainer("nf4", EVERY)
+        yield batch
+        batch.close()
 
 
 @pytest.fixture(scope="module")

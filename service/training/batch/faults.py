@@ -1,0 +1,27 @@
+"""What the task itself did wrong, in the words of the solo trainer."""
+
+from service.training.trainer import TrainingError
+
+
+def non_finite(what: str) -> TrainingError:
+    """Say that the arithmetic overflowed."""
+    message = f"{what} is no longer a finite number; a lower learning rate may help"
+    return TrainingError(message, "non_finite_loss", "method.supervised.learning_rate")
+
+
+def too_long(tokens: int) -> TrainingError:
+    """Say that not even one example fits into the memory that there is."""
+    message = f"There is no memory to train on an example of {tokens} tokens"
+    return TrainingError(message, "out_of_memory", "method.supervised.max_length")
+
+
+def bad_shape(reason: str) -> TrainingError:
+    """Say that the base cannot carry such an adapter."""
+    message = f"The base cannot carry this adapter: {reason}"
+    return TrainingError(message, "invalid_value", "method.supervised.lora")
+
+
+def no_such_layer(target: str) -> TrainingError:
+    """Say that a target is not there."""
+    message = f"The base has no linear layer '{target}'"
+    return TrainingError(message, "invalid_value", "method.supervised.lora.target_modules")

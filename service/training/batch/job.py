@@ -1,0 +1,151 @@
+"""One task in the batch: which examples come next, and what happens when they went through."""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from service.base.segmented.optimizer import AdamW
+from service.training.batch.examples import Sweep
+from service.training.batch.faults import non_finite
+from service.training.batch.keeper import Keeper
+from service.training.batch.packing import Waiting
+from service.training.batch.plan import Plan
+from service.training.batch.resident import Resident
+from service.training.batch.states import Metrics, Progress, State
+from service.training.trainer import Evaluated, StepDone, TrainingOutcome
+
+
+class Job:
+    """Owns a slot until it is over. Everything here is called by the training thread."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        resident: Resident,
+        slot: int,
+        keeper: Keeper,
+        *,
+        tenant: str,
+        should_stop: Callable[[], bool],
+        checkpoint_steps: int,
+    ) -> None:
+        self.slot = slot
+        self.result: Future[TrainingOutcome] = Future()
+        self.sweep: Sweep | None = None
+        self._plan = plan
+        self._resident = resident
+        self._keeper = keeper
+        self._tenant = tenant
+        self._should_stop = should_stop
+        self._checkpoint_steps = checkpoint_steps
+        self._progress = plan.progress
+        self._stopping = False
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What went wrong when telling or writing."""
+        return self._keeper.fault
+
+    def begin(self) -> None:
+        """Start, or go on from the checkpoint; the base itself is measured first."""
+        self._keeper.tell(self._plan.started)
+        if self._progress.step == 0 and self._plan.validation:
+            self.sweep = self._plan.measuring()
+        else:
+            self._go_on()
+
+    def waiting(self) -> Waiting:
+        """Tell what it could contribute to a row."""
+        lengths = self.sweep.lengths if self.sweep else []
+        return Waiting(str(self.slot), self._tenant, lengths)
+
+    def settle(self, settings: dict[int, AdamW]) -> None:
+        """Say how its slot is to step now. Raises TrainingError if the loss is not a number."""
+        assert self.sweep is not None
+        if not math.isfinite(self.sweep.loss):
+            raise non_finite(f"The loss at step {self._progress.step + 1}")
+        clip = self._plan.task.spec.gradient_clip
+        settings[self.slot] = AdamW(lr=self._rate, weight_decay=0.0, clip=clip or None)
+
+    def swept(self) -> None:
+        """Go on after all examples of the sweep went through, and the optimizer stepped."""
+        sweep = self.sweep
+        assert sweep is not None
+        self.sweep = None
+        if sweep.learning:
+            self._stepped(sweep)
+        else:
+            self._measured(sweep)
+
+    def fail(self, fault: BaseException) -> None:
+        """End with a fault."""
+        self._keeper.fail(self.result, fault)
+
+    @property
+    def _rate(self) -> float:
+        return self._plan.schedule.rate(self._progress.step)
+
+    @property
+    def _ends_epoch(self) -> bool:
+        return self._progress.step % self._plan.order.steps_per_epoch == 0
+
+    def _stepped(self, sweep: Sweep) -> None:
+        rate = self._rate
+        self._note(sweep, "train", step=self._progress.step + 1, tokens=sweep.tokens)
+        self._keeper.tell(
+            StepDone(
+                step=self._progress.step,
+                total_steps=self._plan.order.total_steps,
+                train_loss=sweep.loss,
+                train_mean_token_accuracy=sweep.accuracy,
+                learning_rate=rate,
+                tokens=self._progress.tokens,
+                tokens_per_second=sweep.tokens / sweep.seconds,
+            )
+        )
+        self._stopping = self._should_stop()
+        if self._ends_epoch and self._plan.validation:
+            self.sweep = self._plan.measuring()
+        elif self._ends_epoch:
+            self._end_epoch()
+        elif self._stopping or self._progress.step % self._checkpoint_steps == 0:
+            state = self._state()
+            self._keeper.checkpoint(state)
+            self._go_on(state)
+        else:
+            self._go_on()
+
+    def _measured(self, sweep: Sweep) -> None:
+        step = self._progress.step
+        if not math.isfinite(sweep.loss):
+            raise non_finite(f"The validation loss at step {step}")
+        self._note(sweep, "valid", step=step, tokens=0)
+        self._keeper.tell(Evaluated(step, sweep.loss, sweep.accuracy))
+        if step:
+            self._end_epoch()
+        else:
+            self._go_on()
+
+    def _note(self, sweep: Sweep, kind: str, *, step: int, tokens: int) -> None:
+        found: Metrics = {f"{kind}_loss": sweep.loss, f"{kind}_mean_token_accuracy": sweep.accuracy}
+        before = self._progress
+        self._progress = Progress(step, before.tokens + tokens, before.metrics | found)
+
+    def _end_epoch(self) -> None:
+        # The checkpoint lies behind the report: a crash in between repeats it, and never loses it.
+        state = self._state()
+        self._keeper.epoch(self._progress.step // self._plan.order.steps_per_epoch, state)
+        self._keeper.checkpoint(state)
+        self._go_on(state)
+
+    def _go_on(self, state: State | None = None) -> None:
+        step, last = self._progress.step, self._plan.order.total_steps
+        if self._stopping or step == last:
+            self._keeper.end(self.result, state or self._state(), stopped=step < last)
+        else:
+            self.sweep = self._plan.sweep(step)
+
+    def _state(self) -> State:
+        self._keeper.wait()
+        weights, moments = self._resident.weights(self.slot), self._resident.moments(self.slot)
+        return State(self._progress, weights, moments)

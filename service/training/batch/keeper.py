@@ -1,0 +1,92 @@
+"""What a task leaves on disk, and what it tells, in its outbox's thread."""
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from service.base.segmented.slots import Held
+from service.training.batch import states
+from service.training.batch.outbox import Outbox
+from service.training.batch.states import State
+from service.training.checkpoints import Checkpoints
+from service.training.trainer import CheckpointDue, EpochDone, TrainingEvent, TrainingOutcome
+
+
+class Keeper:
+    """Never makes the training thread wait for a disk or a report, with one exception.
+
+    Copies are as large as the adapter with its moments: there is never more than one at a time.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        held: Held,
+        base_name: str,
+        report: Callable[[TrainingEvent], None],
+    ) -> None:
+        self._workdir = workdir
+        self._checkpoints = checkpoints
+        self._held = held
+        self._base_name = base_name
+        self._report = report
+        self._outbox = Outbox(workdir.name)
+        self._last: Future[None] | None = None
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What went wrong when telling or writing."""
+        return self._outbox.fault
+
+    def tell(self, event: TrainingEvent) -> None:
+        """Report an event, after all before it."""
+        self._outbox.put(lambda: self._report(event))
+
+    def wait(self) -> None:
+        """Wait until the last copy was written."""
+        if self._last is not None:
+            self._last.result()
+
+    def epoch(self, epoch: int, state: State) -> None:
+        """Hand an epoch's adapter over."""
+        step, metrics = state.progress.step, dict(state.progress.metrics)
+        self._last = self._outbox.put(
+            lambda: self._report(EpochDone(epoch, step, self._write("epoch", state), metrics))
+        )
+
+    def checkpoint(self, state: State) -> None:
+        """Keep a state to resume from."""
+        step = state.progress.step
+        self.tell(CheckpointDue(step))
+        self._last = self._outbox.put(
+            lambda: self._checkpoints.write(step, lambda folder: states.write(state, folder))
+        )
+
+    def end(self, result: "Future[TrainingOutcome]", state: State, *, stopped: bool) -> None:
+        """Write the adapter and set the result, once all before is told and kept."""
+        progress = state.progress
+        self._outbox.end(
+            result,
+            lambda: TrainingOutcome(
+                adapter=self._write("final", state),
+                steps=progress.step,
+                trained_tokens=progress.tokens,
+                stopped=stopped,
+                metrics=dict(progress.metrics),
+            ),
+        )
+
+    def fail(self, result: "Future[TrainingOutcome]", fault: BaseException) -> None:
+        """Set the fault as the result, once all before is told and kept."""
+
+        def fails() -> TrainingOutcome:
+            raise fault
+
+        self._outbox.end(result, fails)
+
+    def _write(self, name: str, state: State) -> Path:
+        folder = self._workdir / name
+        shutil.rmtree(folder, ignore_errors=True)
+        return states.write_adapter(self._held, state.weights, folder, self._base_name)

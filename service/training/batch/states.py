@@ -1,0 +1,77 @@
+"""All that a task needs to go on: copied between two rows, written to disk while others train."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from service.base.segmented.optimizer import SlotState
+from service.base.segmented.slots import Held, write_files
+from service.training.batch.faults import non_finite
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+MOMENTS_FILE = "optimizer.safetensors"
+PROGRESS_FILE = "progress.json"
+REQUIRED = (WEIGHTS_FILE, MOMENTS_FILE, PROGRESS_FILE)
+"""Resuming without any one of them would silently be another training."""
+
+Metrics = dict[str, float | None]
+
+
+class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a task is. Schedule, data position and random streams are functions of `step`."""
+
+    step: int
+    """Optimizer steps taken."""
+    tokens: int
+    metrics: Metrics
+
+
+class State(msgspec.Struct, frozen=True):
+    """A task between two optimizer steps; the tensors are copies."""
+
+    progress: Progress
+    weights: dict[str, Tensor]
+    optimizer: SlotState
+
+
+def write_adapter(held: Held, weights: Mapping[str, Tensor], folder: Path, base_name: str) -> Path:
+    """Write PEFT's two files. Raises TrainingError if a weight is not finite."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise non_finite("A weight of the adapter")
+    write_files(held, weights, folder, base_name)
+    return folder
+
+
+def write(state: State, folder: Path) -> None:
+    """Write a state, bit by bit as it is in memory."""
+    save_file(state.weights, folder / WEIGHTS_FILE)
+    moments = {f"exp_avg.{key}": tensor for key, tensor in state.optimizer.exp_avg.items()}
+    moments |= {f"exp_avg_sq.{key}": tensor for key, tensor in state.optimizer.exp_avg_sq.items()}
+    moments["steps"] = torch.tensor(state.optimizer.steps)
+    save_file(moments, folder / MOMENTS_FILE)
+    (folder / PROGRESS_FILE).write_bytes(msgspec.json.encode(state.progress))
+
+
+def read(folder: Path) -> State:
+    """Read a whole checkpoint; what is missing in it is an error."""
+    moments = load_file(folder / MOMENTS_FILE)
+    optimizer = SlotState(
+        steps=int(moments["steps"]),
+        exp_avg=_under("exp_avg.", moments),
+        exp_avg_sq=_under("exp_avg_sq.", moments),
+    )
+    progress = msgspec.json.decode((folder / PROGRESS_FILE).read_bytes(), type=Progress)
+    return State(progress, load_file(folder / WEIGHTS_FILE), optimizer)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy views of a slot to the CPU's memory."""
+    return {key: view.detach().to("cpu", copy=True).contiguous() for key, view in tensors.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,216 @@
+"""Continuous batching, for training: at every step each task contributes its next examples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+
+import torch
+
+from service.base.loading import LoadedBase
+from service.base.segmented.optimizer import AdamW
+from service.rendering.renderer import Renderer
+from service.training.batch import row
+from service.training.batch.examples import Piece, Sums, Sweep
+from service.training.batch.faults import too_long
+from service.training.batch.job import Job
+from service.training.batch.keeper import Keeper
+from service.training.batch.packing import Packer
+from service.training.batch.plan import Plan, plan
+from service.training.batch.resident import Resident
+from service.training.trainer import TrainingEvent, TrainingOutcome, TrainingTask
+
+TOKENS_AT_ONCE = 16384
+"""In one row, unless a single example is longer."""
+_SEEDS = 2**32
+
+Report = Callable[[TrainingEvent], None]
+ShouldStop = Callable[[], bool]
+
+
+class BatchTrainer:
+    """Trains up to `slots` tasks in one batch on one resident base. Implements `Trainer`, too.
+
+    A task's adapter does not depend on who shares the batch. One thread does everything here,
+    except `plan`; reports come from a thread of each task's own.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedBase,
+        renderer: Renderer,
+        checkpoint_steps: int,
+        *,
+        slots: int = 16,
+        rank: int = 16,
+        tokens_at_once: int = TOKENS_AT_ONCE,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Make slots for adapters of `rank`; they are widened when a greater one comes."""
+        self._loaded = loaded
+        self._renderer = renderer
+        self._checkpoint_steps = checkpoint_steps
+        self._resident = Resident(loaded.model, slots, rank, dtype)
+        self._tokens_at_once = self._budget = tokens_at_once
+        self._packers = {True: Packer(), False: Packer()}
+        self._jobs: dict[int, Job] = {}
+
+    @property
+    def resident(self) -> Resident:
+        """The slots."""
+        return self._resident
+
+    @property
+    def active(self) -> int:
+        """How many tasks are in the batch."""
+        return len(self._jobs)
+
+    def plan(self, task: TrainingTask) -> Plan:
+        """Do, in any thread, what does not need the base. Raises TrainingError."""
+        return plan(self._loaded, self._renderer, task)
+
+    def add(
+        self, task: TrainingTask, report: Report, should_stop: ShouldStop, tenant: str = ""
+    ) -> "Future[TrainingOutcome]":
+        """Let a task join; see `join`. Raises TrainingError, also later through the future."""
+        return self.join(self.plan(task), report, should_stop, tenant)
+
+    def join(
+        self, plan: Plan, report: Report, should_stop: ShouldStop, tenant: str = ""
+    ) -> "Future[TrainingOutcome]":
+        """Let a planned task take part from the next step on.
+
+        The future is done once all of its reports and files are. `should_stop` is asked once after
+        each of its optimizer steps. Tenants share the rows evenly.
+        Raises TrainingError and NoFreeSlot.
+        """
+        task, resident = plan.task, self._resident
+        slot = resident.allocate(task.spec.lora, task.spec.seed % _SEEDS)
+        held = resident.base.slots[slot]
+        name = self._loaded.description.name
+        keeper = Keeper(task.workdir, plan.checkpoints, held, name, report)
+        job = Job(
+            plan,
+            resident,
+            slot,
+            keeper,
+            tenant=tenant or task.id,
+            should_stop=should_stop,
+            checkpoint_steps=self._checkpoint_steps,
+        )
+        self._jobs[slot] = job
+        self._guard(job, lambda: self._begin(job, plan))
+        return job.result
+
+    def step(self) -> bool:
+        """Take one row to learn from and one to measure with, and the steps that are due.
+
+        Tells whether there was anything to do. A task's fault ends that task, a fault of ours all.
+        """
+        for job in list(self._jobs.values()):
+            if job.fault is not None:
+                self._drop(job, job.fault)
+        try:
+            learned = self._row(learning=True)
+            return self._row(learning=False) or learned
+        except Exception as fault:  # noqa: BLE001  raised to everyone who waits for a task
+            for job in list(self._jobs.values()):
+                self._drop(job, fault)
+            return True
+
+    def train(self, task: TrainingTask, report: Report, should_stop: ShouldStop) -> TrainingOutcome:
+        """See Trainer.train."""
+        result = self.add(task, report, should_stop)
+        self.run(result)
+        return result.result()
+
+    def run(self, *results: "Future[TrainingOutcome]") -> None:
+        """Step until these are done."""
+        while not all(result.done() for result in results) and self.step():
+            pass
+        wait(results)
+
+    def close(self) -> None:
+        """Give the model back as it was. Tasks that are left end with an error."""
+        for job in list(self._jobs.values()):
+            self._drop(job, RuntimeError("the trainer was closed"))
+        self._resident.close()
+
+    def _begin(self, job: Job, plan: Plan) -> None:
+        if plan.resumed is not None:
+            self._resident.restore(job.slot, plan.resumed)
+        job.begin()
+
+    def _row(self, *, learning: bool) -> bool:
+        jobs = [j for j in self._jobs.values() if j.sweep and j.sweep.learning == learning]
+        waiting = [job.waiting() for job in jobs]
+        counts = self._packers[learning].fill(waiting, self._budget)
+        taken = {int(slot): count for slot, count in counts.items()}
+        if not taken:
+            return False
+        pieces = {slot: self._sweep(slot).next(count) for slot, count in taken.items()}
+        sums = self._run(pieces, learning=learning)
+        if sums is None:
+            self._shrink(pieces)
+        else:
+            self._note(taken, sums)
+        return True
+
+    def _run(self, pieces: Mapping[int, Piece], *, learning: bool) -> dict[int, Sums] | None:
+        """Give the sums, or None if there is not enough memory for this row."""
+        run = row.learn if learning else row.measure
+        try:
+            return run(self._resident.base, pieces)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _note(self, taken: Mapping[int, int], sums: Mapping[int, Sums]) -> None:
+        for slot, count in taken.items():
+            self._sweep(slot).add(count, sums[slot])
+        done = [self._jobs[slot] for slot in taken if self._sweep(slot).done]
+        self._optimize([job for job in done if job.sweep and job.sweep.learning])
+        for job in done:
+            if job.slot in self._jobs:
+                self._guard(job, job.swept)
+
+    def _optimize(self, jobs: Sequence[Job]) -> None:
+        settings: dict[int, AdamW] = {}
+        for job in jobs:
+            self._guard(job, partial(job.settle, settings))
+        self._resident.optimizer.step(settings)
+
+    def _shrink(self, pieces: Mapping[int, Piece]) -> None:
+        """Take half as much at once from now on; what was summed up may be half of a row."""
+        examples = [one.length for piece in pieces.values() for one in piece.examples]
+        if len(examples) == 1:
+            self._drop(self._jobs[next(iter(pieces))], too_long(examples[0]))
+            return
+        self._budget = max(1, sum(examples) // 2)
+        for slot in pieces:
+            self._sweep(slot).rewind()
+            self._resident.forget_gradient(slot)
+        if self._resident.base.pool.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _sweep(self, slot: int) -> Sweep:
+        sweep = self._jobs[slot].sweep
+        assert sweep is not None
+        return sweep
+
+    def _guard(self, job: Job, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as fault:  # noqa: BLE001  raised to who waits for this task
+            self._drop(job, fault)
+        else:
+            if job.slot in self._jobs and job.sweep is None:
+                self._leave(job)
+
+    def _drop(self, job: Job, fault: BaseException) -> None:
+        job.fail(fault)
+        self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        del self._jobs[job.slot]
+        self._resident.free(job.slot)
+        if not self._jobs:
+            self._budget = self._tokens_at_once
