@@ -74,8 +74,8 @@ class Ours:
         self._slots = [self._base.slots.allocate(lora, seed) for seed in range(case.tenants)]
         self._optimizer = SlotAdamW(self._base.pool, self._base.slots)
         self._ids = torch.cat([part.flatten() for part in ids])
+        self._host = self._ids.tolist()
         self._steps = 0
-        self.losses: list[float] = []
 
     def round(self) -> Tensor:
         """One step for every tenant; gives the tokens' losses."""
@@ -99,12 +99,9 @@ class Ours:
     def _targets(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, Tensor]:
         device = self._ids.device
         lengths = [length for part in parts for length in part.lengths]
-        if not hasattr(self, "_host"):
-            self._host = self._ids.tolist()
         rows, targets = loss_rows(lengths, self._host, [1] * len(self._host))
-        weights = [
-            1 / (p.tokens - len(p.lengths)) for p in parts for _ in range(p.tokens - len(p.lengths))
-        ]
+        learnt = [part.tokens - len(part.lengths) for part in parts]
+        weights = [1 / count for count in learnt for _ in range(count)]
         return (
             torch.tensor(rows, device=device),
             torch.tensor(targets, device=device),
