@@ -1,5 +1,6 @@
 """The resident base with room for adapters of any rank."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from service.base.segmented.slots import BadShape, Held
 from service.training.batch.faults import bad_shape, no_such_layer
 from service.training.batch.states import State, copied
 from service.training.spec import LoraSpec
+
+Tensors = dict[str, torch.Tensor]
+_Kept = tuple[Held, Tensors, Tensors, SlotState]
+"""What a slot held, with copies of its weights, gradients and moments."""
 
 
 class Resident:
@@ -43,7 +48,7 @@ class Resident:
         """Drop what was summed since the slot's last step."""
         self.base.pool.gradients[slot].zero_()
 
-    def weights(self, slot: int) -> dict[str, torch.Tensor]:
+    def weights(self, slot: int) -> Tensors:
         """Copy a slot's weights."""
         return copied(self.base.slots.weights(slot))
 
@@ -63,6 +68,13 @@ class Resident:
 
     def _make(self, rank: int) -> tuple[SegmentedBase, SlotAdamW]:
         base = SegmentedBase(self._model, capacity=self._capacity, rank=rank, dtype=self._dtype)
+        try:
+            # Now, when it is one task's fault, and not at a step of all.
+            for name in ("gradients", "exp_avg", "exp_avg_sq"):
+                base.pool.buffer(name)
+        except torch.OutOfMemoryError:
+            base.remove()
+            raise
         return base, SlotAdamW(base.pool, base.slots)
 
     def _check_targets(self, shape: LoraSpec) -> None:
@@ -72,9 +84,18 @@ class Resident:
             raise no_such_layer(missing[0])
 
     def _widen(self, rank: int) -> None:
-        slots = self.base.slots
+        slots, before = self.base.slots, self.base.pool.most_rank
         kept = {slot: (slots[slot], *self._numbers(slot)) for slot in sorted(slots.taken)}
+        # The old slots go before the new ones come.
         self.base.remove()
+        del slots, self.base, self.optimizer
+        try:
+            self._remake(rank, kept)
+        except torch.OutOfMemoryError:
+            self._remake(before, kept)
+            raise bad_shape(f"there is no memory for rank {rank}") from None
+
+    def _remake(self, rank: int, kept: Mapping[int, _Kept]) -> None:
         self.base, self.optimizer = self._make(rank)
         self._fill_up_to(max(kept, default=-1), {slot: held for slot, (held, *_) in kept.items()})
         for slot, (_, weights, gradients, moments) in kept.items():
@@ -83,7 +104,7 @@ class Resident:
             for key, view in self.base.slots.gradients(slot).items():
                 view.copy_(gradients[key])
 
-    def _numbers(self, slot: int) -> tuple[Any, Any, SlotState]:
+    def _numbers(self, slot: int) -> tuple[Tensors, Tensors, SlotState]:
         return (self.weights(slot), copied(self.base.slots.gradients(slot)), self.moments(slot))
 
     def _fill_up_to(self, last: int, held: dict[int, Held]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from service.base.segmented.pool import Pool  # noqa: E402
 from service.base.segmented.slots import NoFreeSlot  # noqa: E402
 from service.training.batch import row  # noqa: E402
 from service.training.batch.trainer import BatchTrainer  # noqa: E402
@@ -173,6 +174,28 @@ def test_a_greater_rank_widens_the_slots_and_disturbs_nobody(
     assert log.losses == pytest.approx(calm.losses, rel=1e-4)
     assert config(second.result().adapter)["r"] == 20
     assert config(watched.result().adapter)["r"] == 4
+
+
+def test_a_rank_that_there_is_no_memory_for_is_refused_and_disturbs_nobody(
+    trainer: BatchTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, log = Log(), Log()
+    train(trainer, a_task(tmp_path / "calm"), calm)
+    watched = add(trainer, tmp_path / "watched", log)
+    for _ in range(3):
+        trainer.step()
+    plain = Pool.buffer
+
+    def small(pool: Pool, name: str) -> torch.Tensor:
+        if pool.most_rank > 8 and name == "exp_avg_sq":
+            raise torch.OutOfMemoryError("too much")
+        return plain(pool, name)
+
+    monkeypatch.setattr(Pool, "buffer", small)
+    with pytest.raises(TrainingError, match="no memory for rank 20"):
+        add(trainer, tmp_path / "wide", lora=LoraSpec(rank=20))
+    trainer.run(watched)
+    assert log.losses == calm.losses
 
 
 def test_a_slow_listener_does_not_hold_the_others_up(trainer: BatchTrainer, tmp_path: Path) -> None:
