@@ -63,16 +63,11 @@ class Ours:
 
     def __init__(self, model: Any, case: Case, ids: Sequence[Tensor]) -> None:
         self._case = case
-        self._base = SegmentedBase(
-            model,
-            capacity=case.tenants,
-            rank=16,
-            targets=case.targets,
-            cache_weights=case.cache,
-        )
+        self._base = SegmentedBase(model, targets=case.targets, cache_weights=case.cache)
+        self._pool = self._base.slots(capacity=case.tenants, rank=16)
         lora = LoraSpec(dropout=case.dropout, target_modules=case.targets)
-        self._slots = [self._base.slots.allocate(lora, seed) for seed in range(case.tenants)]
-        self._optimizer = SlotAdamW(self._base.pool, self._base.slots)
+        self._slots = [self._pool.allocate(lora, seed) for seed in range(case.tenants)]
+        self._optimizer = SlotAdamW(self._pool)
         self._ids = torch.cat([part.flatten() for part in ids])
         self._host = self._ids.tolist()
         self._steps = 0
@@ -83,7 +78,7 @@ class Ours:
         parts = [
             Part(slot, self._case.lengths(slot), self._steps * 1000 + slot) for slot in self._slots
         ]
-        batch = self._base.batch(parts)
+        batch = self._base.batch(self._pool, parts)
         rows, targets, weights = self._targets(parts)
         with self._base.running(batch):
             hidden = self._base.hidden(batch, self._ids)

@@ -158,10 +158,10 @@ def test_alone_it_learns_what_trl_teaches(tmp_path: Path, monkeypatch: pytest.Mo
     ours, theirs = Log(), Log()
     trainer = batch_trainer("none", 20, tokens_at_once=100)
     slot = trainer.resident.allocate(shape, task.spec.seed)
-    trainer.resident.base.slots.save(slot, first, "tiny")
+    trainer.resident.slots.save(slot, first, "tiny")
     trainer.resident.free(slot)
     train(trainer, task, ours)
-    trainer.close()
+    trainer.resident.base.remove()
 
     class Ordered(torch.utils.data.Sampler):  # type: ignore[type-arg]
         epoch = 0

@@ -1,18 +1,19 @@
 """Many adapters in one forward and backward pass over one resident base.
 
-    base = SegmentedBase(model, capacity=64, rank=16)          # base.py: injects, owns the slots
-    slot = base.slots.allocate(spec.lora, seed=7)              # PEFT's initialisation
-    slot = base.slots.load(read_lora(folder, base.shapes))     # or from PEFT's files
-    optimizer = SlotAdamW(base.pool, base.slots)               # optimizer.py
+    base = SegmentedBase(model)                                # base.py: injects
+    slots = base.slots(capacity=64, rank=16)                   # slots.py: any number of sets
+    slot = slots.allocate(spec.lora, seed=7)                   # PEFT's initialisation
+    slot = slots.load(read_lora(folder, base.shapes))          # or from PEFT's files
+    optimizer = SlotAdamW(slots)                               # optimizer.py
 
-    batch = base.batch([Part(slot, lengths=(12, 40), dropout_seed=99), Part(other, (128,))])
+    batch = base.batch(slots, [Part(slot, lengths=(12, 40), dropout_seed=99), Part(other, (128,))])
     with base.running(batch):                                  # forward AND backward inside
         hidden = base.hidden(batch, input_ids)                 # [T] token ids -> [T, hidden]
         losses = base.loss(hidden, rows, targets, weights)     # loss.py: TokenLosses
-        losses.total.backward()                                # gradients add up in base.pool
+        losses.total.backward()                                # gradients add up in slots.pool
     norms = optimizer.step({slot: AdamW(lr=2e-4, clip=1.0)})   # other slots stay bit-equal
-    base.slots.save(slot, folder, base_name="public-id")       # loads in stock PEFT
-    base.slots.free(slot)
+    slots.save(slot, folder, base_name="public-id")            # loads in stock PEFT
+    slots.free(slot)
     base.remove()                                              # the model as it was
 
 Rules:
@@ -26,8 +27,10 @@ Rules:
 - Dropout is on for a part with a `dropout_seed`, off without. The masks depend on that seed, the
   layer, and the token's place within its part only: give each slot a new seed for each micro-batch.
   With a tuple of seeds, one for each example, it is the place within the example.
-- Checkpoints: `base.slots.weights(slot)` and `optimizer.state(slot)` are views, cut to the
-  adapter's rank and targets; `base.slots.put(slot, weights)` and `optimizer.restore(slot, state)`
+- Checkpoints: `slots.weights(slot)` and `optimizer.state(slot)` are views, cut to the
+  adapter's rank and targets; `slots.put(slot, weights)` and `optimizer.restore(slot, state)`
   put them back bit-equal.
+- `base.batch(..., pause=...)` is called before each layer's products, there and back: a generation
+  step, with a batch of its own, may run within a training step.
 - One thread. Nothing here is shared between models but the attention's registered name.
 """

@@ -1,7 +1,8 @@
-"""Attention inside each example of a packed row: causal, no mask, by one registered function."""
+"""How the tokens of one row see each other: the batch says, through one registered function."""
 
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn import functional
 from torch.nn.attention import varlen
 from transformers import AttentionInterface
 
-from service.base.segmented.batch import Batch
+from service.base.segmented.layout import ends
 
 NAME = "lorehouse_packed"
 _LEFT_OUT = ("softcap", "s_aux", "position_bias")
@@ -18,20 +19,77 @@ _varlen_attn: Any = varlen.varlen_attn
 _SHARED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(_varlen_attn).parameters else {}
 
 
+class Attend(Protocol):
+    """One row's attention."""
+
+    def __call__(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scaling: float | None,
+        window: int | None,
+    ) -> Tensor:
+        """Give `[T, heads, width]`; `q`, `k` and `v` are that too, `k` and `v` of fewer heads.
+
+        `layer` counts the model's layers; `window` is how many tokens back one sees, itself too.
+        """
+        ...
+
+
+class Packed:
+    """Implements `Attend` for whole examples: causal inside each, nothing across."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self._lengths = tuple(lengths)
+        self._longest = max(lengths)
+        self._boundaries = torch.tensor([0, *ends(lengths)], dtype=torch.int32, device=device)
+
+    def __call__(
+        self,
+        layer: int,  # noqa: ARG002 - the same in each
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scaling: float | None,
+        window: int | None,
+    ) -> Tensor:
+        """See Attend."""
+        if window is not None and window >= self._longest:
+            window = None
+        if not q.is_cuda:
+            return _on_cpu(q, k, v, self._lengths, scaling, window)
+        return _varlen_attn(
+            q,
+            k,
+            v,
+            self._boundaries,
+            self._boundaries,
+            self._longest,
+            self._longest,
+            scale=scaling,
+            window_size=(-1 if window is None else window - 1, 0),
+            **_SHARED,
+        )
+
+
 def packed_attention(
-    module: torch.nn.Module,  # noqa: ARG001 - transformers' signature
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packing: Batch,
+    packing: Any,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each example. `query`, `key`, `value` are `[1, heads, T, width]`.
+    """Attend as the batch, `packing`, has it. `query`, `key`, `value` are `[1, heads, T, width]`.
 
     Gives `[1, T, heads, width]`. Raises ValueError for what it would have to leave out.
     """
@@ -39,32 +97,18 @@ def packed_attention(
     if attention_mask is not None or dropout or strange or query.shape[0] != 1:
         raise ValueError(f"packed attention has no mask, dropout or batch, nor {strange}")
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    window = None if sliding_window is None or sliding_window >= packing.longest else sliding_window
-    run = _on_gpu if query.is_cuda else _on_cpu
-    return run(q, k, v, packing, scaling, window).unsqueeze(0), None
-
-
-def _on_gpu(
-    q: Tensor, k: Tensor, v: Tensor, batch: Batch, scaling: float | None, window: int | None
-) -> Tensor:
-    return _varlen_attn(
-        q,
-        k,
-        v,
-        batch.boundaries,
-        batch.boundaries,
-        batch.longest,
-        batch.longest,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        **_SHARED,
-    )
+    out = packing.attend(module.layer_idx, q, k, v, scaling=scaling, window=sliding_window)
+    return out.unsqueeze(0), None
 
 
 def _on_cpu(
-    q: Tensor, k: Tensor, v: Tensor, batch: Batch, scaling: float | None, window: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: tuple[int, ...],
+    scaling: float | None,
+    window: int | None,
 ) -> Tensor:
-    lengths = batch.lengths
     if len(set(lengths)) == 1:
         q, k, v = (t.unflatten(0, (len(lengths), -1)) for t in (q, k, v))
         return _examples(q, k, v, scaling, window).flatten(0, 1)

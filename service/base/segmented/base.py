@@ -1,6 +1,6 @@
 """The resident base with slots: the one object that training and generation hold."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.base.lora_files import linear_shapes
-from service.base.segmented.batch import Batch, Context
+from service.base.segmented.attention import Attend, Packed
+from service.base.segmented.batch import Batch, Context, go_on
 from service.base.segmented.dropout import Dropout
 from service.base.segmented.inject import Injected, UnfitBase, target_linears
-from service.base.segmented.layout import Layout, Part, lay_out
+from service.base.segmented.layout import Layout, Part, lay_out, positions
 from service.base.segmented.loss import TokenLosses, token_losses
 from service.base.segmented.pool import Pool
-from service.base.segmented.slots import Slots
+from service.base.segmented.slots import Held, Slots
 
 
 class SegmentedBase:
@@ -25,40 +26,71 @@ class SegmentedBase:
         self,
         model: Any,
         *,
-        capacity: int,
-        rank: int,
         targets: Sequence[str] | None = None,
-        dtype: torch.dtype = torch.float32,
         cache_weights: bool = False,
+        recompute: bool = False,
     ) -> None:
-        """Make `capacity` slots of at most `rank`.
+        """Put the segmented layers in.
 
         `targets` are the names that adapters may target, by default every linear layer but the
-        head. `dtype` is that of the adapters; they are computed with in the activations'.
-        `cache_weights` holds 4-bit weights dequantised as well: faster, and the same numbers.
+        head. `cache_weights` holds 4-bit weights dequantised as well: faster, and the same numbers.
+        `recompute` keeps little between the way there and back, and takes a third longer.
         Raises UnfitBase.
         """
         linears = target_linears(model, targets)
         _check_head(model)
         self.model = model
         self.shapes = linear_shapes(model)
-        shapes = {name: self.shapes[name] for name in linears}
-        self.pool = Pool(shapes, capacity=capacity, rank=rank, device=model.device, dtype=dtype)
-        self.slots = Slots(self.pool)
+        self._targets = {name: self.shapes[name] for name in linears}
         self._context = Context()
-        self._injected = Injected(model, linears, self.pool, self._context, cache=cache_weights)
+        self._injected = Injected(
+            model, linears, self._context, cache=cache_weights, recompute=recompute
+        )
 
-    def batch(self, parts: Iterable[Part]) -> Batch:
-        """Lay parts out on the device. Raises ValueError; KeyError for a slot that is free."""
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.model.dtype
+
+    def slots(self, *, capacity: int, rank: int, dtype: torch.dtype = torch.float32) -> Slots:
+        """Make `capacity` slots of at most `rank`; any number of such sets can be in use.
+
+        `dtype` is that of the adapters; they are computed with in the activations'.
+        """
+        pool = Pool(self._targets, capacity=capacity, rank=rank, device=self.device, dtype=dtype)
+        return Slots(pool)
+
+    def batch(
+        self,
+        slots: Slots,
+        parts: Iterable[Part],
+        *,
+        places: Sequence[int] | None = None,
+        attend: Attend | None = None,
+        pause: Callable[[], None] = go_on,
+    ) -> Batch:
+        """Lay parts out on the device; their slots are those of `slots`.
+
+        Each length is a whole example's, unless `places` tells each token's place in its own, and
+        `attend` what it sees. Raises ValueError; KeyError for a slot that is free.
+        """
         layout = lay_out(parts)
-        held = [self.slots[slot] for slot in layout.slots]
+        held = [slots[slot] for slot in layout.slots]
+        places = positions(layout.lengths) if places is None else places
         return Batch(
             layout,
+            slots.pool,
             scalings=[one.scaling for one in held],
-            dropout=self._dropout(layout),
             layers=frozenset(name for one in held for name in one.layers),
-            device=self.pool.device,
-            dtype=self.pool.dtype,
+            positions=torch.tensor([places], device=self.device),
+            attend=Packed(layout.lengths, self.device) if attend is None else attend,
+            dropout=_dropout(layout, held, slots.pool),
+            pause=pause,
         )
 
     def running(self, batch: Batch) -> AbstractContextManager[None]:
@@ -91,16 +123,16 @@ class SegmentedBase:
         """Give the model back as it was."""
         self._injected.remove()
 
-    def _dropout(self, layout: Layout) -> Dropout | None:
-        parts = layout.adapted
-        asked = [self.slots[slot].dropout for slot in layout.slots]
-        rates = [
-            0.0 if part.dropout_seed is None else rate
-            for part, rate in zip(parts, asked, strict=True)
-        ]
-        if not any(rates):
-            return None
-        return Dropout(parts, rates, len(self.pool.shapes), self.pool.device, self.pool.dtype)
+
+def _dropout(layout: Layout, held: Sequence[Held], pool: Pool) -> Dropout | None:
+    parts = layout.adapted
+    rates = [
+        0.0 if part.dropout_seed is None else one.dropout
+        for part, one in zip(parts, held, strict=True)
+    ]
+    if not any(rates):
+        return None
+    return Dropout(parts, rates, len(pool.shapes), pool.device, pool.dtype)
 
 
 def _check_head(model: Any) -> None:

@@ -1,53 +1,80 @@
 """One batch as the layers see it: the layout, on the device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from service.base.segmented import products
+from service.base.segmented.attention import Attend
 from service.base.segmented.dropout import Dropout
-from service.base.segmented.layout import Layout, ends, positions
+from service.base.segmented.layout import Layout
+from service.base.segmented.pool import Pool
+
+
+def go_on() -> None:
+    """Let nobody else have a turn."""
 
 
 class Batch:
-    """What the layers share while one row of tokens goes through them."""
+    """What the layers share while one row of tokens goes through them.
+
+    `pause` is called before each layer's products, on the way there and back: somebody else may
+    use the base then, with a batch of their own.
+    """
 
     def __init__(
         self,
         layout: Layout,
+        pool: Pool,
         *,
         scalings: Sequence[float],
-        dropout: Dropout | None,
         layers: frozenset[str],
-        device: torch.device,
-        dtype: torch.dtype,
+        positions: Tensor,
+        attend: Attend,
+        dropout: Dropout | None = None,
+        pause: Callable[[], None] = go_on,
     ) -> None:
         self.layout = layout
         self.adapted = sum(layout.sizes)
         """Tokens that have an adapter; they come first."""
         self.layers = layers
         """Layers that some adapter here targets."""
+        self.positions = positions
+        self.attend = attend
         self.dropout = dropout
-        self.products = products.choose(layout.sizes, device)
+        self.pause = pause
+        self.products = products.choose(layout.sizes, pool.device)
         sizes = torch.tensor(layout.sizes, dtype=torch.int64)
-        scaling = torch.tensor(scalings, dtype=dtype).repeat_interleave(sizes)
-        self.scaling = scaling.unsqueeze(-1).to(device)
-        self.lengths = layout.lengths
-        self.longest = max(layout.lengths)
-        self.boundaries = torch.tensor([0, *ends(layout.lengths)], dtype=torch.int32, device=device)
-        self.positions = torch.tensor([positions(layout.lengths)], device=device)
-        self._present = _present(layout.slots, device)
+        scaling = torch.tensor(scalings, dtype=pool.dtype).repeat_interleave(sizes)
+        self.scaling = scaling.unsqueeze(-1).to(pool.device)
+        self._pool = pool
+        self._present = _present(layout.slots, pool.device)
 
-    def take(self, held: Tensor, dtype: torch.dtype) -> Tensor:
-        """Give the present slots' part of `[capacity, ...]` in the dtype to compute in."""
+    @property
+    def tokens(self) -> int:
+        """How long the row is."""
+        return self.layout.tokens
+
+    def weights(self, layer: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Give the present slots' A and B of a layer in the dtype to compute in."""
+        weights = self._pool.weights
+        a, b = self._pool.a(weights, layer), self._pool.b(weights, layer)
+        return self._take(a, dtype), self._take(b, dtype)
+
+    def add_gradients(self, layer: str, a: Tensor, b: Tensor) -> None:
+        """Add to the present slots' gradients of a layer."""
+        gradients = self._pool.gradients
+        self._add(self._pool.a(gradients, layer), a)
+        self._add(self._pool.b(gradients, layer), b)
+
+    def _take(self, held: Tensor, dtype: torch.dtype) -> Tensor:
         if isinstance(self._present, slice):
             return held[self._present].to(dtype)
         return held.index_select(0, self._present).to(dtype)
 
-    def add(self, held: Tensor, more: Tensor) -> None:
-        """Add to the present slots' part of `[capacity, ...]`."""
+    def _add(self, held: Tensor, more: Tensor) -> None:
         if isinstance(self._present, slice):
             held[self._present] += more
         else:
@@ -69,14 +96,15 @@ class Context:
 
     @contextmanager
     def running(self, batch: Batch) -> Iterator[None]:
-        """Set the batch, for the forward and the backward pass."""
-        if self._batch is not None:
-            raise RuntimeError("a batch is running on this base already")
-        self._batch = batch
+        """Set the batch, for the forward and the backward pass.
+
+        One that runs already waits meanwhile: it is set again afterwards.
+        """
+        before, self._batch = self._batch, batch
         try:
             yield
         finally:
-            self._batch = None
+            self._batch = before
 
 
 def _present(slots: Sequence[int], device: torch.device) -> slice | Tensor:

@@ -6,11 +6,12 @@ from typing import Any
 import bitsandbytes
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from service.base.segmented import attention
 from service.base.segmented.batch import Context
 from service.base.segmented.linear import SegmentedLoraLinear
-from service.base.segmented.pool import MULTIPLE, Pool, named
+from service.base.segmented.pool import MULTIPLE, named
 
 
 class UnfitBase(ValueError):
@@ -42,10 +43,10 @@ class Injected:
         self,
         model: Any,
         linears: dict[str, nn.Linear],
-        pool: Pool,
         context: Context,
         *,
         cache: bool,
+        recompute: bool,
     ) -> None:
         self._model = model
         self._linears = linears
@@ -57,17 +58,34 @@ class Injected:
             raise UnfitBase(f"{type(model).__name__} does not let its attention be chosen")
         for index, (name, linear) in enumerate(linears.items()):
             layer = SegmentedLoraLinear(
-                linear, name=name, index=index, pool=pool, context=context, cache=cache
+                linear, name=name, index=index, context=context, cache=cache
             )
             _replace(model, name, layer)
+        self._recomputed = _recomputed(model) if recompute else []
 
     def remove(self) -> None:
         """Leave the model as it was found."""
+        for layer in self._recomputed:
+            layer.training = False
+        if self._recomputed:
+            self._model.activation_checkpointing_disable()
         for name, linear in self._linears.items():
             _replace(self._model, name, linear)
         self._model.set_attn_implementation(self._attention)
         for parameter, required in zip(self._model.parameters(), self._required, strict=True):
             parameter.requires_grad_(required)
+
+
+def _recomputed(model: Any) -> list[nn.Module]:
+    """Let whole layers be computed again on the way back, instead of keeping what they need."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise UnfitBase(f"{type(model).__name__} cannot compute its layers again")
+    model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    for layer in layers:
+        # They do so when they train; what is in them goes on as it was.
+        layer.training = True
+    return layers
 
 
 def _check(name: str, linear: nn.Linear, device: torch.device) -> None:

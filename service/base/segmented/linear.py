@@ -10,28 +10,24 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from service.base.segmented.batch import Batch, Context
-from service.base.segmented.pool import Pool
 
 
 class SegmentedLoraLinear(nn.Module):
     """Give `base(x) + scaling[slot] * (dropout(x) A[slot]) B[slot]` for `[T, in]` or `[1, T, in]`.
 
-    The tokens are those of the context's batch. A and B are views into the pool, and gradients are
-    added to the pool's: they are no parameters of the model and have no `.grad`.
+    The tokens are those of the context's batch, and so are A and B; gradients are added to that
+    batch's slots: they are no parameters of the model and have no `.grad`.
     """
 
     def __init__(
-        self, base: nn.Linear, *, name: str, index: int, pool: Pool, context: Context, cache: bool
+        self, base: nn.Linear, *, name: str, index: int, context: Context, cache: bool
     ) -> None:
         super().__init__()
         self.base = base
         self.name = name
         self.index = index
         self.in_features, self.out_features = base.in_features, base.out_features
-        self._pool = pool
         self._context = context
-        self.lora_a = pool.a(pool.weights, name).detach().requires_grad_()
-        self.lora_b = pool.b(pool.weights, name).detach().requires_grad_()
         self._cached = self._dequantised().detach() if cache and self.quantised else None
 
     @property
@@ -48,10 +44,10 @@ class SegmentedLoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         batch = self._context.batch
-        if x.numel() != batch.layout.tokens * self.in_features:
-            raise ValueError(f"{tuple(x.shape)} is not the batch of {batch.layout.tokens} tokens")
+        if x.numel() != batch.tokens * self.in_features:
+            raise ValueError(f"{tuple(x.shape)} is not the batch of {batch.tokens} tokens")
         rows = x.reshape(-1, self.in_features)
-        out = _Segmented.apply(rows, self.lora_a, self.lora_b, self, batch)
+        out = _Segmented.apply(rows, _ANCHOR, self, batch)
         return out.view(*x.shape[:-1], self.out_features)
 
     def plain(self, rows: Tensor) -> Tensor:
@@ -60,28 +56,26 @@ class SegmentedLoraLinear(nn.Module):
         bias = None if self.base.bias is None else self.base.bias.to(weight.dtype)
         return functional.linear(rows.to(weight.dtype), weight, bias).to(rows.dtype)
 
-    def add_gradients(self, batch: Batch, a: Tensor, b: Tensor) -> None:
-        """Add to the present slots' gradients."""
-        batch.add(self._pool.a(self._pool.gradients, self.name), a)
-        batch.add(self._pool.b(self._pool.gradients, self.name), b)
-
     def _dequantised(self) -> Tensor:
         weight: Any = self.base.weight
         dtype = self.base.compute_dtype or weight.quant_state.dtype
         return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
 
 
+_ANCHOR = torch.empty(0, requires_grad=True)
+"""Makes autograd call back for the first layers too, whose input wants no gradient."""
+
+
 class _Segmented(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, layer: SegmentedLoraLinear, batch: Batch
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, _: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:
+        batch.pause()
         out = layer.plain(x)
         ctx.layer, ctx.batch = layer, batch
         ctx.adapts = layer.name in batch.layers
         if not ctx.adapts:
             return out
-        a, b = batch.take(a, x.dtype), batch.take(b, x.dtype)
+        a, b = batch.weights(layer.name, x.dtype)
         hidden = batch.products.times(_dropped(x[: batch.adapted], layer, batch), a)
         hidden *= batch.scaling
         batch.products.add_times(out[: batch.adapted], hidden, b)
@@ -90,12 +84,13 @@ class _Segmented(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         layer, batch = ctx.layer, ctx.batch
+        batch.pause()
         into = _through_base(layer, gradient) if ctx.needs_input_grad[0] else None
         if ctx.adapts:
             _through_adapters(ctx.saved_tensors, gradient, into, layer, batch)
-        return into, None, None, None, None
+        return into, None, None, None
 
 
 def _through_base(layer: SegmentedLoraLinear, gradient: Tensor) -> Tensor:
@@ -115,7 +110,8 @@ def _through_adapters(
     inner = batch.products.times(gradient, b.mT)
     inner *= batch.scaling
     outer = batch.products.outer
-    layer.add_gradients(batch, a=outer(_dropped(x, layer, batch), inner), b=outer(hidden, gradient))
+    kept = _dropped(x, layer, batch)
+    batch.add_gradients(layer.name, a=outer(kept, inner), b=outer(hidden, gradient))
     if into is None:
         return
     if batch.dropout is None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from service.base.segmented.pool import Pool
 from service.base.segmented.slots import BadShape, Slots
 
 
@@ -37,8 +36,8 @@ class SlotAdamW:
     has no gradient and no weight, and so gets none.
     """
 
-    def __init__(self, pool: Pool, slots: Slots) -> None:
-        self._pool = pool
+    def __init__(self, slots: Slots) -> None:
+        self._pool = slots.pool
         self._slots = slots
 
     def step(self, settings: Mapping[int, AdamW]) -> dict[int, Tensor]:

@@ -48,6 +48,11 @@ class Pool:
         return self._buffers[name]
 
     @property
+    def buffers(self) -> tuple[str, ...]:
+        """The names of those that were asked for."""
+        return tuple(self._buffers)
+
+    @property
     def weights(self) -> Tensor:
         """The adapters."""
         return self.buffer("weights")

@@ -58,7 +58,7 @@ class Slots:
     """Hand out the rows of a pool."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._held: dict[int, Held] = {}
 
     def __getitem__(self, slot: int) -> Held:
@@ -78,9 +78,9 @@ class Slots:
         slot = self._take(held)
         random = torch.Generator().manual_seed(seed)
         for name in held.layers:
-            a = torch.empty(held.rank, self._pool.shapes[name][0])
+            a = torch.empty(held.rank, self.pool.shapes[name][0])
             nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=random)
-            self._of(self._pool.weights, slot, name)[0].copy_(a)
+            self._of(self.pool.weights, slot, name)[0].copy_(a)
         return slot
 
     def load(self, files: LoraFiles, dropout: float = 0.0) -> int:
@@ -103,18 +103,32 @@ class Slots:
             for key, view in views.items():
                 view.copy_(weights[key])
 
+    def take_over(self, others: "Slots") -> None:
+        """Become what others are: slot by slot, with gradients, moments and counts of steps.
+
+        There must be as many here, of no lower rank, and none in use.
+        """
+        self._held = dict(others._held)
+        for name in others.pool.buffers:
+            mine, theirs = self.pool.buffer(name), others.pool.buffer(name)
+            for slot in self._held:
+                given = others.views(theirs, slot)
+                for key, view in self.views(mine, slot).items():
+                    view.copy_(given[key])
+        self.pool.steps.copy_(others.pool.steps)
+
     def free(self, slot: int) -> None:
         """Give the slot back; nothing of the adapter stays in it."""
         del self._held[slot]
-        self._pool.clear(slot)
+        self.pool.clear(slot)
 
     def weights(self, slot: int) -> dict[str, Tensor]:
         """View a slot's weights in PEFT's shapes, by PEFT's keys."""
-        return self.views(self._pool.weights, slot)
+        return self.views(self.pool.weights, slot)
 
     def gradients(self, slot: int) -> dict[str, Tensor]:
         """View what was summed since the slot's last step, like `weights`."""
-        return self.views(self._pool.gradients, slot)
+        return self.views(self.pool.gradients, slot)
 
     def views(self, buffer: Tensor, slot: int) -> dict[str, Tensor]:
         """View a slot's row of one of the pool's buffers, without padding, like `weights`."""
@@ -131,17 +145,17 @@ class Slots:
 
     def _of(self, buffer: Tensor, slot: int, name: str) -> tuple[Tensor, Tensor]:
         rank = self._held[slot].rank
-        a = self._pool.a(buffer, name)[slot, :, :rank]
-        b = self._pool.b(buffer, name)[slot, :rank]
+        a = self.pool.a(buffer, name)[slot, :, :rank]
+        b = self.pool.b(buffer, name)[slot, :rank]
         return a.t(), b.t()
 
     def _check(self, shape: LoraShape) -> Held:
-        if not 1 <= shape.rank <= self._pool.most_rank:
-            raise BadShape(f"rank {shape.rank} is not in 1 to {self._pool.most_rank}")
+        if not 1 <= shape.rank <= self.pool.most_rank:
+            raise BadShape(f"rank {shape.rank} is not in 1 to {self.pool.most_rank}")
         if not 0 <= shape.dropout < 1:
             raise BadShape(f"dropout {shape.dropout} is not in 0 to 1")
         names = tuple(shape.target_modules)
-        layers = [name for name in self._pool.shapes if any(named(name, t) for t in names)]
+        layers = [name for name in self.pool.shapes if any(named(name, t) for t in names)]
         if missing := [t for t in names if not any(named(name, t) for name in layers)]:
             raise BadShape(f"no layer with slots is named {', '.join(missing)}")
         if not layers:
@@ -149,10 +163,10 @@ class Slots:
         return Held(shape.rank, shape.alpha, shape.dropout, shape.rslora, names, tuple(layers))
 
     def _take(self, held: Held) -> int:
-        free = (slot for slot in range(self._pool.capacity) if slot not in self._held)
+        free = (slot for slot in range(self.pool.capacity) if slot not in self._held)
         slot = next(free, None)
         if slot is None:
-            raise NoFreeSlot(f"all {self._pool.capacity} slots are taken")
+            raise NoFreeSlot(f"all {self.pool.capacity} slots are taken")
         self._held[slot] = held
         return slot
 

@@ -1,6 +1,6 @@
 """Many tasks in one batch: continuous batching, for training.
 
-    trainer = BatchTrainer(loaded, renderer, checkpoint_steps=50)
+    trainer = BatchTrainer(loaded, SegmentedBase(loaded.model), renderer, checkpoint_steps=50)
     one = trainer.add(task, report, should_stop, tenant="acme")      # a Future[TrainingOutcome]
     other = trainer.add(another, report, should_stop, tenant="globex")
     while trainer.step():                                            # others may be added between

@@ -6,27 +6,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.base.segmented.base import SegmentedBase
 from service.base.segmented.layout import Part
 from service.training.batch.examples import Encoded, Piece, Sums
+from service.training.batch.resident import Resident
 
 
-def learn(base: SegmentedBase, pieces: Mapping[int, Piece]) -> dict[int, Sums]:
+def learn(resident: Resident, pieces: Mapping[int, Piece]) -> dict[int, Sums]:
     """Add each piece's gradient to that of its slot, and give its sums."""
-    return _go(base, pieces, backward=True)
+    return _go(resident, pieces, backward=True)
 
 
-def measure(base: SegmentedBase, pieces: Mapping[int, Piece]) -> dict[int, Sums]:
+def measure(resident: Resident, pieces: Mapping[int, Piece]) -> dict[int, Sums]:
     """Give each piece's sums."""
     with torch.no_grad():
-        return _go(base, pieces, backward=False)
+        return _go(resident, pieces, backward=False)
 
 
-def _go(base: SegmentedBase, pieces: Mapping[int, Piece], *, backward: bool) -> dict[int, Sums]:
+def _go(resident: Resident, pieces: Mapping[int, Piece], *, backward: bool) -> dict[int, Sums]:
     slots = sorted(pieces)
     examples = [one for slot in slots for one in pieces[slot].examples]
-    batch = base.batch(_part(slot, pieces[slot]) for slot in slots)
-    device = base.pool.device
+    base, batch = resident.base, resident.batch(_part(slot, pieces[slot]) for slot in slots)
+    device = base.device
     learned = torch.tensor([_learned(pieces[slot]) for slot in slots])
     rows = torch.cat([one.predicting + start for start, one in _starts(examples)]).to(device)
     targets = torch.cat([one.targets for one in examples]).to(device)

@@ -69,8 +69,9 @@ def read(folder: Path) -> State:
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy views of a slot to the CPU's memory."""
-    return {key: view.detach().to("cpu", copy=True).contiguous() for key, view in tensors.items()}
+    """Copy views of a slot where they lie: from there to the disk is another thread's way."""
+    whole = torch.contiguous_format
+    return {key: view.detach().clone(memory_format=whole) for key, view in tensors.items()}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

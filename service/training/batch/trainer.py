@@ -7,6 +7,8 @@ from functools import partial
 import torch
 
 from service.base.loading import LoadedBase
+from service.base.segmented.base import SegmentedBase
+from service.base.segmented.batch import go_on
 from service.base.segmented.optimizer import AdamW
 from service.rendering.renderer import Renderer
 from service.training.batch import row
@@ -37,6 +39,7 @@ class BatchTrainer:
     def __init__(
         self,
         loaded: LoadedBase,
+        base: SegmentedBase,
         renderer: Renderer,
         checkpoint_steps: int,
         *,
@@ -44,12 +47,17 @@ class BatchTrainer:
         rank: int = 16,
         tokens_at_once: int = TOKENS_AT_ONCE,
         dtype: torch.dtype = torch.float32,
+        pause: Callable[[], None] = go_on,
     ) -> None:
-        """Make slots for adapters of `rank`; they are widened when a greater one comes."""
+        """Make slots for adapters of `rank`; they are widened when a greater one comes.
+
+        `base` is `loaded`'s model with segments in; others may use it between steps, and whenever
+        `pause` is called.
+        """
         self._loaded = loaded
         self._renderer = renderer
         self._checkpoint_steps = checkpoint_steps
-        self._resident = Resident(loaded.model, slots, rank, dtype)
+        self._resident = Resident(base, slots, rank, dtype, pause)
         self._tokens_at_once = self._budget = tokens_at_once
         self._packers = {True: Packer(), False: Packer()}
         self._jobs: dict[int, Job] = {}
@@ -85,7 +93,7 @@ class BatchTrainer:
         """
         task, resident = plan.task, self._resident
         slot = resident.allocate(task.spec.lora, task.spec.seed % _SEEDS)
-        held = resident.base.slots[slot]
+        held = resident.slots[slot]
         name = self._loaded.description.name
         keeper = Keeper(task.workdir, plan.checkpoints, held, name, report)
         job = Job(
@@ -130,10 +138,9 @@ class BatchTrainer:
         wait(results)
 
     def close(self) -> None:
-        """Give the model back as it was. Tasks that are left end with an error."""
+        """End the tasks that are left with an error."""
         for job in list(self._jobs.values()):
             self._drop(job, RuntimeError("the trainer was closed"))
-        self._resident.close()
 
     def _begin(self, job: Job, plan: Plan) -> None:
         if plan.resumed is not None:
@@ -159,7 +166,7 @@ class BatchTrainer:
         """Give the sums, or None if there is not enough memory for this row."""
         run = row.learn if learning else row.measure
         try:
-            return run(self._resident.base, pieces)
+            return run(self._resident, pieces)
         except torch.OutOfMemoryError:
             return None
 
@@ -188,7 +195,7 @@ class BatchTrainer:
         for slot in pieces:
             self._sweep(slot).rewind()
             self._resident.forget_gradient(slot)
-        if self._resident.base.pool.device.type == "cuda":
+        if self._resident.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _sweep(self, slot: int) -> Sweep:

@@ -1,6 +1,6 @@
 """Tiny random models of several architectures, exact in float64, and what PEFT says of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers import (
 
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.batch import Batch
-from service.base.segmented.layout import loss_rows
+from service.base.segmented.layout import Part, loss_rows
 from service.base.segmented.loss import TokenLosses
 from service.base.segmented.slots import Held
 from service.training.spec import LoraSpec
@@ -62,13 +62,36 @@ def make(architecture: str = "llama", dtype: torch.dtype = torch.float64, **chan
     return model
 
 
+class OneSet:
+    """A base with one set of slots on it."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        capacity: int,
+        rank: int,
+        dtype: torch.dtype = torch.float32,
+        **how: Any,
+    ) -> None:
+        self.base = SegmentedBase(model, **how)
+        self.slots = self.base.slots(capacity=capacity, rank=rank, dtype=dtype)
+        self.pool = self.slots.pool
+
+    def batch(self, parts: Iterable[Part]) -> Batch:
+        return self.base.batch(self.slots, parts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+
 def spec(rank: int, targets: Sequence[str] = ALL, **changes: Any) -> LoraSpec:
     """Give a shape without dropout, with an alpha that is not the usual double."""
     given = {"rank": rank, "alpha": 1.5 * rank + 1, "dropout": 0.0, "target_modules": targets}
     return LoraSpec(**{**given, **changes})
 
 
-def randomise(base: SegmentedBase, slot: int, seed: int) -> dict[str, Tensor]:
+def randomise(base: OneSet, slot: int, seed: int) -> dict[str, Tensor]:
     """Give a slot weights that change every answer, B included; returns copies."""
     random = torch.Generator().manual_seed(seed)
     weights = {
@@ -86,7 +109,7 @@ def random_ids(batch: Batch, seed: int = 5) -> Tensor:
 
 
 def forward_backward(
-    base: SegmentedBase, batch: Batch, ids: Tensor
+    base: OneSet, batch: Batch, ids: Tensor
 ) -> tuple[Tensor, TokenLosses, list[float]]:
     """Train on all tokens, each part's loss averaged over its own; give logits, losses, means."""
     rows, targets = loss_rows(batch.layout.lengths, ids.tolist(), [1] * len(ids))

@@ -9,12 +9,12 @@ torch = pytest.importorskip("torch")
 from peft import PeftModel  # noqa: E402
 
 from service.base.lora_files import read_lora  # noqa: E402
-from service.base.segmented.base import SegmentedBase  # noqa: E402
 from service.base.segmented.layout import Part  # noqa: E402
 from tests.unit.base.segmented.models import (  # noqa: E402
     ALL,
     ATTENTION,
     CONFIGS,
+    OneSet,
     apart,
     by_peft,
     forward_backward,
@@ -37,8 +37,8 @@ LENGTHS = ((9, 2), (7,), (3, 3, 8), (5, 6))
 
 def mixed(
     model: object, dtype: torch.dtype = torch.float64
-) -> tuple[SegmentedBase, dict[int, dict[str, torch.Tensor]]]:
-    base = SegmentedBase(model, capacity=6, rank=8, dtype=dtype)
+) -> tuple[OneSet, dict[int, dict[str, torch.Tensor]]]:
+    base = OneSet(model, capacity=6, rank=8, dtype=dtype)
     slots = [base.slots.allocate(shape, seed) for seed, shape in enumerate(SHAPES)]
     return base, {slot: randomise(base, slot, seed=slot) for slot in slots}
 
@@ -115,7 +115,7 @@ def test_what_is_saved_loads_in_stock_peft_and_comes_back(tmp_path: Path) -> Non
 
 
 def test_a_new_adapter_starts_as_peft_starts_one() -> None:
-    base = SegmentedBase(make(), capacity=2, rank=8)
+    base = OneSet(make(), capacity=2, rank=8)
     base.slots.allocate(spec(6), seed=3)
     other = base.slots.allocate(spec(6), seed=3)
     for key, view in base.slots.weights(0).items():

@@ -1,14 +1,15 @@
 """A packed row's examples are each as if alone."""
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from service.base.segmented.attention import packed_attention  # noqa: E402
-from service.base.segmented.base import SegmentedBase  # noqa: E402
 from service.base.segmented.batch import Batch  # noqa: E402
 from service.base.segmented.layout import Part  # noqa: E402
-from tests.unit.base.segmented.models import CONFIGS, apart, make, random_ids  # noqa: E402
+from tests.unit.base.segmented.models import CONFIGS, OneSet, apart, make, random_ids  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -20,7 +21,7 @@ WINDOWED = {
 
 def logits_of(model: object, lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Give the packed row's logits, and those of its examples one by one, without packing."""
-    base = SegmentedBase(model, capacity=1, rank=8)
+    base = OneSet(model, capacity=1, rank=8)
     batch = base.batch([Part(None, lengths)])
     ids = random_ids(batch)
     with torch.no_grad(), base.running(batch):
@@ -60,9 +61,9 @@ def test_sliding_windows_are_those_of_the_model(architecture, lengths) -> None:
     ],
 )
 def test_what_cannot_be_done_is_refused(given) -> None:
-    base = SegmentedBase(make(), capacity=1, rank=8)
+    base = OneSet(make(), capacity=1, rank=8)
     batch: Batch = base.batch([Part(None, (4,))])
     qkv = [torch.zeros(1, 2, 4, 8)] * 3
     given = {"attention_mask": None, **given}
     with pytest.raises(ValueError, match="packed attention"):
-        packed_attention(torch.nn.Identity(), *qkv, packing=batch, **given)
+        packed_attention(SimpleNamespace(layer_idx=0), *qkv, packing=batch, **given)

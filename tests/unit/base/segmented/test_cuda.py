@@ -1,5 +1,6 @@
 """On a GPU, in bf16: the kernels that a CPU does not run, against exact arithmetic."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,13 +10,12 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional  # noqa: E402
 
 from service.base.segmented.attention import packed_attention  # noqa: E402
-from service.base.segmented.base import SegmentedBase  # noqa: E402
 from service.base.segmented.batch import Batch  # noqa: E402
 from service.base.segmented.dropout import Dropout  # noqa: E402
 from service.base.segmented.layout import Part  # noqa: E402
 from service.base.segmented.optimizer import AdamW, SlotAdamW  # noqa: E402
 from service.base.segmented.products import choose  # noqa: E402
-from tests.unit.base.segmented.models import ALL, apart, make, spec  # noqa: E402
+from tests.unit.base.segmented.models import ALL, OneSet, apart, make, spec  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
@@ -31,7 +31,7 @@ def trained(device: str, dtype: torch.dtype, lengths: Any, **changes: Any) -> An
     """Give logits, losses and gradients of the same three adapters and tokens on a device."""
     model = make("qwen2", torch.float64, **SIZES, **changes).to(device, dtype)
     exact = torch.float64 if dtype is torch.float64 else torch.float32
-    base = SegmentedBase(model, capacity=5, rank=16, dtype=exact)
+    base = OneSet(model, capacity=5, rank=16, dtype=exact)
     shapes = (spec(16, dropout=0.2), spec(5), spec(8, ALL[:4]))
     slots = [base.slots.allocate(shape, seed) for seed, shape in enumerate(shapes)]
     base.slots.free(slots[0])
@@ -50,7 +50,7 @@ def trained(device: str, dtype: torch.dtype, lengths: Any, **changes: Any) -> An
         hidden = base.hidden(batch, ids)
         losses = base.loss(hidden, rows, ids[1:], torch.full((len(rows),), 0.1, device=device))
         losses.total.backward()
-    optimizer = SlotAdamW(base.pool, base.slots)
+    optimizer = SlotAdamW(base.slots)
     gradients = {s: {k: v.clone() for k, v in base.slots.gradients(s).items()} for s in slots}
     optimizer.step({slot: AdamW(lr=1e-3, clip=0.1) for slot in (0, 1, 3)})
     return base, base.logits(hidden.detach()), losses, gradients
@@ -103,13 +103,13 @@ def test_dropout_masks_are_those_of_the_cpu() -> None:
 
 def test_shared_key_heads_and_their_gradients() -> None:
     lengths = (5, 33, 1)
-    base = SegmentedBase(make(**SIZES).to("cuda", torch.bfloat16), capacity=1, rank=8)
+    base = OneSet(make(**SIZES).to("cuda", torch.bfloat16), capacity=1, rank=8)
     batch: Batch = base.batch([Part(None, lengths)])
     random = torch.Generator().manual_seed(0)
     shapes = [(1, heads, sum(lengths), 64) for heads in (8, 2, 2)]
     exact = [torch.randn(s, generator=random).bfloat16().double().requires_grad_() for s in shapes]
     ours = [t.detach().to("cuda", torch.bfloat16).requires_grad_() for t in exact]
-    out, _ = packed_attention(base.model, *ours, None, packing=batch, scaling=0.2)
+    out, _ = packed_attention(SimpleNamespace(layer_idx=0), *ours, None, packing=batch, scaling=0.2)
     pieces = zip(*(t.split(lengths, dim=2) for t in exact), strict=True)
     reference = torch.cat(
         [

@@ -12,14 +12,15 @@ from bitsandbytes.nn import Linear4bit  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from service.base.segmented import batch as batches  # noqa: E402
-from service.base.segmented.base import SegmentedBase  # noqa: E402
 from service.base.segmented.inject import UnfitBase  # noqa: E402
 from service.base.segmented.layout import Part  # noqa: E402
 from service.base.segmented.optimizer import AdamW, SlotAdamW  # noqa: E402
 from service.base.segmented.products import MOST_GROUPS, Grouped  # noqa: E402
 from service.base.segmented.slots import BadShape, NoFreeSlot  # noqa: E402
 from tests.unit.base.segmented.models import (  # noqa: E402
+    ALL,
     ATTENTION,
+    OneSet,
     apart,
     by_peft,
     forward_backward,
@@ -51,7 +52,7 @@ def grouped(sizes: tuple[int, ...], device: torch.device) -> Grouped:
 def run(choose: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     if choose is not None:
         monkeypatch.setattr(batches.products, "choose", choose)
-    base = SegmentedBase(make(), capacity=4, rank=8, dtype=torch.float64)
+    base = OneSet(make(), capacity=4, rank=8, dtype=torch.float64)
     for seed, shape in enumerate((spec(3, dropout=0.3), spec(8, ATTENTION))):
         randomise(base, base.slots.allocate(shape, seed), seed)
     parts = [Part(0, (5,), dropout_seed=9), Part(1, (3, 4)), Part(None, (6,))]
@@ -73,10 +74,10 @@ def test_too_many_adapters_for_one_kernel_are_refused() -> None:
 
 
 def test_padding_stays_exactly_zero_over_many_steps() -> None:
-    base = SegmentedBase(make(), capacity=3, rank=8)
+    base = OneSet(make(), capacity=3, rank=8)
     base.slots.allocate(spec(3, ATTENTION, dropout=0.2), 1)
     base.slots.allocate(spec(8, ("down_proj",)), 2)
-    optimizer = SlotAdamW(base.pool, base.slots)
+    optimizer = SlotAdamW(base.slots)
     settings = AdamW(lr=0.1, weight_decay=0.1, clip=1.0)
     for step in range(30):
         batch = base.batch([Part(0, (6,), dropout_seed=step), Part(1, (4, 5))])
@@ -93,7 +94,7 @@ def test_padding_stays_exactly_zero_over_many_steps() -> None:
 
 
 def test_dropout_depends_on_the_slots_own_seed_only() -> None:
-    base = SegmentedBase(make(), capacity=3, rank=8, dtype=torch.float64)
+    base = OneSet(make(), capacity=3, rank=8, dtype=torch.float64)
     for seed in (0, 1):
         randomise(base, base.slots.allocate(spec(4, dropout=0.4), seed), seed)
 
@@ -109,7 +110,7 @@ def test_dropout_depends_on_the_slots_own_seed_only() -> None:
 
 
 def test_gradients_are_the_losses_derivatives_under_dropout() -> None:
-    base = SegmentedBase(make(), capacity=1, rank=4, dtype=torch.float64)
+    base = OneSet(make(), capacity=1, rank=4, dtype=torch.float64)
     randomise(base, base.slots.allocate(spec(2, dropout=0.5), 0), 0)
     batch = base.batch([Part(0, (6, 3), dropout_seed=3)])
     ids = random_ids(batch)
@@ -124,16 +125,64 @@ def test_gradients_are_the_losses_derivatives_under_dropout() -> None:
     assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-5)
 
 
-def test_gradients_of_several_batches_add_up_and_checkpointing_changes_none() -> None:
-    base = SegmentedBase(make(), capacity=1, rank=4, dtype=torch.float64)
+def test_gradients_of_several_batches_add_up() -> None:
+    base = OneSet(make(), capacity=1, rank=4, dtype=torch.float64)
     randomise(base, base.slots.allocate(spec(2, dropout=0.5), 0), 0)
     batch = base.batch([Part(0, (6, 3), dropout_seed=3)])
     forward_backward(base, batch, random_ids(batch))
     once = base.pool.gradients.clone()
-    base.model.train()
-    base.model.activation_checkpointing_enable()
     forward_backward(base, batch, random_ids(batch))
     assert apart(base.pool.gradients, 2 * once) < 1e-12
+
+
+def test_layers_that_are_computed_again_give_the_same_gradients_from_less_memory() -> None:
+    kept, gradients = [], []
+    for recompute in (False, True):
+        model = make()
+        training = [module.training for module in model.modules()]
+        base = OneSet(model, capacity=1, rank=4, dtype=torch.float64, recompute=recompute)
+        randomise(base, base.slots.allocate(spec(2, dropout=0.5), 0), 0)
+        batch = base.batch([Part(0, (6, 3), dropout_seed=3)])
+        sizes = []
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            forward_backward(base, batch, random_ids(batch))
+        kept.append(sum(sizes))
+        gradients.append(base.pool.gradients.clone())
+        base.remove()
+        assert not model.is_activation_checkpointing
+        assert [module.training for module in model.modules()] == training
+    assert apart(gradients[1], gradients[0]) < 1e-12
+    assert kept[1] < kept[0] / 4
+
+
+def test_somebody_else_has_a_turn_within_a_pass_and_changes_nothing() -> None:
+    base = OneSet(make(), capacity=1, rank=4, dtype=torch.float64)
+    randomise(base, base.slots.allocate(spec(4, dropout=0.5), 0), 0)
+    others = base.base.slots(capacity=2, rank=8, dtype=torch.float64)
+    others.allocate(spec(8), 1)
+    part, ids = Part(0, (6, 3), dropout_seed=3), torch.arange(9)
+    answers: list[Tensor] = []
+
+    def turn() -> None:
+        theirs = base.base.batch(others, [Part(0, (5,)), Part(None, (2,))])
+        with torch.inference_mode(), base.running(theirs):
+            answers.append(base.logits(base.hidden(theirs, torch.arange(7))))
+
+    turn()
+    results = []
+    for pause in (lambda: None, turn):
+        batch = base.base.batch(base.slots, [part], pause=pause)
+        logits, _, _ = forward_backward(base, batch, ids)
+        results.append((logits, base.pool.gradients.clone()))
+        base.pool.gradients.zero_()
+    assert len(answers) == 1 + 2 * 2 * len(ALL)
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
 def in_four_bits(model: Any) -> Any:
@@ -152,7 +201,7 @@ def in_four_bits(model: Any) -> Any:
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_base_in_four_bits_gives_pefts_logits_and_gradients(cache) -> None:
     model = in_four_bits(make("qwen2", torch.float32, hidden_size=64, intermediate_size=128))
-    base = SegmentedBase(model, capacity=2, rank=8, cache_weights=cache)
+    base = OneSet(model, capacity=2, rank=8, cache_weights=cache)
     weights = [randomise(base, base.slots.allocate(spec(r), r), r) for r in (4, 8)]
     batch = base.batch([Part(0, (5, 4)), Part(1, (7,))])
     ids = random_ids(batch)
@@ -171,7 +220,7 @@ def test_weights_that_would_repack_themselves_are_refused() -> None:
     model = in_four_bits(make("llama", torch.float32, hidden_size=64, intermediate_size=128))
     model.model.layers[1].mlp.up_proj.support_avx512bf16_for_cpu = True
     with pytest.raises(UnfitBase, match="up_proj"):
-        SegmentedBase(model, capacity=1, rank=8)
+        OneSet(model, capacity=1, rank=8)
 
 
 def test_the_model_comes_back_without_a_trace() -> None:
@@ -182,7 +231,7 @@ def test_the_model_comes_back_without_a_trace() -> None:
     state = set(model.state_dict())
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     before = model(input_ids=ids).logits
-    base = SegmentedBase(model, capacity=2, rank=4)
+    base = OneSet(model, capacity=2, rank=4)
     assert not any(p.requires_grad for p in model.parameters())
     randomise(base, base.slots.allocate(spec(4), 0), 0)
     base.remove()
@@ -194,7 +243,7 @@ def test_the_model_comes_back_without_a_trace() -> None:
 
 
 def test_nothing_is_answered_outside_of_a_batch() -> None:
-    base = SegmentedBase(make(), capacity=2, rank=4)
+    base = OneSet(make(), capacity=2, rank=4)
     base.slots.allocate(spec(4), 0)
     batch = base.batch([Part(0, (3,))])
     with pytest.raises(RuntimeError, match="no batch"):
@@ -206,12 +255,12 @@ def test_nothing_is_answered_outside_of_a_batch() -> None:
 
 
 def test_nothing_of_an_adapter_stays_in_a_slot_that_is_freed() -> None:
-    base = SegmentedBase(make(), capacity=1, rank=4)
+    base = OneSet(make(), capacity=1, rank=4)
     base.slots.allocate(spec(4), 0)
     with pytest.raises(NoFreeSlot):
         base.slots.allocate(spec(4), 1)
     batch = base.batch([Part(0, (5,))])
-    optimizer = SlotAdamW(base.pool, base.slots)
+    optimizer = SlotAdamW(base.slots)
     forward_backward(base, batch, random_ids(batch))
     optimizer.step({0: AdamW(lr=0.1)})
     forward_backward(base, batch, random_ids(batch))
@@ -226,15 +275,15 @@ def test_nothing_of_an_adapter_stays_in_a_slot_that_is_freed() -> None:
     "changes", [{"rank": 9}, {"rank": 0}, {"dropout": 1.0}, {"target_modules": ("lm_head",)}]
 )
 def test_a_shape_that_does_not_fit_takes_no_slot(changes) -> None:
-    base = SegmentedBase(make(), capacity=1, rank=8)
+    base = OneSet(make(), capacity=1, rank=8)
     with pytest.raises(BadShape):
         base.slots.allocate(spec(**{"rank": 4, **changes}), 0)
     assert not base.slots.taken
 
 
 def test_slots_can_be_for_some_layers_only() -> None:
-    base = SegmentedBase(make(), capacity=1, rank=8, targets=ATTENTION)
+    base = OneSet(make(), capacity=1, rank=8, targets=ATTENTION)
     with pytest.raises(BadShape, match="up_proj"):
         base.slots.allocate(spec(4), 0)
     with pytest.raises(UnfitBase, match="c_attn"):
-        SegmentedBase(make(), capacity=1, rank=8, targets=["c_attn"])
+        OneSet(make(), capacity=1, rank=8, targets=["c_attn"])

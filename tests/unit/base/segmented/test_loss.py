@@ -6,10 +6,9 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional  # noqa: E402
 
-from service.base.segmented.base import SegmentedBase  # noqa: E402
 from service.base.segmented.inject import UnfitBase  # noqa: E402
 from service.base.segmented.loss import token_losses  # noqa: E402
-from tests.unit.base.segmented.models import apart, make  # noqa: E402
+from tests.unit.base.segmented.models import OneSet, apart, make  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -85,11 +84,11 @@ def test_a_model_that_alters_its_logits_is_refused(monkeypatch) -> None:
     model = make()
     monkeypatch.setattr(model, "forward", capped(model.forward))
     with pytest.raises(UnfitBase, match="plain projection"):
-        SegmentedBase(model, capacity=1, rank=8)
+        OneSet(model, capacity=1, rank=8)
 
 
 def test_a_head_that_is_no_plain_linear_is_refused() -> None:
     model = make()
     model.lm_head = torch.nn.Sequential(model.lm_head)
     with pytest.raises(UnfitBase, match="head"):
-        SegmentedBase(model, capacity=1, rank=8)
+        OneSet(model, capacity=1, rank=8)

@@ -24,7 +24,7 @@ def held(dtype: torch.dtype = torch.float64) -> tuple[Pool, Slots, SlotAdamW]:
     slots = Slots(pool)
     for seed, rank in enumerate((8, 3, 5)):
         slots.allocate(spec(rank, ("q_proj",)), seed)
-    return pool, slots, SlotAdamW(pool, slots)
+    return pool, slots, SlotAdamW(slots)
 
 
 def fill(slots: Slots, slot: int, random: torch.Generator) -> None:

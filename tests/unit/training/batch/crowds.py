@@ -17,6 +17,7 @@ from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE
 from service.training.batch import row
 from service.training.batch.examples import Piece, Sums
+from service.training.batch.resident import Resident
 from service.training.batch.trainer import BatchTrainer
 from service.training.spec import LoraSpec, TrainingSpec
 from service.training.trainer import TrainingOutcome, TrainingTask
@@ -39,6 +40,7 @@ def crowd_trainer(dtype: torch.dtype, tokens_at_once: int = 160, **more: Any) ->
     loaded = tiny(dtype)
     return BatchTrainer(
         loaded,
+        SegmentedBase(loaded.model),
         Renderer(loaded.description),
         20,
         slots=8,
@@ -105,9 +107,9 @@ class Crowd:
         counts: Counter[int] = Counter()
         plain = row.learn
 
-        def learn(base: SegmentedBase, pieces: Mapping[int, Piece]) -> dict[int, Sums]:
+        def learn(resident: Resident, pieces: Mapping[int, Piece]) -> dict[int, Sums]:
             counts[len(pieces)] += 1
-            return plain(base, pieces)
+            return plain(resident, pieces)
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(row, "learn", learn)

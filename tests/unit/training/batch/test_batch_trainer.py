@@ -58,7 +58,7 @@ def test_tasks_train_at_the_same_time_and_leave_nothing(
     assert [result.result().steps for result in results] == [4, 8, 12]
     assert [log.steps for log in logs] == [list(range(1, n + 1)) for n in (4, 8, 12)]
     assert trainer.active == 0
-    pool = trainer.resident.base.pool
+    pool = trainer.resident.slots.pool
     assert not pool.weights.any()
     assert not pool.gradients.any()
     assert not pool.buffer("exp_avg_sq").any()
@@ -118,8 +118,8 @@ def failing(fault: Exception, times: int, then: Callable[..., Any]) -> Callable[
     def fails(*given: Any) -> Any:
         if left:
             # As when it fails in the middle of a backward pass.
-            base, _ = given
-            base.pool.gradients[sorted(base.slots.taken)] += 1.0
+            slots = given[0].slots
+            slots.pool.gradients[sorted(slots.taken)] += 1.0
             raise left.pop()
         return then(*given)
 
@@ -169,7 +169,7 @@ def test_a_greater_rank_widens_the_slots_and_disturbs_nobody(
         trainer.step()
     trainer.run(first)
     second = add(trainer, tmp_path / "second", lora=wide)
-    assert trainer.resident.base.pool.most_rank == 20
+    assert trainer.resident.slots.pool.most_rank == 20
     trainer.run(watched, second)
     assert log.losses == pytest.approx(calm.losses, rel=1e-4)
     assert config(second.result().adapter)["r"] == 20
@@ -283,21 +283,20 @@ def test_dropout_falls_anew_each_step_and_not_when_measured(
     log = Log()
     trainer.plan(a_task(tmp_path, **still))
     add_random_b = trainer.add(a_task(tmp_path, **still), log.report, log.should_stop)
-    for view in trainer.resident.base.slots.weights(0).values():
+    for view in trainer.resident.slots.weights(0).values():
         view.normal_(generator=torch.Generator().manual_seed(1))
     trainer.run(add_random_b)
     assert len(set(log.losses.values())) == 3
     assert len({event.valid_loss for event in log.of(Evaluated)}) == 1
 
 
-def test_closing_gives_the_base_back(tmp_path: Path) -> None:
+def test_closing_ends_who_is_left_and_gives_the_slots_back(tmp_path: Path) -> None:
     trainer = crowd_trainer(torch.float32)
-    model = trainer.resident.base.model
     left = add(trainer, tmp_path)
     trainer.step()
     trainer.close()
     assert isinstance(left.exception(10), RuntimeError)
-    assert {type(m) for n, m in model.named_modules() if n.endswith("_proj")} == {torch.nn.Linear}
+    assert not trainer.resident.slots.taken
 
 
 def test_a_task_of_another_base_does_not_resume_from_this_ones_checkpoint(
