@@ -60,10 +60,12 @@ class JobLeases:
         held = select(JobRow).where(JobRow.lease_owner == owner, JobRow.status == Status.RUNNING)
         jobs = (await self.session.scalars(held.with_for_update())).all()
         for job in jobs:
-            job.lease_owner = None
-            job.lease_expires_at = 0.0
-            job.lease_token += 1
+            _free(job)
         return len(jobs)
+
+    async def release(self, job_id: str, token: int) -> None:
+        """Make a job claimable at once, after a fault. Raises LeaseLost."""
+        _free(await self._held(job_id, token))
 
     async def append_event(
         self,
@@ -220,6 +222,12 @@ class JobLeases:
 
     def _now(self) -> int:
         return int(self.clock())
+
+
+def _free(job: JobRow) -> None:
+    job.lease_owner = None
+    job.lease_expires_at = 0.0
+    job.lease_token += 1
 
 
 _ENDINGS = {"succeeded": Action.SUCCEED, "failed": Action.FAIL, "cancelled": Action.CANCEL}

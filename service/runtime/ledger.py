@@ -135,10 +135,10 @@ async def requeue(database: Database, job: JobRow) -> None:
         await JobRepository(session).requeue(job.id, job.lease_token)
 
 
-async def give_up(database: Database, job: JobRow, owner: str) -> None:
+async def give_up(database: Database, job: JobRow) -> None:
     """Free a job after a fault of ours; claims count the attempts. Raises LeaseLost."""
     async with database.write() as session:
         jobs = JobRepository(session)
         message = "Training was interrupted by an internal error and will be tried again"
         await jobs.append_event(job.id, job.lease_token, message, level="warn")
-        await jobs.release_owner(owner)
+        await jobs.release(job.id, job.lease_token)

@@ -13,7 +13,7 @@ from service.adapters.repository import RevisionRepository
 from service.database.models import JobRow
 from service.datasets.repository import FileRepository
 from service.rendering.examples import ChatExample, Example
-from service.runtime.training_parts import Parts, Prepared
+from service.runtime.training_parts import Parts
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
@@ -54,15 +54,13 @@ class Publisher:
         )
 
 
-def origin(
-    parts: Parts, job: JobRow, prepared: Prepared, examples: Sequence[Example], digests: list[str]
-) -> Origin:
+def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list[str]) -> Origin:
     """Describe where a job's revisions come from. Reads the whole base once."""
     return Origin(
         base=parts.base.name,
         base_digest=parts.base.digest,
-        quantization=prepared.quantization,
-        compute_dtype=prepared.compute_dtype,
+        quantization=parts.quantization,
+        compute_dtype=parts.compute_dtype,
         tokenizer_digest=parts.base.tokenizer_digest,
         chat_template_digest=parts.base.chat_template_digest,
         format="chat" if isinstance(examples[0], ChatExample) else "raw",

@@ -20,7 +20,7 @@ from service.runtime.ledger import Ledger
 from service.runtime.publishing import Publisher, dataset_digests, origin
 from service.runtime.relay import Relay
 from service.runtime.story import Story
-from service.runtime.training_parts import Parts, Prepared
+from service.runtime.training_parts import Parts
 from service.telemetry import logger
 from service.training.spec import TrainingSpec
 from service.training.split import split
@@ -78,12 +78,11 @@ class _Work:
     async def _train_and_finish(self) -> None:
         job, parts = self._job, self._parts
         task = await self._task()
-        prepared = await self._in_thread(lambda: parts.prepare(task.spec.quantization))
         digests = await dataset_digests(parts, job)
-        made_from = await asyncio.to_thread(origin, parts, job, prepared, task.train, digests)
+        made_from = await asyncio.to_thread(origin, parts, job, task.train, digests)
         story = Story(await ledger.told_before(parts.database, job))
         book = Ledger(parts.database, job, Publisher(parts, job, made_from), story)
-        outcome = None if self._should_stop() else await self._train(prepared, task, book)
+        outcome = None if self._should_stop() else await self._train(task, book)
         if outcome is None or outcome.stopped:
             await self._stop()
         else:
@@ -92,12 +91,13 @@ class _Work:
 
     async def _task(self) -> TrainingTask:
         job, spec = self._job, msgspec.convert(self._job.spec, TrainingSpec)
+        check_quantization(spec.quantization, self._parts.quantization)
         train = await self._examples(job.training_file, "training_file")
         if job.validation_file is None:
             train, validation = split(train, spec.validation_split, spec.seed)
         else:
             validation = await self._examples(job.validation_file, "validation_file")
-        return TrainingTask(job.id, spec, train, validation, self._workdir)
+        return TrainingTask(job.id, spec, train, validation, self._workdir, job.tenant_id)
 
     async def _examples(self, file_id: str, param: str) -> list[Example]:
         try:
@@ -106,7 +106,7 @@ class _Work:
             fault.param = param
             raise
 
-    async def _train(self, prepared: Prepared, task: TrainingTask, book: Ledger) -> TrainingOutcome:
+    async def _train(self, task: TrainingTask, book: Ledger) -> TrainingOutcome:
         relay = Relay(book.keep)
         relaying = asyncio.create_task(relay.run())
 
@@ -115,10 +115,9 @@ class _Work:
             self._lease.check()
             relay.report(event)
 
+        trainer = self._parts.trainers[task.spec.method]
         try:
-            return await self._in_thread(
-                lambda: prepared.trainer.train(task, report, self._should_stop)
-            )
+            return await self._in_thread(lambda: trainer.train(task, report, self._should_stop))
         finally:
             relay.close()
             await relaying
@@ -154,8 +153,15 @@ class _Work:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
+def check_quantization(wanted: str, held: str) -> None:
+    """Raise TrainingError if a job wants the base held otherwise than it is here, once for all."""
+    if wanted not in ("auto", held):
+        message = f"This server holds its base as '{held}', and trains on that one base"
+        raise TrainingError(message, "unsupported_value", "method.supervised.quantization")
+
+
 async def _give_up(parts: Parts, job: JobRow) -> None:
     try:
-        await ledger.give_up(parts.database, job, parts.owner)
+        await ledger.give_up(parts.database, job)
     except LeaseLost:
         _log.warning("job.lease_lost")

@@ -1,8 +1,7 @@
-"""What working on jobs needs; picked in `training.run`, and by tests."""
+"""What working on jobs needs; picked in `process.run`, and by tests."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -11,14 +10,6 @@ from service.base.description import BaseDescription
 from service.database import Database
 from service.rendering.examples import Example
 from service.training.trainer import Trainer
-
-
-class Prepared(msgspec.Struct, frozen=True):
-    """A trainer on its loaded base, with what a manifest says of that base."""
-
-    trainer: Trainer
-    quantization: str
-    compute_dtype: str
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +21,16 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     database: Database
     store: AdapterStore
     base: BaseDescription
+    quantization: str
+    """How the base is held here: `nf4` or `none`."""
+    compute_dtype: str
+    trainers: Mapping[str, Trainer]
+    """By method."""
+    at_once: int
+    """How many jobs may be worked on."""
+    healthy: Callable[[], bool]
+    """Whether the device still computes, after a fault of ours."""
     workdirs: Path
     """One folder for each job in it."""
     examples: Callable[[str, str], Awaitable[list[Example]]]
     """By tenant and file id."""
-    prepare: Callable[[Literal["nf4", "none", "auto"]], Prepared]
-    """Blocks while a base is loaded; called in the thread that trains."""

@@ -25,6 +25,8 @@ class TrainingTask(msgspec.Struct, frozen=True):
     train: Sequence[Example]
     validation: Sequence[Example]
     workdir: Path
+    tenant: str = ""
+    """Tenants share a batch evenly; without one the task is a tenant of its own."""
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from service.jobs.leases import MAX_ATTEMPTS
 from service.jobs.repository import JobRepository
 from service.rendering.examples import Example
 from service.runtime import training
-from service.runtime.training_parts import Parts, Prepared
+from service.runtime.training_parts import Parts
 from service.settings import BUNDLED_BASE
 from service.training.spec import TrainingSpec
 from service.training.trainer import TrainingError
@@ -67,7 +66,11 @@ class Workshop:
             base=describe(str(BUNDLED_BASE)),
             workdirs=root / "jobs",
             examples=self._examples,
-            prepare=lambda held: Prepared(FakeTrainer(3, self.gate), held, "float32"),
+            quantization="nf4",
+            compute_dtype="float32",
+            trainers={"supervised": FakeTrainer(3, self.gate)},
+            at_once=1,
+            healthy=lambda: False,
         )
 
     async def _examples(self, tenant: str, file_id: str) -> list[Example]:
@@ -101,14 +104,13 @@ class Workshop:
         """Let a runtime work; it is shut down at the end."""
         stop = asyncio.Event()
         parts = msgspec.structs.replace(self.parts, **changes)
-        with ThreadPoolExecutor(1) as thread:
-            task = asyncio.create_task(training.work(parts, thread, stop))
-            try:
-                yield task
-            finally:
-                self.gate.opened.set()
-                stop.set()
-                await asyncio.gather(task, return_exceptions=True)
+        task = asyncio.create_task(training.work(parts, stop))
+        try:
+            yield task
+        finally:
+            self.gate.opened.set()
+            stop.set()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def until(self, condition: Callable[[JobRow], bool], job_id: str = "ftjob-a1") -> JobRow:
         """Wait until a job is as wanted."""
@@ -319,6 +321,43 @@ async def test_a_fault_of_ours_ends_the_runtime_and_frees_the_job_for_the_next(
     messages = await shop.messages()
     assert len(set(messages)) == len(messages)
     assert "Resumed after an interruption" in messages
+
+
+async def test_a_fault_of_ours_is_tried_again_at_once_where_the_device_still_computes(
+    shop: Workshop,
+) -> None:
+    await shop.submit()
+    shop.gate.faults[7] = Interrupted("a secret of the machine")
+    async with shop.working(healthy=lambda: True) as runtime:
+        job = await shop.ended()
+        assert not runtime.done()
+    assert job.status == "succeeded"
+    assert await shop.metrics("train_loss") == list(range(1, 9))
+    assert "Resumed after an interruption" in await shop.messages()
+
+
+async def test_jobs_are_worked_on_side_by_side(shop: Workshop) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    class Meeting(FakeTrainer):
+        def train(self, *given: Any) -> Any:
+            both.wait()
+            return super().train(*given)
+
+    for name in ("ftjob-a1", "ftjob-a2", "ftjob-a3", "ftjob-a4"):
+        await shop.submit(name, adapter=name)
+    async with shop.working(at_once=2, trainers={"supervised": Meeting(3)}):
+        ended = [await shop.ended(f"ftjob-a{number}") for number in range(1, 5)]
+    assert [job.status for job in ended] == ["succeeded"] * 4
+
+
+async def test_a_job_for_a_base_that_is_held_otherwise_fails_and_says_so(shop: Workshop) -> None:
+    spec = msgspec.structs.replace(SPEC, quantization="none")
+    await shop.submit(spec=msgspec.to_builtins(spec))
+    async with shop.working():
+        job = await shop.ended()
+    assert (job.status, job.error_param) == ("failed", "method.supervised.quantization")
+    assert "'nf4'" in (job.error_message or "")
 
 
 async def test_a_job_that_always_breaks_its_runtime_is_given_up(shop: Workshop) -> None:

@@ -1,8 +1,9 @@
-"""The batch for callers in many threads: one thread trains, the others wait for their own task."""
+"""The batch for callers in many threads: each waits for its own task, and one steps them all."""
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Condition, Thread
+from threading import Lock
 
 import msgspec
 
@@ -16,61 +17,71 @@ class _Arrival(msgspec.Struct, frozen=True):
     plan: Plan
     report: Report
     should_stop: ShouldStop
-    tenant: str
     joined: "Future[Future[TrainingOutcome]]"
 
 
 class BatchLoop:
     """Implements `Trainer` for any number of threads; tasks beyond the slots wait their turn.
 
-    Owns the trainer from now on: nobody else may use it.
+    `turn` and `close` are for the one thread that uses the base, and nobody else may use the
+    trainer. `wake` is called when a turn is wanted.
     """
 
-    def __init__(self, trainer: BatchTrainer) -> None:
+    def __init__(self, trainer: BatchTrainer, wake: Callable[[], None]) -> None:
         self._trainer = trainer
+        self._wake = wake
         self._arrivals: deque[_Arrival] = deque()
-        self._changed = Condition()
+        self._door = Lock()
         self._closed = False
-        self._thread = Thread(target=self._run, name="batch")
-        self._thread.start()
 
-    def train(
-        self, task: TrainingTask, report: Report, should_stop: ShouldStop, tenant: str = ""
-    ) -> TrainingOutcome:
-        """See Trainer.train."""
+    def train(self, task: TrainingTask, report: Report, should_stop: ShouldStop) -> TrainingOutcome:
+        """See Trainer.train. Raises RuntimeError once closed."""
         plan = self._trainer.plan(task)
-        arrival = _Arrival(plan, report, should_stop, tenant, Future())
-        with self._changed:
+        arrival = _Arrival(plan, report, should_stop, Future())
+        with self._door:
             if self._closed:
-                raise RuntimeError("the trainer was closed")
+                raise _closed()
             self._arrivals.append(arrival)
-            self._changed.notify()
+        self._wake()
         return arrival.joined.result().result()
 
-    def close(self) -> None:
-        """Give the base back; tasks that are left end with an error."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+    @property
+    def most_tokens(self) -> int:
+        """Bounds the tokens of the next rows."""
+        return self._trainer.most_tokens
 
-    def _run(self) -> None:
-        while not self._closed:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closed or self._arrivals or self._trainer.active
-                )
-                self._let_in()
-            self._trainer.step()
+    @most_tokens.setter
+    def most_tokens(self, tokens: int) -> None:
+        self._trainer.most_tokens = tokens
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the last turn's longest row."""
+        return self._trainer.row_tokens
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a turn would do something."""
+        return bool(self._trainer.active or self._arrivals)
+
+    def turn(self) -> bool:
+        """Let tasks in, and take a step with all that are there; tell if there was any to do."""
+        self._let_in()
+        return self._trainer.step()
+
+    def close(self) -> None:
+        """End the tasks that are left with an error."""
+        with self._door:
+            self._closed = True
         self._trainer.close()
-        for arrival in self._arrivals:
-            arrival.joined.set_exception(RuntimeError("the trainer was closed"))
+        while self._arrivals:
+            self._arrivals.popleft().joined.set_exception(_closed())
 
     def _let_in(self) -> None:
         while self._arrivals:
             one = self._arrivals[0]
             try:
-                joined = self._trainer.join(one.plan, one.report, one.should_stop, one.tenant)
+                joined = self._trainer.join(one.plan, one.report, one.should_stop)
             except NoFreeSlot:
                 return
             except Exception as fault:  # noqa: BLE001  raised to who waits for this task
@@ -78,3 +89,7 @@ class BatchLoop:
             else:
                 one.joined.set_result(joined)
             self._arrivals.popleft()
+
+
+def _closed() -> RuntimeError:
+    return RuntimeError("the trainer was closed")

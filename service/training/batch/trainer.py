@@ -58,7 +58,8 @@ class BatchTrainer:
         self._renderer = renderer
         self._checkpoint_steps = checkpoint_steps
         self._resident = Resident(base, slots, rank, dtype, pause)
-        self._tokens_at_once = self._budget = tokens_at_once
+        self._tokens_at_once = self._budget = self.most_tokens = tokens_at_once
+        self.row_tokens = 0
         self._packers = {True: Packer(), False: Packer()}
         self._jobs: dict[int, Job] = {}
 
@@ -77,13 +78,13 @@ class BatchTrainer:
         return plan(self._loaded, self._renderer, task)
 
     def add(
-        self, task: TrainingTask, report: Report, should_stop: ShouldStop, tenant: str = ""
+        self, task: TrainingTask, report: Report, should_stop: ShouldStop
     ) -> "Future[TrainingOutcome]":
         """Let a task join; see `join`. Raises TrainingError, also later through the future."""
-        return self.join(self.plan(task), report, should_stop, tenant)
+        return self.join(self.plan(task), report, should_stop)
 
     def join(
-        self, plan: Plan, report: Report, should_stop: ShouldStop, tenant: str = ""
+        self, plan: Plan, report: Report, should_stop: ShouldStop
     ) -> "Future[TrainingOutcome]":
         """Let a planned task take part from the next step on.
 
@@ -101,7 +102,7 @@ class BatchTrainer:
             resident,
             slot,
             keeper,
-            tenant=tenant or task.id,
+            tenant=task.tenant or task.id,
             should_stop=should_stop,
             checkpoint_steps=self._checkpoint_steps,
         )
@@ -117,6 +118,7 @@ class BatchTrainer:
         for job in list(self._jobs.values()):
             if job.fault is not None:
                 self._drop(job, job.fault)
+        self.row_tokens = 0
         try:
             learned = self._row(learning=True)
             return self._row(learning=False) or learned
@@ -150,11 +152,14 @@ class BatchTrainer:
     def _row(self, *, learning: bool) -> bool:
         jobs = [j for j in self._jobs.values() if j.sweep and j.sweep.learning == learning]
         waiting = [job.waiting() for job in jobs]
-        counts = self._packers[learning].fill(waiting, self._budget)
+        budget = min(self._budget, self.most_tokens)
+        counts = self._packers[learning].fill(waiting, budget)
         taken = {int(slot): count for slot, count in counts.items()}
         if not taken:
             return False
         pieces = {slot: self._sweep(slot).next(count) for slot, count in taken.items()}
+        tokens = sum(one.length for piece in pieces.values() for one in piece.examples)
+        self.row_tokens = max(self.row_tokens, tokens)
         sums = self._run(pieces, learning=learning)
         if sums is None:
             self._shrink(pieces)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -126,5 +127,5 @@ class Crowd:
         task = somebody(self.root / f"other-{len(self.futures)}", self.dice)
         log = Log(stop=self.dice.randint(1, 15))
         tenant = self.dice.choice(["acme", "globex"])
-        plan = self.trainer.plan(task)
-        self.futures.append(self.trainer.join(plan, log.report, log.should_stop, tenant))
+        plan = self.trainer.plan(msgspec.structs.replace(task, tenant=tenant))
+        self.futures.append(self.trainer.join(plan, log.report, log.should_stop))

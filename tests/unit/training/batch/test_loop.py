@@ -9,6 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from service.runtime.conductor import Conductor  # noqa: E402
+from service.runtime.shares import Shares  # noqa: E402
+from service.runtime.stalls import Stalls  # noqa: E402
 from service.training.batch.loop import BatchLoop  # noqa: E402
 from service.training.spec import LoraSpec  # noqa: E402
 from service.training.trainer import StepDone, TrainingError, TrainingEvent  # noqa: E402
@@ -22,8 +25,11 @@ SLOTS = 8
 
 @pytest.fixture
 def loop() -> Iterator[BatchLoop]:
-    loop = BatchLoop(crowd_trainer(torch.float32, tokens_at_once=1000))
+    conductor = Conductor(Shares(0.5), Stalls(1.0), 1000)
+    loop = BatchLoop(crowd_trainer(torch.float32, tokens_at_once=1000), conductor.wake)
+    conductor.start(None, loop)
     yield loop
+    conductor.stop()
     loop.close()
 
 
@@ -46,7 +52,7 @@ def test_tasks_of_several_threads_train_at_the_same_time(loop: BatchLoop, tmp_pa
             if isinstance(event, StepDone) and event.step == 1:
                 both.wait()
 
-        return loop.train(a_task(tmp_path / name), report, log.should_stop, "acme").steps
+        return loop.train(a_task(tmp_path / name), report, log.should_stop).steps
 
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(go, "ab")) == [8, 8]
@@ -62,7 +68,10 @@ def test_a_task_that_cannot_join_is_told_so_and_the_loop_goes_on(
     assert sha256(first.adapter) == sha256(train(loop, a_task(tmp_path / "second")).adapter)
 
 
-def test_closing_ends_what_is_left(loop: BatchLoop, tmp_path: Path) -> None:
+def test_closing_ends_what_is_left(tmp_path: Path) -> None:
+    conductor = Conductor(Shares(0.5), Stalls(1.0), 1000)
+    loop = BatchLoop(crowd_trainer(torch.float32, tokens_at_once=1000), conductor.wake)
+    conductor.start(None, loop)
     begun, goes_on = threading.Event(), threading.Event()
 
     def report(_: TrainingEvent) -> None:
@@ -73,6 +82,7 @@ def test_closing_ends_what_is_left(loop: BatchLoop, tmp_path: Path) -> None:
         task = a_task(tmp_path, n_epochs=1000)
         left = threads.submit(loop.train, task, report, lambda: False)
         assert begun.wait(60)
+        conductor.stop()
         loop.close()
         goes_on.set()
         with pytest.raises(RuntimeError, match="closed"):

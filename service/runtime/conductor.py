@@ -1,0 +1,150 @@
+"""The one thread that uses the base: generation first, training in between and within."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Event, Thread
+from typing import Protocol
+
+from service.runtime.shares import Shares
+from service.runtime.stalls import Stalls
+
+LINGERS_SECONDS = 1.0
+"""After its last turn, generation is expected to want another for so long."""
+
+
+class Generation(Protocol):
+    """What answers requests. A turn is one step of the running batch."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a turn would do something; cheap."""
+        ...
+
+    def turn(self) -> bool:
+        """Take one; tell whether there was anything to do. Never blocks, never raises."""
+        ...
+
+
+class Training(Protocol):
+    """What trains. A turn is one step of all tasks, with pauses in it."""
+
+    most_tokens: int
+    """Bounds the tokens of the next rows."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a turn would do something; cheap."""
+        ...
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the last turn's longest row."""
+        ...
+
+    def turn(self) -> bool:
+        """Take one; tell whether there was anything to do. Never raises."""
+        ...
+
+
+class Conductor:
+    """Gives turns, in a thread of its own, from `start` to `stop`.
+
+    Training calls `pause` wherever somebody else may have a turn; `pace` is called there first,
+    with whether generation goes on, and keeps a GPU's queue short.
+    """
+
+    def __init__(
+        self,
+        shares: Shares,
+        stalls: Stalls,
+        most_tokens: int,
+        *,
+        pace: Callable[[bool], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shares = shares
+        self._stalls = stalls
+        self._most_tokens = most_tokens
+        self._pace = pace
+        self._clock = clock
+        self._woken = Event()
+        self._stopping = False
+        self._generation: Generation | None = None
+        self._training: Training | None = None
+        self._generated_at = float("-inf")
+        self._resumed = self._longest = 0.0
+        self.ended: Future[None] = Future()
+        """Done when the thread is; with the fault that ended it, if one did."""
+
+    def start(self, generation: Generation | None, training: Training | None) -> None:
+        """Give turns from now on."""
+        self._generation, self._training = generation, training
+        Thread(target=self._run, name="base", daemon=True).start()
+
+    def wake(self) -> None:
+        """Say, from any thread, that there is something to do."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End the thread after the turn in hand, and wait for that."""
+        self._stopping = True
+        self.wake()
+        self.ended.exception()
+
+    def pause(self) -> None:
+        """Let generation have the turns it may, within a turn of training's."""
+        self._pace(self._generating)
+        self._trained()
+        while self._generation is not None and self._shares.generation_may:
+            if not self._generate():
+                break
+        self._resumed = self._clock()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._woken.clear()
+                if not self._round():
+                    self._woken.wait()
+        except BaseException as fault:  # noqa: BLE001  told to whoever waits for the end
+            self.ended.set_exception(fault)
+        else:
+            self.ended.set_result(None)
+
+    def _round(self) -> bool:
+        training = self._training is not None and self._training.wanted
+        may = not training or self._shares.generation_may
+        generated = may and self._generate()
+        return (training and self._train()) or generated
+
+    def _generate(self) -> bool:
+        generation = self._generation
+        if generation is None or not generation.wanted:
+            return False
+        began = self._clock()
+        worked = generation.turn()
+        self._generated_at = self._clock()
+        if self._training is not None and self._training.wanted:
+            self._shares.generated(self._generated_at - began)
+        return worked
+
+    def _train(self) -> bool:
+        training = self._training
+        assert training is not None
+        most = self._most_tokens
+        training.most_tokens = self._stalls.tokens(most) if self._generating else most
+        self._longest, self._resumed = 0.0, self._clock()
+        worked = training.turn()
+        self._trained()
+        self._stalls.went(self._longest, training.row_tokens)
+        return worked
+
+    def _trained(self) -> None:
+        stretch = self._clock() - self._resumed
+        self._longest = max(self._longest, stretch)
+        self._shares.trained(stretch)
+
+    @property
+    def _generating(self) -> bool:
+        return self._clock() - self._generated_at < LINGERS_SECONDS
