@@ -21,7 +21,7 @@ log = logger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 ALWAYS = (400, 401, 403, 500)
-_FAULT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
+_FAULT = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _NO_BODY = "Object missing required field `data`"
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
@@ -84,13 +84,13 @@ def describe_fault(fault: str) -> ErrorDetail:
 
 
 def _dotted(path: str | None) -> str | None:
-    """Make `$.data.messages[0].role` into `messages[0].role`."""
+    """Make `$.data.messages[0].role` into `messages[0].role`; of a mapping, its own name."""
     if path is None:
         return None
     steps = path.removeprefix("$").removeprefix(".")
     if steps == "data" or steps.startswith(("data.", "data[")):
         steps = steps.removeprefix("data").removeprefix(".")
-    return steps or None
+    return steps.removesuffix("[...]") or None
 
 
 def _join(parent: str | None, field: str) -> str:

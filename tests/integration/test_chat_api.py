@@ -12,7 +12,8 @@ from litestar import Litestar
 
 from service.database import Database
 from service.serving.engine import GenerationRequest
-from tests.fakes.engine import FakeEngine, default_answer
+from tests.fakes.engine import FakeEngine
+from tests.fakes.words import default_answer
 from tests.integration.generating import (
     BASE,
     CHAT,
