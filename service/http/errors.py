@@ -84,13 +84,13 @@ def describe_fault(fault: str) -> ErrorDetail:
 
 
 def _dotted(path: str | None) -> str | None:
-    """Make `$.data.messages[0].role` into `messages[0].role`; of a mapping, its own name."""
+    """Make `$.data.messages[0].role` into `messages[0].role`."""
     if path is None:
         return None
     steps = path.removeprefix("$").removeprefix(".")
     if steps == "data" or steps.startswith(("data.", "data[")):
         steps = steps.removeprefix("data").removeprefix(".")
-    return steps.removesuffix("[...]") or None
+    return steps or None
 
 
 def _join(parent: str | None, field: str) -> str:
