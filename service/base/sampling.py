@@ -10,6 +10,8 @@ from service.base.rows import Pick, Row
 
 _COLDEST = 1e-4
 """Dividing logits by less overflows; the likeliest token has all the probability long before."""
+_CANDIDATES = 256
+"""Likeliest tokens that are looked at first: sorting the whole vocabulary is rarely needed."""
 _RANKED = 20
 """Likeliest tokens of whoever asks for fewer too: how ties fall must not depend on who asks."""
 
@@ -31,7 +33,9 @@ def pick(logits: Tensor, rows: Sequence[Row], generated: Sequence[Sequence[int]]
         ]
         if places:
             index = to_device(torch.tensor(places), logits.device)
-            tokens[index] = draw(wished[index], [rows[place] for place in places])
+            theirs = [rows[place] for place in places]
+            (chance,) = _columns([(row.chance(),) for row in theirs], wished)
+            tokens[index] = draw(wished[index], theirs, chance)
     told = _logprobs(logits, rows, tokens)
     return [
         Pick(row.key, token, *told.get(place, (None, [])))
@@ -39,38 +43,63 @@ def pick(logits: Tensor, rows: Sequence[Row], generated: Sequence[Sequence[int]]
     ]
 
 
-def ranked_shares(logits: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Rank each row's tokens, and give what temperature, min_p, top_k and top_p leave of them.
+def ranked_shares(logits: Tensor, rows: Sequence[Row], most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank `most` likeliest tokens, and give what temperature, min_p, top_k and top_p leave.
 
-    Every filter keeps the beginning of the ranking, tokens as likely as the last one of top_k
-    included. The shares are 0 for what is left out, and are not made to add up to 1.
+    Every filter keeps the beginning of the ranking; tokens as likely as the last one of top_k are
+    kept. Gives tokens and shares [rows, most], 0 for what is left out and not adding up to 1, and
+    which rows [rows] have nothing left beyond them. For the others the shares are not right.
     """
+    vocabulary = logits.shape[-1]
     heat, min_p, top_p, top_k = _columns(
-        [(_heat(row), row.min_p, row.top_p, _top_k(row, logits.shape[-1])) for row in rows], logits
+        [(_heat(row), row.min_p, row.top_p, _top_k(row, vocabulary)) for row in rows], logits
     )
-    ranked, tokens = logits.sort(dim=-1, descending=True, stable=True)
-    shares = (ranked.double() / heat).softmax(-1)
-    few = (shares < min_p * shares[:, :1]) | (ranked < ranked.gather(-1, top_k.long() - 1))
+    ranked, tokens = _ranked(logits, most)
+    best = ranked[:, :1].double()
+    shares = ((ranked.double() - best) / heat).exp()
+    few = (shares < min_p) | (ranked < ranked.gather(-1, top_k.clamp(max=most).long() - 1))
     shares = shares.masked_fill(few, 0.0)
-    reached = shares.cumsum(-1)
-    rest = (reached - shares >= top_p * reached[:, -1:]) & (top_p < 1)
-    return tokens, shares.masked_fill(rest, 0.0)
+    cut = few[:, -1:]
+    # In single: this many exponentials are most of the work, and only top_p's limit depends on it.
+    every = ((logits.float() - best.float()) / heat.float()).exp().sum(-1, True, dtype=heat.dtype)
+    whole = torch.where(cut, shares.sum(-1, keepdim=True), every)
+    rest = (shares.cumsum(-1) - shares >= top_p * whole) & (top_p < 1)
+    # Of tokens as likely as the last one, others may come before it in the whole ranking.
+    within = (rest | (ranked > ranked[:, -1:])).all(-1, keepdim=True)
+    enough = cut | (within & (min_p == 0) & (top_k == vocabulary)) | (most == vocabulary)
+    return tokens, shares.masked_fill(rest, 0.0), enough.squeeze(-1)
 
 
-def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def _draw(logits: Tensor, rows: Sequence[Row], chance: Tensor) -> Tensor:
     (heat,) = _columns([(_heat(row),) for row in rows], logits)
     # In double: a chance close to a boundary falls on the same side whoever else is there.
-    return _fall((logits.double() / heat).softmax(-1), rows).squeeze(-1)
+    return _fall((logits.double() / heat).softmax(-1), chance).squeeze(-1)
 
 
-def _draw_filtered(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    tokens, shares = ranked_shares(logits, rows)
-    return tokens.gather(-1, _fall(shares, rows)).squeeze(-1)
+def _draw_filtered(logits: Tensor, rows: Sequence[Row], chance: Tensor) -> Tensor:
+    most = min(_CANDIDATES, logits.shape[-1])
+    tokens, shares, enough = ranked_shares(logits, rows, most)
+    drawn = tokens.gather(-1, _fall(shares, chance)).squeeze(-1)
+    wide = [place for place, fine in enumerate(enough.tolist()) if not fine]
+    if wide:
+        index = to_device(torch.tensor(wide), logits.device)
+        theirs = [rows[place] for place in wide]
+        tokens, shares, _ = ranked_shares(logits[index], theirs, logits.shape[-1])
+        drawn[index] = tokens.gather(-1, _fall(shares, chance[index])).squeeze(-1)
+    return drawn
 
 
-def _fall(shares: Tensor, rows: Sequence[Row]) -> Tensor:
+def _ranked(logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Rank the likeliest tokens; of equal ones the lower id is first, however many are wanted."""
+    if most == logits.shape[-1]:
+        return logits.sort(dim=-1, descending=True, stable=True)
+    tokens = logits.topk(most).indices.sort().values
+    ranked, order = logits.gather(-1, tokens).sort(dim=-1, descending=True, stable=True)
+    return ranked, tokens.gather(-1, order)
+
+
+def _fall(shares: Tensor, chance: Tensor) -> Tensor:
     """Find where each row's chance falls: never on a share of 0."""
-    (chance,) = _columns([(row.chance(),) for row in rows], shares)
     reached = shares.cumsum(-1)
     whole = reached[:, -1:]
     below = torch.nextafter(whole, torch.zeros_like(whole))

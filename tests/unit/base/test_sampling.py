@@ -90,6 +90,7 @@ def test_the_ends_of_chance_fall_on_possible_tokens(wishes, chance) -> None:
     assert picked(logits, [row(chance=chance, **wishes)])[0] in {1, 2}
 
 
+@pytest.mark.parametrize("most", [60, 200])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     "wishes",
@@ -101,7 +102,7 @@ def test_the_ends_of_chance_fall_on_possible_tokens(wishes, chance) -> None:
         {"temperature": 1.4, "min_p": 0.01, "top_k": 40, "top_p": 0.9},
     ],
 )
-def test_what_is_kept_and_its_shares_are_those_of_transformers(wishes, seed) -> None:
+def test_what_is_kept_and_its_shares_are_those_of_transformers(wishes, seed, most) -> None:
     from transformers import (
         MinPLogitsWarper,
         TemperatureLogitsWarper,
@@ -120,10 +121,46 @@ def test_what_is_kept_and_its_shares_are_those_of_transformers(wishes, seed) -> 
     for name, make in makers.items():
         if name in wishes:
             theirs = make(wishes[name])(None, theirs)
-    tokens, shares = ranked_shares(logits, [row(**wishes)])
-    ours = torch.zeros_like(theirs).scatter(-1, tokens, shares / shares.sum())
-    assert torch.equal(ours > 0, theirs > float("-inf"))
-    torch.testing.assert_close(ours, theirs.softmax(-1), rtol=1e-12, atol=0)
+    tokens, shares, enough = ranked_shares(logits, [row(**wishes)], most)
+    assert enough.item() == (most > int((theirs > float("-inf")).sum()) or most == 200)
+    if enough.item():
+        ours = torch.zeros_like(theirs).scatter(-1, tokens, shares / shares.sum())
+        assert torch.equal(ours > 0, theirs > float("-inf"))
+        torch.testing.assert_close(ours, theirs.softmax(-1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("wishes", [{"top_p": 0.95}, {"top_k": 300}, {"top_k": 9}, {"min_p": 0.1}])
+def test_a_large_vocabulary_is_sorted_only_as_far_as_it_matters(wishes) -> None:
+    # The last logits are flat: what is left of them does not fit the few that are looked at first.
+    logits = torch.cat([some_logits(3, 2000), some_logits(3, 2000) / 30])
+    for first in (0.0, 0.03, 0.07, 0.159):
+        chances = [first + 0.16 * key for key in range(6)]
+        rows = [row(key, chance, **wishes) for key, chance in enumerate(chances)]
+        tokens, shares, _ = ranked_shares(logits, rows, 2000)
+        fallen = torch.tensor(chances, dtype=torch.double).unsqueeze(-1) * shares.sum(
+            -1, keepdim=True
+        )
+        places = torch.searchsorted(shares.cumsum(-1), fallen, right=True)
+        assert picked(logits, rows) == tokens.gather(-1, places).flatten().tolist()
+
+
+def test_a_ranking_that_ends_among_equal_tokens_is_not_enough() -> None:
+    logits = torch.tensor([[3.0, 2.0, 2.0, 2.0, 2.0, -9.0]])
+    asked = [row(top_p=0.45)]
+    assert [ranked_shares(logits, asked, most)[2].item() for most in (3, 4, 6)] == [False] * 2 + [
+        True
+    ]
+    assert [ranked_shares(logits, [row(top_p=0.2)], most)[2].item() for most in (1, 2)] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("most", [3, 5, 8])
+def test_equal_tokens_are_ranked_by_id_however_many_are_wanted(most) -> None:
+    logits = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0, 1.0, 0.0, 0.0]])
+    tokens, _, _ = ranked_shares(logits, [row(top_k=2)], most)
+    assert tokens[0].tolist() == [1, 2, 4, 0, 5, 3, 6, 7][:most]
 
 
 def test_logprobs_are_given_to_who_asks() -> None:
