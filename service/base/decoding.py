@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
 import torch
-from torch import Tensor
 
 from service.base.kv_rows import KvRows
 from service.base.prefill import Forward, Prefill, choose
 from service.base.rows import Pick, Round, Row
-from service.base.sampling import pick, ranked_logprobs
+from service.base.sampling import pick
 
 PREFILL_TOKENS = 512
 """Prompt tokens, padding included, that one round takes in, so that running rows go on."""
@@ -30,7 +29,7 @@ class DecodingBatch:
         self._arrived: deque[Row] = deque()
         self._prefill: Prefill | None = None
         self._rows: list[Row] = []
-        self._last: list[int] = []
+        self._generated: list[list[int]] = []
         self._kv = KvRows.empty(device)
 
     @property
@@ -50,7 +49,7 @@ class DecodingBatch:
         stay = [at for at, row in enumerate(self._rows) if row.key not in keys]
         if len(stay) < len(self._rows):
             self._rows = [self._rows[at] for at in stay]
-            self._last = [self._last[at] for at in stay]
+            self._generated = [self._generated[at] for at in stay]
             self._kv = self._kv.select(stay)
 
     def round(self) -> Round:
@@ -84,13 +83,14 @@ class DecodingBatch:
         self._kv.grow()
         logits = self._forward(
             [row.adapter for row in self._rows],
-            input_ids=torch.tensor(self._last, device=self._device).unsqueeze(-1),
+            input_ids=torch.tensor([made[-1:] for made in self._generated], device=self._device),
             attention_mask=self._kv.mask,
             position_ids=positions,
             past_key_values=self._kv.cache,
         )
-        picks = _picks(self._rows, logits)
-        self._last = [picked.token for picked in picks]
+        picks = pick(logits, self._rows, self._generated)
+        for made, picked in zip(self._generated, picks, strict=True):
+            made.append(picked.token)
         return picks
 
     def _take_in(self) -> list[Pick]:
@@ -99,20 +99,9 @@ class DecodingBatch:
         if whole is None:
             return []
         kv, logits = whole
-        picks = _picks(self._prefill.rows, logits)
+        picks = pick(logits, self._prefill.rows, [[] for _ in self._prefill.rows])
         self._kv = self._kv.join(kv)
         self._rows = self._rows + self._prefill.rows
-        self._last = self._last + [picked.token for picked in picks]
+        self._generated += [[picked.token] for picked in picks]
         self._prefill = None
         return picks
-
-
-def _picks(rows: list[Row], logits: Tensor) -> list[Pick]:
-    temperatures = [row.temperature for row in rows]
-    chances = [row.chance() if row.temperature > 0 else 0.0 for row in rows]
-    tokens = pick(logits, temperatures, [row.top_p for row in rows], chances)
-    ranked = ranked_logprobs(logits, tokens, [row.logprobs for row in rows])
-    return [
-        Pick(row.key, token, *(found or (None, [])))
-        for row, token, found in zip(rows, tokens, ranked, strict=True)
-    ]

@@ -1,6 +1,6 @@
 """What goes into and comes out of a decoding batch. No torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -18,6 +18,30 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None
     chance: Callable[[], float]
     """Draws the row's own next number in [0, 1)."""
+    top_k: int = 0
+    """0: all tokens."""
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    """How many tokens come before any of `ends` may be picked."""
+    ends: Collection[int] = ()
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether it picks from other logits than the model's."""
+        return self.penalises or bool(self.logit_bias) or self.min_tokens > 0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether its picks depend on the tokens before."""
+        return (
+            self.presence_penalty != 0
+            or self.frequency_penalty != 0
+            or self.repetition_penalty != 1
+        )
 
 
 class Pick(msgspec.Struct, frozen=True):

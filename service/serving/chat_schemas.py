@@ -9,16 +9,11 @@ from service.serving.schemas import (
     Choices,
     FinishReason,
     Ignored,
-    LogitBias,
     Metadata,
     ModelName,
-    Penalty,
     Refused,
-    Seed,
-    Stop,
+    SamplingFields,
     StreamOptions,
-    Temperature,
-    TopP,
     Usage,
 )
 from service.wire import Input, Output
@@ -57,13 +52,11 @@ class ChatMessage(Input):
     annotations: Refused = None
 
 
-class ChatRequest(Input):
+class ChatRequest(SamplingFields, kw_only=True):
     """A conversation to go on with, and how."""
 
     model: ModelName
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    temperature: Temperature = None
-    top_p: TopP = None
     max_completion_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Most tokens to generate. Default: what the context leaves."),
@@ -72,8 +65,6 @@ class ChatRequest(Input):
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="The older name of `max_completion_tokens`."),
     ] = None
-    stop: Stop = None
-    seed: Seed = None
     n: Choices = None
     logprobs: Annotated[
         bool | None, Meta(description="Give the log-probability of each generated token.")
@@ -97,9 +88,6 @@ class ChatRequest(Input):
     metadata: Metadata = None
     parallel_tool_calls: bool | None = None
 
-    frequency_penalty: Penalty = None
-    presence_penalty: Penalty = None
-    logit_bias: LogitBias = None
     response_format: Refused = None
     tools: Refused = None
     tool_choice: Refused = None

@@ -14,11 +14,11 @@ class Choice:
     """Turns one sequence's tokens into pieces, and knows when it has ended."""
 
     def __init__(
-        self, index: int, sampling: Sampling, ends: Collection[int], detokenizer: Detokenizer
+        self, index: int, sampling: Sampling, eos: Collection[int], detokenizer: Detokenizer
     ) -> None:
         self._index = index
         self._sampling = sampling
-        self._ends = ends
+        self.ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos)}
         self._detokenizer = detokenizer
         self._matcher = StopMatcher(sampling.stop)
         self._tokens = 0
@@ -32,7 +32,7 @@ class Choice:
         The piece that has a `finish_reason` is the last one.
         """
         self._tokens += 1
-        if token in self._ends:
+        if token in self.ends:
             return self._last("stop")
         if logprob is not None:
             self._pending.append((self._received, self._logprob(token, logprob, top)))

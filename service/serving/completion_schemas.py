@@ -9,27 +9,21 @@ from service.serving.schemas import (
     Choices,
     FinishReason,
     Ignored,
-    LogitBias,
     Metadata,
     ModelName,
-    Penalty,
     Refused,
-    Seed,
-    Stop,
+    SamplingFields,
     StreamOptions,
-    Temperature,
-    TopP,
+    TokenId,
     Usage,
 )
-from service.wire import Input, Output
+from service.wire import Output
 
 MOST_PROMPTS = 1024
 """Prompts in one request."""
 
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
-
-class CompletionRequest(Input):
+class CompletionRequest(SamplingFields, kw_only=True):
     """Raw text to go on with: no chat template is applied, whatever the model."""
 
     model: ModelName
@@ -40,14 +34,10 @@ class CompletionRequest(Input):
             f"{MOST_PROMPTS} prompts. Token ids are taken as they are, with no BOS added."
         ),
     ]
-    temperature: Temperature = None
-    top_p: TopP = None
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Most tokens to generate. Default 16, or what the context leaves."),
     ] = None
-    stop: Stop = None
-    seed: Seed = None
     n: Choices = None
     logprobs: Annotated[
         Annotated[int, Meta(ge=0, le=5)] | None,
@@ -69,9 +59,6 @@ class CompletionRequest(Input):
     ] = None
     echo: Annotated[bool | None, Meta(description="Not supported: leave it out, or false.")] = None
     suffix: Refused = None
-    frequency_penalty: Penalty = None
-    presence_penalty: Penalty = None
-    logit_bias: LogitBias = None
 
 
 class CompletionLogprobs(Output):

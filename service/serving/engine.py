@@ -1,6 +1,6 @@
 """The seam of serving: `Engine` answers token ids with token ids, for any adapter, in one batch.
 
-An engine knows nothing of tenants' names, HTTP or chat templates: a request names an immutable
+An engine knows nothing of tenants' rights, HTTP or chat templates: a request names an immutable
 revision, or none for the base.
 """
 
@@ -13,14 +13,27 @@ from adapters_store import RevisionRef
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How to pick tokens. Temperature 0 is greedy."""
+    """How to pick tokens, in vLLM's terms. Temperature 0 is greedy."""
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    min_p: float = 0.0
+    """Leaves out tokens less likely than this share of the likeliest one's probability."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and generated tokens; the two others over generated ones only."""
+    logit_bias: dict[int, float] = {}
     n: int = 1
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    """So many tokens come before one that ends the answer is picked; stop strings end it anyway."""
+    ignore_eos: bool = False
     logprobs: int | None = None
     """None: no log-probabilities; k: of the chosen token and of the k likeliest."""
 
@@ -32,6 +45,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     revision: RevisionRef | None
     prompt: list[int]
     sampling: Sampling
+    tenant: str = ""
+    """Who asks: nothing that is kept of a prompt is shared with another tenant."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

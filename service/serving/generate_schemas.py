@@ -6,11 +6,11 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.serving.chat_schemas import ChatMessage
-from service.serving.schemas import FinishReason, Seed, Stop, Temperature, TopP, Usage
-from service.wire import Input, Output
+from service.serving.schemas import FinishReason, SamplingFields, Usage
+from service.wire import Output
 
 
-class GenerateRequest(Input):
+class GenerateRequest(SamplingFields):
     """A prompt or a conversation for one of the tenant's adapters: exactly one of the two.
 
     Sampling defaults are those of the OpenAI endpoints, so that a request means the same on all
@@ -39,10 +39,6 @@ class GenerateRequest(Input):
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Most tokens to generate. Default 256, or what the context leaves."),
     ] = None
-    temperature: Temperature = None
-    top_p: TopP = None
-    stop: Stop = None
-    seed: Seed = None
     stream: Annotated[
         bool | None, Meta(description="Answer with server-sent events, as tokens are made.")
     ] = None

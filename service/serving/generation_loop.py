@@ -129,6 +129,7 @@ class GenerationLoop:
 
     def _sequence(self, call: Call, key: int, prompt_id: int, index: int) -> _Sequence:
         request, sampling, ref = call.request, call.request.sampling, call.request.revision
+        choice = self._make_choice(index, sampling)
         row = Row(
             key=key,
             prompt_id=prompt_id,
@@ -136,10 +137,18 @@ class GenerationLoop:
             prompt=request.prompt,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            logit_bias=sampling.logit_bias,
+            min_tokens=sampling.min_tokens,
+            ends=choice.ends,
             logprobs=sampling.logprobs,
             chance=chances(sampling.seed, index).random,
         )
-        return _Sequence(call, self._make_choice(index, sampling), row)
+        return _Sequence(call, choice, row)
 
     def _admit(self) -> None:
         decision = self._admission.decide()

@@ -61,6 +61,12 @@ def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:
             context_length,
             order.max_tokens_param,
         )
+    if order.sampling.min_tokens > min(wanted, left):
+        raise BadRequest(
+            f"'min_tokens' is {order.sampling.min_tokens}, but at most {min(wanted, left)} tokens "
+            "can be generated.",
+            param="min_tokens",
+        )
     return replace(order.sampling, max_tokens=min(wanted, left))
 
 

@@ -12,9 +12,6 @@ from service.errors import UnsupportedField
 Neutral = Mapping[str, Sequence[Any]]
 
 CHAT: Neutral = {
-    "frequency_penalty": [0],
-    "presence_penalty": [0],
-    "logit_bias": [{}],
     "response_format": [{"type": "text"}],
     "tools": [[]],
     "tool_choice": ["none", "auto"],
@@ -28,13 +25,7 @@ CHAT: Neutral = {
     "reasoning_effort": ["none"],
     "verbosity": ["medium"],
 }
-COMPLETION: Neutral = {
-    "suffix": [""],
-    "echo": [False],
-    "frequency_penalty": [0],
-    "presence_penalty": [0],
-    "logit_bias": [{}],
-}
+COMPLETION: Neutral = {"suffix": [""], "echo": [False]}
 STREAM_OPTIONS: Neutral = {"include_obfuscation": [False]}
 MESSAGE: Neutral = {"refusal": [], "audio": [], "function_call": [], "annotations": [[]]}
 

@@ -1,7 +1,9 @@
 """What every engine refuses in the same words. Pure."""
 
+from math import inf, isfinite
+
 from service.errors import BadRequest
-from service.serving.engine import GenerationRequest
+from service.serving.engine import GenerationRequest, Sampling
 
 
 def check_request(request: GenerationRequest, context_length: int, vocabulary: int) -> None:
@@ -24,5 +26,29 @@ def check_request(request: GenerationRequest, context_length: int, vocabulary: i
             param="max_tokens",
             code="context_length_exceeded",
         )
-    if sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
-        raise BadRequest("temperature or top_p is out of range", param="temperature")
+    check_tokens(sampling, vocabulary)
+    for field, fine in _bounds(sampling).items():
+        if not fine:
+            raise BadRequest(f"{field} is out of range", param=field)
+
+
+def check_tokens(sampling: Sampling, vocabulary: int) -> None:
+    """Raise BadRequest for token ids that are not in the vocabulary."""
+    for field in ("logit_bias", "stop_token_ids"):
+        for token in getattr(sampling, field):
+            if not 0 <= token < vocabulary:
+                raise BadRequest(f"'{field}' names an unknown token: {token}.", param=field)
+
+
+def _bounds(sampling: Sampling) -> dict[str, bool]:
+    return {
+        "temperature": 0 <= sampling.temperature < inf,
+        "top_p": 0 < sampling.top_p <= 1,
+        "top_k": sampling.top_k >= 0,
+        "min_p": 0 <= sampling.min_p <= 1,
+        "presence_penalty": isfinite(sampling.presence_penalty),
+        "frequency_penalty": isfinite(sampling.frequency_penalty),
+        "repetition_penalty": 0 < sampling.repetition_penalty < inf,
+        "logit_bias": all(map(isfinite, sampling.logit_bias.values())),
+        "min_tokens": 0 <= sampling.min_tokens <= sampling.max_tokens,
+    }

@@ -9,6 +9,9 @@ from service.wire import Input, Output
 MOST_CHOICES = 128
 """OpenAI's limit of `n`."""
 
+MOST_BIASES = 1024
+MOST_STOP_TOKENS = 256
+
 UNLIKELIEST = -9999.0
 """Stands for minus infinity, which JSON has no number for; OpenAI writes the same."""
 
@@ -24,28 +27,10 @@ ModelName = Annotated[
     ),
 ]
 
-Temperature = Annotated[
-    Annotated[float, Meta(ge=0, le=2)] | None,
-    Meta(description="0 takes the likeliest token; higher is more random. Default 1."),
-]
-
-TopP = Annotated[
-    Annotated[float, Meta(gt=0, le=1)] | None,
-    Meta(
-        description="Sample from the likeliest tokens that hold this much probability. Default 1."
-    ),
-]
-
-Seed = Annotated[
-    Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
-    Meta(description="The same seed and request give the same answer, whoever else is served."),
-]
-
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenIdText = Annotated[str, Meta(pattern="^[0-9]{1,10}$")]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
 StopString = Annotated[str, Meta(min_length=1)]
-Stop = Annotated[
-    StopString | Annotated[list[StopString], Meta(max_length=16)] | None,
-    Meta(description="Up to 16 strings that end the answer; the answer does not hold them."),
-]
 
 Choices = Annotated[
     Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None,
@@ -65,16 +50,80 @@ Metadata = Annotated[
 ]
 
 Ignored = Annotated[str | None, Meta(description="Accepted; it changes nothing here.")]
-Penalty = Annotated[
-    Annotated[float, Meta(ge=-2, le=2)] | None,
-    Meta(description="Not supported: leave it out, or 0."),
-]
-LogitBias = Annotated[
-    dict[str, float] | None, Meta(description="Not supported: leave it out, or empty.")
-]
 Refused = Annotated[
     Any, Meta(description="Not supported: leave it out, or at the value that asks for nothing.")
 ]
+
+
+class SamplingFields(Input):
+    """How tokens are picked: OpenAI's fields, and others under the names that vLLM gives them.
+
+    In this order: bias, penalties, temperature, `min_p`, `top_k`, `top_p`.
+    """
+
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=2)] | None,
+        Meta(description="0 takes the likeliest token; higher is more random. Default 1."),
+    ] = None
+    top_p: Annotated[
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description="Sample from the likeliest tokens that hold this much. Default 1."),
+    ] = None
+    top_k: Annotated[
+        Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None,
+        Meta(description="Sample from so many likeliest tokens; 0 or -1: from all. Default 0."),
+    ] = None
+    min_p: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(
+            description="Leave out tokens less likely than this share of the likeliest one's "
+            "probability. Default 0."
+        ),
+    ] = None
+    frequency_penalty: Annotated[
+        Penalty | None,
+        Meta(description="Taken off a token's logit for each time it was generated. Default 0."),
+    ] = None
+    presence_penalty: Annotated[
+        Penalty | None,
+        Meta(description="Taken off a token's logit once it was generated. Default 0."),
+    ] = None
+    repetition_penalty: Annotated[
+        Annotated[float, Meta(ge=0.01, le=100)] | None,
+        Meta(
+            description="Divides the positive and multiplies the negative logits of tokens that "
+            "are in the prompt or were generated. Default 1."
+        ),
+    ] = None
+    logit_bias: Annotated[
+        Annotated[
+            dict[TokenIdText, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MOST_BIASES)
+        ]
+        | None,
+        Meta(description="What is added to the logits of tokens, by token id."),
+    ] = None
+    seed: Annotated[
+        Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
+        Meta(description="The same seed and request give the same answer, whoever else is served."),
+    ] = None
+    stop: Annotated[
+        StopString | Annotated[list[StopString], Meta(max_length=16)] | None,
+        Meta(description="Up to 16 strings that end the answer; the answer does not hold them."),
+    ] = None
+    stop_token_ids: Annotated[
+        Annotated[list[TokenId], Meta(max_length=MOST_STOP_TOKENS)] | None,
+        Meta(description="Tokens that end the answer; the answer does not hold them."),
+    ] = None
+    min_tokens: Annotated[
+        Annotated[int, Meta(ge=0, le=2**31 - 1)] | None,
+        Meta(
+            description="So many tokens are generated before an end-of-turn token or one of "
+            "`stop_token_ids` may be; a stop string ends the answer even so. Default 0."
+        ),
+    ] = None
+    ignore_eos: Annotated[
+        bool | None, Meta(description="Go on after end-of-turn tokens. Default false.")
+    ] = None
 
 
 class StreamOptions(Input):

@@ -25,6 +25,7 @@ from service.serving.orders import (
     bounded,
     too_long,
 )
+from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
 
 
@@ -45,6 +46,10 @@ class GenerationService:
         self._renderer = renderer
         self._max_batch = max_batch
         self._metrics = metrics or GenerationMetrics(CollectorRegistry())
+
+    @property
+    def _vocabulary(self) -> int:
+        return self._renderer.tokenizer.get_vocab_size()
 
     @property
     def context_length(self) -> int:
@@ -69,12 +74,14 @@ class GenerationService:
     ) -> Generation:
         """Prepare a generation; the engine begins when it is first drawn from.
 
-        Raises BadRequest when the prompt cannot be rendered or does not fit.
+        Raises BadRequest when the prompt cannot be rendered or does not fit, and for tokens that
+        the base does not know.
         """
         if order.sampling.n > self._max_batch:
             raise BadRequest(
                 f"This server generates at most {self._max_batch} choices at once.", param="n"
             )
+        check_tokens(order.sampling, self._vocabulary)
         # In a thread: a long prompt takes a while to tokenise, and so does the base's digest once.
         prompts, mark = await asyncio.to_thread(self._prepare, order.prompt, target)
         requests = [
@@ -83,6 +90,7 @@ class GenerationService:
                 revision=target.revision,
                 prompt=prompt,
                 sampling=self._bounded(order, prompt),
+                tenant=tenant_id,
             )
             for place, prompt in enumerate(prompts)
         ]
@@ -116,7 +124,7 @@ class GenerationService:
         ids = self._renderer.raw(given) if isinstance(given, str) else given
         if not ids:
             raise BadRequest("The prompt is empty.", param="prompt")
-        if isinstance(given, list) and max(ids) >= self._renderer.tokenizer.get_vocab_size():
+        if isinstance(given, list) and max(ids) >= self._vocabulary:
             raise BadRequest("The prompt holds unknown tokens.", param="prompt")
         return ids
 

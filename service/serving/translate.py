@@ -8,7 +8,7 @@ from service.serving.conversation import conversation
 from service.serving.engine import Sampling
 from service.serving.generate_schemas import GenerateRequest
 from service.serving.orders import Conversation, Instruction, Order, Prompt, Raw
-from service.serving.schemas import StreamOptions
+from service.serving.schemas import SamplingFields, StreamOptions
 
 COMPLETION_MAX_TOKENS = 16
 GENERATE_MAX_TOKENS = 256
@@ -22,14 +22,8 @@ def chat_order(body: ChatRequest, context_length: int) -> Order:
     asked, param = _chat_max_tokens(body)
     return Order(
         prompt=Conversation(conversation(body.messages)),
-        sampling=Sampling(
-            max_tokens=asked or context_length,
-            temperature=_temperature(body.temperature),
-            top_p=_or_one(body.top_p),
-            n=body.n or 1,
-            seed=body.seed,
-            stop=_stop(body.stop),
-            logprobs=_chat_logprobs(body),
+        sampling=_sampling(
+            body, max_tokens=asked or context_length, n=body.n or 1, logprobs=_chat_logprobs(body)
         ),
         max_tokens_param=param,
     )
@@ -43,13 +37,10 @@ def completion_order(body: CompletionRequest) -> Order:
         raise UnsupportedField("'best_of' is supported only when equal to 'n'.", param="best_of")
     return Order(
         prompt=Raw(_prompts(body.prompt)),
-        sampling=Sampling(
+        sampling=_sampling(
+            body,
             max_tokens=body.max_tokens or COMPLETION_MAX_TOKENS,
-            temperature=_temperature(body.temperature),
-            top_p=_or_one(body.top_p),
             n=n,
-            seed=body.seed,
-            stop=_stop(body.stop),
             logprobs=body.logprobs,
         ),
         max_tokens_param=None if body.max_tokens is None else "max_tokens",
@@ -60,13 +51,7 @@ def generate_order(body: GenerateRequest) -> Order:
     """Read a request of the house's own endpoint."""
     return Order(
         prompt=_either(body),
-        sampling=Sampling(
-            max_tokens=body.max_tokens or GENERATE_MAX_TOKENS,
-            temperature=_temperature(body.temperature),
-            top_p=_or_one(body.top_p),
-            seed=body.seed,
-            stop=_stop(body.stop),
-        ),
+        sampling=_sampling(body, max_tokens=body.max_tokens or GENERATE_MAX_TOKENS),
         max_tokens_param=None if body.max_tokens is None else "max_tokens",
     )
 
@@ -81,6 +66,29 @@ def wants_usage(stream: bool | None, options: StreamOptions | None) -> bool:
         )
     refusals.refuse(options, refusals.STREAM_OPTIONS, "stream_options")
     return bool(options.include_usage)
+
+
+def _sampling(
+    body: SamplingFields, *, max_tokens: int, n: int = 1, logprobs: int | None = None
+) -> Sampling:
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=_temperature(body.temperature),
+        top_p=_or_one(body.top_p),
+        top_k=max(body.top_k or 0, 0),
+        min_p=body.min_p or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=_or_one(body.repetition_penalty),
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+        n=n,
+        seed=body.seed,
+        stop=_stop(body.stop),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
+        logprobs=logprobs,
+    )
 
 
 def _prompts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:

@@ -13,7 +13,8 @@ from service.runtime.client import RemoteEngine
 from service.runtime.server import EngineServer
 from service.serving.engine import Engine, EngineStatus, GenerationRequest, Piece, Sampling
 from tests.builders import a_peft_folder, an_origin
-from tests.fakes.engine import FakeEngine, default_answer
+from tests.fakes.engine import FakeEngine
+from tests.fakes.words import default_answer
 
 MAX_RESIDENT, MAX_BATCH, MAX_QUEUE, CONTEXT = 2, 4, 3, 256
 ADAPTERS = [("acme", "support"), ("acme", "style"), ("globex", "support")]

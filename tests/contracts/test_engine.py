@@ -5,11 +5,13 @@ import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from adapters_store import RevisionRef
 from service.errors import BadRequest, EngineUnavailable, NotFound, ServiceError
-from tests.contracts.engines import CONTEXT, House, fake, remote, resident
+from service.serving.engine import TokenLogprob
+from tests.contracts.engines import CONTEXT, Answer, House, fake, remote, resident
 
 
 @pytest.fixture(params=["fake", "remote", pytest.param("resident", marks=pytest.mark.torch)])
@@ -17,6 +19,16 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     make = {"fake": fake, "remote": remote, "resident": resident}[request.param]
     async with make(tmp_path) as house:
         yield house
+
+
+def said(answer: Answer) -> list[int]:
+    return [token.token_id for token in answer.logprobs]
+
+
+async def likeliest(house: House) -> list[TokenLogprob]:
+    """The likeliest tokens at the second place of the greedy answer."""
+    second: TokenLogprob = (await house.answer(logprobs=5)).logprobs[1]
+    return second.top
 
 
 async def test_each_adapter_and_the_base_give_their_own_greedy_answer(house: House) -> None:
@@ -52,7 +64,25 @@ async def test_a_prompt_may_fill_the_context_and_no_more(house: House) -> None:
     assert (await house.answer()).text
 
 
-@pytest.mark.parametrize("wrong", [{"prompt": ""}, {"max_tokens": 0}, {"temperature": -1.0}])
+WRONG = [
+    {"prompt": ""},
+    {"max_tokens": 0},
+    {"temperature": -1.0},
+    {"top_p": 0.0},
+    {"top_k": -1},
+    {"min_p": 1.1},
+    {"presence_penalty": math.nan},
+    {"frequency_penalty": math.inf},
+    {"repetition_penalty": 0.0},
+    {"logit_bias": {1 << 20: 1.0}},
+    {"logit_bias": {-1: 1.0}},
+    {"logit_bias": {1: math.nan}},
+    {"stop_token_ids": (1 << 20,)},
+    {"min_tokens": 13},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 async def test_a_wrong_request_is_refused_and_the_others_go_on(house: House, wrong) -> None:
     good = asyncio.create_task(house.answer())
     with pytest.raises(BadRequest):
@@ -72,12 +102,85 @@ async def test_more_choices_than_places_are_made_one_after_another(house: House)
     assert len({answer.text for answer in answers}) == 1
 
 
-async def test_a_seed_gives_the_same_choices_in_any_company(house: House) -> None:
-    request = house.request(house.refs[1], n=2, temperature=1.2, top_p=0.9, seed=11)
+WISHES = [
+    {"top_p": 0.9},
+    {"top_k": 40},
+    {"min_p": 0.05},
+    {"frequency_penalty": 0.8, "presence_penalty": -0.4},
+    {"repetition_penalty": 1.3},
+    {"logit_bias": dict.fromkeys(range(20, 60), 3.0)},
+]
+
+
+@pytest.mark.parametrize("wishes", WISHES)
+async def test_a_seed_gives_the_same_choices_in_any_company(house: House, wishes) -> None:
+    request = house.request(house.refs[1], n=2, temperature=1.2, seed=11, **wishes)
     alone = await house.choices(request)
-    others = [house.answer(ref, temperature=1.0) for ref in (None, house.refs[0])]
+    others = [
+        house.answer(None, temperature=1.0, top_k=3, presence_penalty=1.0),
+        house.answer(house.refs[0], temperature=0.8, logit_bias={30: 50.0}, logprobs=5),
+    ]
     company, *_ = await asyncio.gather(house.choices(request), *others)
     assert [answer.text for answer in company] == [answer.text for answer in alone]
+
+
+@pytest.mark.parametrize("wishes", [{"top_k": 1}, {"min_p": 1.0}])
+async def test_whoever_leaves_one_token_gets_the_greedy_answer(house: House, wishes) -> None:
+    greedy = await house.answer(house.refs[0])
+    assert (await house.answer(house.refs[0], temperature=2.0, **wishes)).text == greedy.text
+
+
+async def test_a_token_that_is_biased_away_is_not_said(house: House) -> None:
+    usual = said(await house.answer(logprobs=0))
+    other = said(await house.answer(logprobs=0, logit_bias=dict.fromkeys(usual, -100.0)))
+    assert len(other) == 12
+    assert not set(other) & set(usual)
+
+
+async def test_a_token_that_is_biased_for_is_said_until_a_penalty_outweighs_it(
+    house: House,
+) -> None:
+    [first, second, *_] = [token.token_id for token in await likeliest(house)]
+    bias = {first: 100.0, second: 90.0}
+    assert said(await house.answer(logprobs=0, logit_bias=bias)) == [first] * 12
+    for penalty in ("presence_penalty", "frequency_penalty"):
+        wishes = {"logit_bias": bias, penalty: 1000.0, "max_tokens": 6}
+        assert said(await house.answer(logprobs=0, **wishes))[:2] == [first, second]
+        assert len(set(said(await house.answer(logprobs=0, **wishes)))) == 6
+
+
+async def test_frequency_adds_up_and_presence_does_not(house: House) -> None:
+    [first, *_] = [token.token_id for token in await likeliest(house)]
+    wishes = {"logit_bias": {first: 100.0}, "logprobs": 0}
+    assert said(await house.answer(presence_penalty=30.0, **wishes)) == [first] * 12
+    assert 1 < said(await house.answer(frequency_penalty=30.0, **wishes)).count(first) < 12
+
+
+async def test_a_repetition_is_penalised_whether_generated_or_of_the_prompt(house: House) -> None:
+    [first, second, *_] = [token.token_id for token in await likeliest(house)]
+    wishes = {"logit_bias": {first: 100.0, second: 80.0}, "repetition_penalty": 2.0}
+    request = house.request(logprobs=0, max_tokens=2, **wishes)
+    assert said((await house.choices(request))[0]) == [first, second]
+    known = msgspec.structs.replace(request, prompt=[*request.prompt, first])
+    assert said((await house.choices(known))[0])[0] == second
+
+
+async def test_a_stop_token_ends_the_text_before_itself(house: House) -> None:
+    whole = await house.answer(logprobs=0)
+    stop = said(whole)[5]
+    place = said(whole).index(stop)
+    cut = await house.answer(logprobs=0, stop_token_ids=(stop,))
+    assert said(cut) == said(whole)[:place]
+    assert (cut.tokens, cut.finish_reason) == (place + 1, "stop")
+
+
+async def test_no_stop_token_is_picked_before_so_many_tokens(house: House) -> None:
+    [first, *_] = [token.token_id for token in await likeliest(house)]
+    wishes = {"stop_token_ids": (first,), "logit_bias": {first: 100.0}}
+    assert (await house.answer(**wishes)).tokens == 1
+    later = await house.answer(logprobs=0, min_tokens=4, **wishes)
+    assert (later.tokens, later.finish_reason, len(said(later))) == (5, "stop", 4)
+    assert first not in said(later)
 
 
 async def test_another_seed_or_none_gives_other_choices(house: House) -> None:

@@ -1,37 +1,35 @@
 """`FakeEngine`: an honest small engine without torch. Same request, same text; places are real."""
 
 import asyncio
-import hashlib
 import itertools
-import math
-import random
-import re
 from collections.abc import AsyncIterator, Callable
 
 from msgspec.structs import replace
 
 from adapters_store import AdapterStore, InvalidAdapter, RevisionNotFound, RevisionRef
 from service.errors import Conflict, EngineUnavailable, NotFound
-from service.serving.engine import (
-    EngineStatus,
-    GenerationRequest,
-    Piece,
-    TokenLogprob,
-)
+from service.serving.engine import EngineStatus, GenerationRequest, Piece
 from service.serving.requests import check_request
 from service.serving.stopping import StopMatcher
-
-WORDS = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india")
-LENGTH = 8
-VOCABULARY = 1 << 20
+from tests.fakes.words import (
+    END,
+    VOCABULARY,
+    choose,
+    default_answer,
+    ends,
+    logprobs_of,
+    script,
+    token_id,
+)
 
 
 class FakeEngine:
-    """Implements `Engine`; a token is a word. With a store, unknown revisions are not found.
+    """Implements `Engine`; `words` is its model. With a store, unknown revisions are not found.
 
-    `answer(request, index)` decides the text; by default it starts with the adapter's name (or
-    `base`), goes on with words that depend on revision and prompt (and, above temperature 0, on
-    seed and index), and ends by itself after eight tokens and an end-of-turn token.
+    `answer(request, index)` decides the likeliest words; by default it starts with the adapter's
+    name (or `base`), goes on with words that depend on revision and prompt (and, above temperature
+    0, on seed and index), and ends by itself after eight tokens and an end-of-turn token. Bias and
+    penalties change which of the ranked words at a place is said.
     """
 
     def __init__(
@@ -177,56 +175,28 @@ class FakeEngine:
                 yield piece
 
     async def _choice(self, request: GenerationRequest, index: int) -> AsyncIterator[Piece]:
-        words = tokens_of(self._answer(request, index))
-        limit, matcher = request.sampling.max_tokens, StopMatcher(request.sampling.stop)
-        for made, word in enumerate(words[:limit], 1):
+        sampling = request.sampling
+        matcher, said = StopMatcher(sampling.stop), list[int]()
+        for likeliest in script(self._answer(request, index)):
             await self._tick()
-            text = matcher.add(word)
-            ended = matcher.stopped or made == limit
-            reason = ("stop" if matcher.stopped else "length") if ended else None
+            word = choose(likeliest, request, said)
+            said.append(token_id(word))
+            over = said[-1] in ends(sampling)
+            text = matcher.add("" if over or word == END else word)
+            stopped = over or matcher.stopped
+            ended = stopped or len(said) == sampling.max_tokens
             yield Piece(
                 index=index,
                 text=text + matcher.flush() if ended else text,
-                tokens=made,
-                logprobs=None if matcher.stopped else logprobs_of(word, request.sampling.logprobs),
-                finish_reason=reason,
+                tokens=len(said),
+                logprobs=None if stopped else logprobs_of(likeliest, word, sampling.logprobs),
+                finish_reason=("stop" if stopped else "length") if ended else None,
             )
             if ended:
                 return
-        await self._tick()
-        yield Piece(index=index, text=matcher.flush(), tokens=len(words) + 1, finish_reason="stop")
 
     async def _tick(self) -> None:
         await asyncio.sleep(0)
         await self._going.wait()
         self._require()
         self._tokens += 1
-
-
-def default_answer(request: GenerationRequest, index: int) -> str:
-    """Say who answers, then words that depend on revision, prompt and (sampling) the seed."""
-    who = request.revision.adapter if request.revision else "base"
-    sampling = request.sampling
-    chance = (sampling.seed, index) if sampling.temperature > 0 else ()
-    digest = hashlib.sha256(repr((request.revision, request.prompt, chance)).encode()).digest()
-    return " ".join([who, *random.Random(digest).choices(WORDS, k=LENGTH - 1)])
-
-
-def tokens_of(text: str) -> list[str]:
-    """Cut a text into words, each with the space before it."""
-    return re.findall(r"\s*\S+|\s+$", text)
-
-
-def logprobs_of(word: str, top: int | None) -> list[TokenLogprob] | None:
-    """Log-probabilities of one word: half for it, the rest shared out among others."""
-    if top is None:
-        return None
-    candidates = [word, *(f" {other}" for other in WORDS if other != word.strip())][:top]
-    ranked = [_logprob(text, place) for place, text in enumerate(candidates)]
-    chosen = _logprob(word, 0)
-    return [TokenLogprob(chosen.token_id, word, chosen.bytes, chosen.logprob, ranked)]
-
-
-def _logprob(text: str, place: int) -> TokenLogprob:
-    token = int.from_bytes(hashlib.sha256(text.encode()).digest()[:2], "big")
-    return TokenLogprob(token, text, list(text.encode()), math.log(0.5 ** (place + 1)), [])

@@ -12,7 +12,8 @@ from litestar import Litestar
 
 from service.database import Database
 from service.serving.engine import GenerationRequest
-from tests.fakes.engine import FakeEngine, default_answer
+from tests.fakes.engine import FakeEngine
+from tests.fakes.words import default_answer
 from tests.integration.generating import (
     BASE,
     CHAT,
@@ -202,6 +203,16 @@ async def test_unknown_and_foreign_models_get_the_same_404(
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
         ({"stop": [""]}, "stop[0]", "invalid_value"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"min_p": 2}, "min_p", "invalid_value"),
+        ({"presence_penalty": 3}, "presence_penalty", "invalid_value"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+        ({"logit_bias": {"hello": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias[...]", "invalid_value"),
+        ({"logit_bias": {"4096": 1}}, "logit_bias", "invalid_value"),
+        ({"stop_token_ids": [4096]}, "stop_token_ids", "invalid_value"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "invalid_value"),
+        ({"min_tokens": 6, "max_tokens": 5}, "min_tokens", "invalid_value"),
     ],
 )
 async def test_bad_fields_are_named(

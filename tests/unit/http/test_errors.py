@@ -21,7 +21,7 @@ class Body(Input):
     """A body whose fields have names that invite mistakes."""
 
     data: str
-    metadata: dict[str, str] = {}
+    metadata: dict[Annotated[str, Meta(max_length=2)], str] = {}
     parts: list[Inner] = []
 
 
@@ -40,6 +40,7 @@ class Arguments(msgspec.Struct):
         ({"data": {"data": "x", "parts": [{}, {"size": 0}]}}, "parts[1].size", "invalid_value"),
         ({"data": {"data": "x", "parts": [{"sice": 0}]}}, "parts[0].sice", "unknown_parameter"),
         ({"data": {"data": "x", "metadata": {"k": 1}}}, "metadata[...]", "invalid_value"),
+        ({"data": {"data": "x", "metadata": {"long": "v"}}}, "metadata", "invalid_value"),
         ({"data": {"data": 5}}, "data", "invalid_value"),
         ({"data": {}}, "data", "missing_required_parameter"),
         ({"data": []}, None, "invalid_value"),

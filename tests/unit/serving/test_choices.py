@@ -108,3 +108,29 @@ def test_chance_follows_seed_and_index(seed: int) -> None:
 
 def test_without_a_seed_chance_differs() -> None:
     assert chances(None, 0).random() != chances(None, 0).random()
+
+
+def test_a_stop_token_ends_it_as_the_end_of_turn_does() -> None:
+    tokens = ids("Hello there.")
+    pieces = run(tokens, stop_token_ids=(tokens[-1], 7), logprobs=0)
+    assert pieces[-1].finish_reason == "stop"
+    assert pieces[-1].tokens == len(tokens)
+    assert text_of(pieces) == TOKENIZER.decode(tokens[:-1])
+    assert sum(len(piece.logprobs or []) for piece in pieces) == len(tokens) - 1
+
+
+def test_who_ignores_the_end_of_turn_goes_on_and_stop_tokens_count_even_so() -> None:
+    tokens = ids("one two")
+    pieces = run([END, *tokens, 7], ignore_eos=True, stop_token_ids=(7,))
+    assert text_of(pieces) == "one two"
+    assert (pieces[-1].finish_reason, pieces[-1].tokens) == ("stop", len(tokens) + 2)
+
+
+def test_it_tells_what_ends_it() -> None:
+    def ends(**sampling) -> set[int]:
+        given = Sampling(max_tokens=1, **sampling)
+        return Choice(0, given, (END,), Detokenizer(TOKENIZER)).ends
+
+    assert ends() == {END}
+    assert ends(stop_token_ids=(7, 8)) == {END, 7, 8}
+    assert ends(stop_token_ids=(7,), ignore_eos=True) == {7}

@@ -68,9 +68,6 @@ def test_other_shapes_of_prompt_are_refused(prompt: object) -> None:
         ("suffix", "", "end"),
         ("echo", False, True),
         ("best_of", 1, 4),
-        ("frequency_penalty", 0, 1),
-        ("presence_penalty", 0, 1),
-        ("logit_bias", {}, {"1": 5}),
     ],
 )
 def test_fields_that_would_change_the_answer_are_refused_by_name(
