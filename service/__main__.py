@@ -63,14 +63,9 @@ def _runtime(settings: Settings, arguments: argparse.Namespace) -> None:
     from service.runtime.parent import die_with_parent
 
     die_with_parent()
-    if arguments.role == "training":
-        from service.runtime import training
+    from service.runtime import process
 
-        training.run(settings, arguments.runtime_id)
-    else:
-        from service.runtime import generation
-
-        generation.run(settings)
+    process.run(settings, arguments.role, arguments.runtime_id)
     _leave()
 
 
@@ -130,10 +125,10 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    verb("serve", _serve, "Run the API, and the training and generation runtimes.")
+    verb("serve", _serve, "Run the API, and the runtime beside it.")
     verb("api", _api, "Run the API alone.")
     runtime = verb("runtime", _runtime, "Run one runtime process (`serve` starts them by itself).")
-    runtime.add_argument("role", choices=["training", "generation"])
+    runtime.add_argument("role", choices=["resident", "training", "generation"])
     runtime.add_argument("--runtime-id", help="its name as the holder of leases")
     verb("migrate", _migrate, "Bring the database to the newest schema.")
     document = verb("openapi", _openapi, "Print the OpenAPI document.")

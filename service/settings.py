@@ -53,8 +53,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Optimizer steps between two resumable checkpoints of a job."""
     lease_seconds: Positive = 15
     """How long a silent runtime keeps its job."""
+    training_slots: Positive = 16
+    """Jobs that are trained at once, in one batch."""
+    training_share: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    """The least share of the base's time that training keeps while requests are answered."""
+    max_stall_ms: Annotated[float, Meta(gt=0)] = 10.0
+    """How long training may keep a generation step waiting; its rows shrink to that."""
     torch_threads: Annotated[int, Meta(ge=0)] = 0
-    """CPU threads of each runtime process; 0 means half the cores."""
+    """CPU threads of a runtime process; 0 means all cores but one."""
     metrics_public: bool = False
     """Serve `/metrics` without the admin key."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

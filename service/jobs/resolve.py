@@ -143,7 +143,13 @@ def _targets(chosen: list[str] | None, modules: frozenset[str]) -> list[str]:
 
 
 def _quantization(chosen: Quantization, server: Quantization) -> Quantization:
-    return server if chosen == "auto" else chosen
+    if chosen == "auto":
+        return server
+    # One base is held for all jobs and answers. What an `auto` server chose, its runtime knows.
+    if server not in (chosen, "auto"):
+        message = f"This server holds its base as '{server}': leave it out, or ask for that."
+        raise BadRequest(message, param=f"{SUPERVISED}.quantization", code="unsupported_value")
+    return chosen
 
 
 def _max_length(chosen: int | None, context_length: int) -> int:

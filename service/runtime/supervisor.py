@@ -14,7 +14,7 @@ from service.runtime.backoff import Backoff
 from service.runtime.parent import SUPERVISOR_PID
 from service.telemetry import logger
 
-ROLES = ("training", "generation")
+ROLES = ("resident",)
 # Longer than the runtimes take to end in order.
 GRACE_SECONDS = 15.0
 

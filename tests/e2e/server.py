@@ -120,10 +120,10 @@ class Server:
         key = made.raise_for_status().json()["key"]
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=max_retries)
 
-    def runtime_pid(self, role: str) -> int:
-        """Find the child process that trains or generates."""
+    def runtime_pid(self) -> int:
+        """Find the child process that trains and generates."""
         assert self.process is not None
-        pattern = re.compile(rf"service\0runtime\0{role}\0")
+        pattern = re.compile(rf"service\0runtime\0resident\0")
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):
@@ -131,19 +131,19 @@ class Server:
                     parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
                     if pattern.search(command) and int(parent) == self.process.pid:
                         return int(folder.name)
-        raise AssertionError(f"no {role} runtime")
+        raise AssertionError("no runtime")
 
-    def kill_runtime(self, role: str) -> None:
+    def kill_runtime(self) -> None:
         """kill -9 the runtime, and return when another one has taken its place."""
-        old = self.runtime_pid(role)
+        old = self.runtime_pid()
         os.kill(old, signal.SIGKILL)
 
         def replaced() -> bool:
             with contextlib.suppress(AssertionError):
-                return self.runtime_pid(role) != old
+                return self.runtime_pid() != old
             return False
 
-        wait_for(replaced, f"a new {role} runtime")
+        wait_for(replaced, "a new runtime")
 
 
 def ended(client: openai.OpenAI, job: str, seconds: float = 180) -> FineTuningJob:

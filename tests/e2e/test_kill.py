@@ -44,7 +44,7 @@ def test_a_killed_training_runtime_resumes_to_the_same_adapter(
 
     for step in (7, 33):
         wait_for(lambda least=step: step_after(least), f"step {step}")
-        server.kill_runtime("training")
+        server.kill_runtime()
         assert server.answers("/health/live")
         assert client.models.list().data[0].id == "lorehouse-tiny"
 
@@ -80,7 +80,7 @@ def test_a_killed_generation_runtime_fails_what_was_in_flight_and_serves_what_co
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(long_answer, n) for n in range(8)]
         wait_for(lambda: _running(server) >= 1, "generation under way")
-        server.kill_runtime("generation")
+        server.kill_runtime()
         outcomes = {future.result(timeout=60) for future in asked}
     assert "503 engine_unavailable" in outcomes
     assert outcomes <= {"503 engine_unavailable", "answered"}

@@ -1,12 +1,13 @@
-"""The training runtime as a process: it ends in order, and holds one base, as jobs want it."""
+"""The runtime as a process: it ends in order, and holds one base, once for all."""
 
 import os
 import signal
 from pathlib import Path
 
+import openai
 import pytest
 
-from tests.e2e.server import Server, ended, train, wait_for, write_rows
+from tests.e2e.server import Server, ended, wait_for, write_rows
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -26,7 +27,7 @@ def test_sigterm_ends_the_runtime_within_a_step_and_its_job_goes_on_in_the_next(
         return [e.message for e in client.fine_tuning.jobs.list_events(job.id, limit=100).data]
 
     wait_for(lambda: any(message.startswith("Step 3/") for message in told()), "step 3")
-    os.kill(server.runtime_pid("training"), signal.SIGTERM)
+    os.kill(server.runtime_pid(), signal.SIGTERM)
     done = ended(client, job.id)
     assert done.status == "succeeded", done.error
     messages = told()[::-1]
@@ -38,18 +39,17 @@ def test_sigterm_ends_the_runtime_within_a_step_and_its_job_goes_on_in_the_next(
     assert "job.crashed" not in log
 
 
-def test_a_job_may_ask_for_a_plain_base_where_the_server_holds_nf4(
-    server: Server, tmp_path: Path
+def test_a_job_that_wants_the_base_held_otherwise_is_refused(
+    server: Server, dataset: Path
 ) -> None:
     client = server.client("acme")
-    rows = write_rows(tmp_path / "rows.jsonl", [(f"Say {i}", f"It is {i}") for i in range(12)])
-    once = {"n_epochs": 1}
-    plain = train(client, rows, "plain", quantization="none", hyperparameters=once)
-    held = train(client, rows, "held", quantization="nf4", hyperparameters=once)
-    for model in (plain, held):
-        answer = client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": "Say 3"}], max_tokens=4
+    with dataset.open("rb") as stream:
+        file = client.files.create(file=stream, purpose="fine-tune")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(
+            model="lorehouse-tiny",
+            training_file=file.id,
+            method={"type": "supervised", "supervised": {"quantization": "none"}},  # type: ignore[typeddict-unknown-key]
         )
-        assert answer.model == model
-    log = server.log.read_text()
-    assert log.count("base.loaded") >= 3
+    assert refused.value.param == "method.supervised.quantization"
+    assert "'nf4'" in refused.value.message

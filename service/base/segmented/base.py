@@ -119,6 +119,13 @@ class SegmentedBase:
             hidden.index_select(0, rows), head.weight, targets, weights, bias=head.bias
         )
 
+    def computes(self) -> bool:
+        """Tell whether the device still does, after a fault: some leave it unusable."""
+        try:
+            return float(torch.ones(2, device=self.device).sum()) == 2.0  # noqa: PLR2004
+        except RuntimeError:
+            return False
+
     def remove(self) -> None:
         """Give the model back as it was."""
         self._injected.remove()

@@ -88,13 +88,20 @@ def test_hyperparameters_in_two_places_are_refused() -> None:
         ("nf4", "auto", "nf4"),
         ("auto", "none", "none"),
         ("auto", "nf4", "nf4"),
-        ("none", "nf4", "none"),
-        ("nf4", "none", "nf4"),
+        ("none", "none", "none"),
+        ("nf4", "nf4", "nf4"),
     ],
 )
 def test_quantization_is_the_jobs_else_the_servers(asked: str, server: str, trained: str) -> None:
     spec, _ = resolved(supervised(quantization=asked), quantization=server)
     assert spec.quantization == trained
+
+
+@pytest.mark.parametrize(("asked", "server"), [("none", "nf4"), ("nf4", "none")])
+def test_a_base_that_is_held_otherwise_is_not_loaded_again(asked: str, server: str) -> None:
+    with pytest.raises(BadRequest, match=f"'{server}'") as refused:
+        resolved(supervised(quantization=asked), quantization=server)
+    assert refused.value.param == "method.supervised.quantization"
 
 
 @pytest.mark.parametrize(

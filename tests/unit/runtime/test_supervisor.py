@@ -36,8 +36,7 @@ def test_a_delay_stays_within_its_limits_and_shrinks_only_after_a_healthy_life(
         assert after >= before or life >= backoff.healthy
 
 
-def test_serve_runs_one_training_and_one_generation_runtime_with_this_python() -> None:
+def test_serve_runs_one_runtime_for_both_with_this_python() -> None:
     assert runtime_commands() == {
-        "training": [sys.executable, "-m", "service", "runtime", "training"],
-        "generation": [sys.executable, "-m", "service", "runtime", "generation"],
+        "resident": [sys.executable, "-m", "service", "runtime", "resident"]
     }

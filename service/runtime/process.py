@@ -1,0 +1,107 @@
+"""The runtime process: it owns one base, and trains and generates on it."""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, Literal
+
+from service.base.description import BaseModelError, describe
+from service.database import Database
+from service.rendering.renderer import Renderer
+from service.runtime import training
+from service.runtime.residence import Residence, move_in, parts
+from service.runtime.server import EngineServer
+from service.settings import Settings
+from service.telemetry import configure_logging, logger
+
+Role = Literal["resident", "training", "generation"]
+"""What it does: both, or one of the two."""
+
+GRACE_SECONDS = 8.0
+"""For answers under way. Less than the supervisor's, which kills after its own."""
+
+_log = logger(__name__)
+
+
+def run(settings: Settings, role: Role, runtime_id: str | None = None) -> None:
+    """Train queued jobs and answer requests until SIGTERM or SIGINT.
+
+    The socket appears when it can answer; jobs under way at the end are given back, to be resumed.
+    Exits with 1 after a fault of ours that leaves no more to do: the supervisor starts anew.
+    """
+    configure_logging(settings.log_level)
+    owner = runtime_id or f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        asyncio.run(_run(settings, role, owner))
+    except BaseModelError as fault:
+        _log.error("base.not_loaded", reason=str(fault))
+        sys.exit(1)
+    except Exception:  # noqa: BLE001  logged, and told by the exit code
+        _log.exception("runtime.died", runtime_id=owner)
+        sys.exit(1)
+
+
+async def _run(settings: Settings, role: Role, owner: str) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    base = describe(settings.base_model, settings.base_name)
+    renderer = Renderer(base)
+    trains, generates = role != "generation", role != "training"
+    residence = await asyncio.to_thread(
+        move_in, settings, renderer, trains=trains, generates=generates
+    )
+    _log.info("runtime.ready", runtime_id=owner, role=role, **residence.facts)
+    duties: list[Coroutine[Any, Any, None]] = []
+    database = Database(settings.sqlalchemy_url)
+    if residence.training is not None:
+        duties.append(training.work(parts(settings, owner, residence, database, renderer), stop))
+    if residence.engine is not None:
+        duties.append(_answer(residence, settings, stop))
+    residence.conductor.start(residence.generation, residence.training)
+    try:
+        await _until(stop, duties, residence)
+    finally:
+        await asyncio.to_thread(residence.move_out)
+        await database.close()
+    _log.info("runtime.stopped", runtime_id=owner)
+
+
+async def _answer(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:
+    assert residence.engine is not None
+    server = EngineServer(residence.engine, settings.generation_socket)
+    await server.start()
+    await stop.wait()
+    await server.stop(GRACE_SECONDS)
+    await residence.engine.close()
+
+
+async def _until(
+    stop: asyncio.Event, duties: list[Coroutine[Any, Any, None]], residence: Residence
+) -> None:
+    """Let the duties go on until `stop`, or until one of them or the base's thread fails."""
+    tasks = [asyncio.create_task(duty) for duty in duties]
+    ended = asyncio.wrap_future(residence.conductor.ended)
+    try:
+        done, _ = await asyncio.wait({*tasks, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if ended in done:
+            # Nobody gives turns any more: whoever waits for one is told.
+            residence.give_up()
+    finally:
+        stop.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    if ended.done():
+        ended.result()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def threads(settings: Settings) -> int:
+    """CPU threads for the base: all cores but one, which is the API's."""
+    return settings.torch_threads or max(1, (os.cpu_count() or 1) - 1)
+
+

@@ -1,0 +1,135 @@
+"""What stands on the one base of a runtime process: the composition root of its side."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from adapters_store import FilesystemAdapterStore
+from service.base.description import BaseDescription
+from service.database import Database
+from service.datasets.service import FileService
+from service.rendering.renderer import Renderer
+from service.runtime.conductor import Conductor, Generation, Training
+from service.runtime.shares import Shares
+from service.runtime.stalls import Stalls
+from service.runtime.training_parts import Parts
+from service.settings import Settings
+from service.training.trainer import Trainer
+
+
+class Residence(msgspec.Struct, frozen=True, kw_only=True):
+    """One loaded base and who uses it. What is not done here is None, or empty."""
+
+    description: BaseDescription
+    quantization: str
+    compute_dtype: str
+    conductor: Conductor
+    engine: Any | None
+    """A ResidentEngine."""
+    batch: Any | None
+    """A BatchLoop."""
+    trainers: Mapping[str, Trainer]
+    healthy: Callable[[], bool]
+    facts: dict[str, Any]
+    """For the log: how the base is held and run."""
+
+    @property
+    def generation(self) -> Generation | None:
+        """What the conductor gives turns to first."""
+        return None if self.engine is None else self.engine.loop
+
+    @property
+    def training(self) -> Training | None:
+        """What has its turns in between."""
+        return self.batch
+
+    def give_up(self) -> None:
+        """Tell everybody who waits for a turn that none will come."""
+        if self.engine is not None:
+            self.engine.loop.end()
+        if self.batch is not None:
+            self.batch.close()
+
+    def move_out(self) -> None:
+        """End the base's thread, and then whatever still waits for it."""
+        self.conductor.stop()
+        self.give_up()
+
+
+def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: bool) -> Residence:
+    """Load the base and put together what is to use it. Raises BaseModelError."""
+    # Only this process pays for torch.
+    from service.base.loading import load_base
+    from service.base.segmented.base import SegmentedBase
+    from service.base.segmented.pace import Pace
+    from service.runtime.process import threads
+    from service.serving.resident_engine import ResidentEngine
+    from service.training.batch.loop import BatchLoop
+    from service.training.batch.trainer import TOKENS_AT_ONCE, BatchTrainer
+
+    description = renderer.base
+    loaded = load_base(description, settings.quantization, threads(settings))
+    base = SegmentedBase(loaded.model)
+    shares, stalls = Shares(settings.training_share), Stalls(settings.max_stall_ms / 1000)
+    conductor = Conductor(shares, stalls, TOKENS_AT_ONCE, pace=Pace(base.device))
+    engine = batch = None
+    if generates:
+        engine = ResidentEngine(
+            base,
+            description,
+            FilesystemAdapterStore(settings.data_dir.resolve() / "adapters"),
+            renderer,
+            max_resident=settings.max_resident_adapters,
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+            kv_tokens=settings.kv_tokens,
+        )
+        engine.loop.wake = conductor.wake
+    if trains:
+        trainer = BatchTrainer(
+            loaded,
+            base,
+            renderer,
+            settings.checkpoint_steps,
+            slots=settings.training_slots,
+            pause=conductor.pause,
+        )
+        batch = BatchLoop(trainer, conductor.wake)
+    return Residence(
+        description=description,
+        quantization=loaded.quantization,
+        compute_dtype=loaded.compute_dtype,
+        conductor=conductor,
+        engine=engine,
+        batch=batch,
+        trainers={} if batch is None else {"supervised": batch},
+        healthy=base.computes,
+        facts={
+            "base": description.name,
+            "quantization": loaded.quantization,
+            "device": loaded.device,
+        },
+    )
+
+
+def parts(
+    settings: Settings, owner: str, residence: Residence, database: Database, renderer: Renderer
+) -> Parts:
+    """Put together what working on jobs needs."""
+    root = settings.data_dir.resolve()
+    files = FileService(database, root, renderer, settings.max_file_bytes)
+    return Parts(
+        owner=owner,
+        lease_seconds=settings.lease_seconds,
+        database=database,
+        store=FilesystemAdapterStore(root / "adapters"),
+        base=residence.description,
+        quantization=residence.quantization,
+        compute_dtype=residence.compute_dtype,
+        trainers=residence.trainers,
+        at_once=settings.training_slots,
+        healthy=residence.healthy,
+        workdirs=root / "jobs",
+        examples=files.examples,
+    )
