@@ -58,7 +58,8 @@ def test_what_is_shown_is_what_is_trained() -> None:
             warmup_ratio=0,
             gradient_clip=0.5,
             validation_split=0.25,
-        )
+        ),
+        quantization="none",
     )
     shown = method.supervised
     assert spec.learning_rate == pytest.approx(2e-3)
