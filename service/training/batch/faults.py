@@ -21,6 +21,18 @@ def bad_shape(reason: str) -> TrainingError:
     return TrainingError(message, "invalid_value", "method.supervised.lora")
 
 
+def bad_parent(reason: str) -> TrainingError:
+    """Say that training cannot go on from the adapter it was told to."""
+    message = f"The base adapter cannot be gone on from: {reason}"
+    return TrainingError(message, "invalid_adapter", "method.supervised.base_adapter")
+
+
+def nothing_to_measure(field: str) -> TrainingError:
+    """Say that there is no held-out example, though `field` needs some."""
+    message = f"No held-out example has a token to measure, and {field} needs some"
+    return TrainingError(message, "no_validation_examples", f"method.supervised.{field}")
+
+
 def no_such_layer(target: str) -> TrainingError:
     """Say that a target is not there."""
     message = f"The base has no linear layer '{target}'"

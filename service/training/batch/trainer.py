@@ -75,7 +75,7 @@ class BatchTrainer:
 
     def plan(self, task: TrainingTask) -> Plan:
         """Do, in any thread, what does not need the base. Raises TrainingError."""
-        return plan(self._loaded, self._renderer, task)
+        return plan(self._loaded, self._renderer, task, self._resident.base.shapes)
 
     def add(
         self, task: TrainingTask, report: Report, should_stop: ShouldStop
@@ -147,6 +147,8 @@ class BatchTrainer:
     def _begin(self, job: Job, plan: Plan) -> None:
         if plan.resumed is not None:
             self._resident.restore(job.slot, plan.resumed)
+        elif plan.parent is not None:
+            self._resident.slots.put(job.slot, plan.parent)
         job.begin()
 
     def _row(self, *, learning: bool) -> bool:
