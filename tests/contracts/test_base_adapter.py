@@ -38,9 +38,7 @@ def parent(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(trainer, a_task(tmp_path_factory.mktemp("parent"), seed=1)).adapter
 
 
-def test_it_begins_with_the_parents_weights(
-    trainer: Trainer, tmp_path: Path, parent: Path
-) -> None:
+def test_it_begins_with_the_parents_weights(trainer: Trainer, tmp_path: Path, parent: Path) -> None:
     still = train(trainer, a_task(tmp_path / "still", parent=parent, learning_rate=0.0))
     assert sha256(still.adapter) == sha256(parent)
     moved = train(trainer, a_task(tmp_path / "moved", parent=parent))
@@ -49,9 +47,7 @@ def test_it_begins_with_the_parents_weights(
 
 
 @pytest.mark.parametrize("step", [2, 5])
-def test_a_crash_changes_nothing(
-    trainer: Trainer, tmp_path: Path, parent: Path, step: int
-) -> None:
+def test_a_crash_changes_nothing(trainer: Trainer, tmp_path: Path, parent: Path, step: int) -> None:
     calm = sha256(train(trainer, a_task(tmp_path / "calm", parent=parent)).adapter)
     stormy = tmp_path / "stormy"
     with pytest.raises(Interrupted):

@@ -28,9 +28,7 @@ BEST, ENDS, LAST = 10, 14, 20
 """The best evaluation, the one at which patience is over, and the last step there could be."""
 
 
-@pytest.fixture(
-    scope="module", params=["fake", pytest.param("batch", marks=pytest.mark.torch)]
-)
+@pytest.fixture(scope="module", params=["fake", pytest.param("batch", marks=pytest.mark.torch)])
 def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
     if request.param == "fake":
         yield FakeTrainer(EVERY, worse_after=BEST)
@@ -158,7 +156,7 @@ def test_measuring_more_often_changes_nothing_that_is_learned(
 def test_without_held_out_examples_it_is_refused_by_name(
     trainer: Trainer, tmp_path: Path, field: str, value: object
 ) -> None:
-    with pytest.raises(TrainingError, match="(?i)measure") as raised:
+    with pytest.raises(TrainingError, match=r"(?i)measure") as raised:
         train(trainer, a_task(tmp_path, validation=0, **{field: value}))
     assert raised.value.param == f"method.supervised.{field}"
 

@@ -32,9 +32,7 @@ def valid_losses(log: Log) -> list[float]:
     return [event.valid_loss for event in log.of(Evaluated)]
 
 
-def test_it_is_measured_first_as_the_parent_was_last(
-    trainer: BatchTrainer, tmp_path: Path
-) -> None:
+def test_it_is_measured_first_as_the_parent_was_last(trainer: BatchTrainer, tmp_path: Path) -> None:
     before, after = Log(), Log()
     parent = train(trainer, a_task(tmp_path / "parent"), before).adapter
     train(trainer, a_task(tmp_path / "child", parent=parent), after)
