@@ -1,5 +1,6 @@
 """What the task itself did wrong, in the words of the solo trainer."""
 
+from service.base.memory_plan import Refusal
 from service.training.trainer import TrainingError
 
 
@@ -13,6 +14,15 @@ def too_long(tokens: int) -> TrainingError:
     """Say that not even one example fits into the memory that there is."""
     message = f"There is no memory to train on an example of {tokens} tokens"
     return TrainingError(message, "out_of_memory", "method.supervised.max_length")
+
+
+def no_room(refusal: Refusal) -> TrainingError:
+    """Say beforehand that the adapter, or its longest example, does not fit, with the figures."""
+    adapter = refusal.cause == "adapter"
+    what = "an adapter of this shape" if adapter else "examples this long"
+    field = "lora.rank" if adapter else "max_length"
+    message = f"There is no memory to train {what}: {refusal.figures}"
+    return TrainingError(message, "out_of_memory", f"method.supervised.{field}")
 
 
 def bad_shape(reason: str) -> TrainingError:

@@ -41,6 +41,11 @@ class Plan(msgspec.Struct, frozen=True):
     """The weights to begin with, by PEFT's keys, unless it is resumed."""
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest example to learn from."""
+        return max(one.length for one in self.train)
+
+    @property
     def progress(self) -> Progress:
         """Where to begin."""
         return Progress(0, 0, {}) if self.resumed is None else self.resumed.progress
