@@ -64,6 +64,7 @@ class BatchTrainer:
         self._tokens_at_once = self._budget = self.most_tokens = tokens_at_once
         self.row_tokens = 0
         self._memory = memory
+        self._shapes = self._resident.base.shapes
         self._packers = {True: Packer(), False: Packer()}
         self._jobs: dict[int, Job] = {}
         self._cramped: set[int] = set()
@@ -81,7 +82,7 @@ class BatchTrainer:
 
     def plan(self, task: TrainingTask) -> Plan:
         """Do, in any thread, what does not need the base. Raises TrainingError."""
-        made = plan(self._loaded, self._renderer, task, self._resident.base.shapes)
+        made = plan(self._loaded, self._renderer, task, self._shapes)
         if self._memory is not None:
             refusal = admit(self._memory, task.spec.lora, made.longest)
             if refusal is not None:
