@@ -29,7 +29,7 @@ def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
 
         batch = batch_trainer("nf4", EVERY)
         yield batch
-        batch.close()
+        batch.resident.base.remove()
 
 
 @pytest.fixture(scope="module")

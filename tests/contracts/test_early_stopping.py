@@ -37,7 +37,7 @@ def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
 
         batch = batch_trainer("nf4", EVERY)
         yield batch
-        batch.close()
+        batch.resident.base.remove()
 
 
 def overfitting(workdir: Path, patience: int = 2, **spec: Any) -> TrainingTask:

@@ -46,12 +46,15 @@ def model(architecture: Any, dtype: torch.dtype, **changes: Any) -> Any:
     return AutoModelForCausalLM.from_config(architecture(**TINY | changes)).to(dtype).eval()
 
 
-def saved(built: Any, targets: Sequence[str], lengths: tuple[int, ...]) -> int:
+def saved(
+    built: Any, targets: Sequence[str], lengths: tuple[int, ...], *, recompute: bool = False
+) -> int:
     """Add up the storages that one forward pass keeps for the backward pass."""
-    base = SegmentedBase(built, capacity=1, rank=RANK)
-    slot = base.slots.allocate(LoraSpec(rank=RANK, target_modules=tuple(targets), dropout=0.0), 0)
-    batch = base.batch([Part(slot, lengths)])
-    tensors = [*built.parameters(), base.pool.weights]
+    base = SegmentedBase(built, recompute=recompute)
+    slots = base.slots(capacity=1, rank=RANK)
+    slot = slots.allocate(LoraSpec(rank=RANK, target_modules=tuple(targets), dropout=0.0), 0)
+    batch = base.batch(slots, [Part(slot, lengths)])
+    tensors = [*built.parameters(), slots.pool.weights]
     there = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     kept: dict[int, Any] = {}
 
@@ -104,6 +107,18 @@ def test_examples_of_unequal_lengths_have_attentions_output_twice_on_a_cpu() -> 
     assert saved(built, ALL, UNEQUAL) == expected(shape, ALL, sum(UNEQUAL), 4) + twice
 
 
+def test_with_recomputation_nothing_of_a_layer_is_kept_but_its_input() -> None:
+    built = model(LlamaConfig, torch.float32)
+    shape = shape_of(built.config.to_dict())
+    inputs, last_norm = shape.layers * shape.hidden * 4, EXACT * (shape.hidden + 1)
+    assert saved(built, ALL, EQUAL, recompute=True) == sum(EQUAL) * (inputs + last_norm)
+    less = shape.per_token(RANK, ALL, 4, recomputes=False) - shape.per_token(
+        RANK, ALL, 4, recomputes=True
+    )
+    layer = shape.kept(RANK, ALL, 4)
+    assert less == (shape.layers - 1) * layer - shape.layers * shape.hidden * 4
+
+
 @pytest.mark.parametrize("targets", [ALL, ATTENTION])
 def test_in_bf16_adapters_are_copied_for_the_whole_row(targets: Sequence[str]) -> None:
     built = model(LlamaConfig, torch.bfloat16, num_key_value_heads=2)
@@ -133,14 +148,14 @@ def test_a_base_takes_what_its_config_says(quantization: Any) -> None:
 def test_slots_take_what_the_pool_takes() -> None:
     built = model(LlamaConfig, torch.float32, num_key_value_heads=2)
     shape = shape_of(built.config.to_dict())
-    base = SegmentedBase(built, capacity=3, rank=RANK)
-    for name in ("weights", "gradients", "exp_avg", "exp_avg_sq"):
-        base.pool.buffer(name)
-    taken = sum(buffer.nbytes for buffer in base.pool._buffers.values())
+    base = SegmentedBase(built)
+    held = base.slots(capacity=3, rank=RANK).pool
+    names = ("weights", "gradients", "exp_avg", "exp_avg_sq")
+    taken = sum(held.buffer(name).nbytes for name in names)
     demand = Demand(targets=frozenset(ALL), training_slots=3, training_rank=RANK)
     planned = plan(shape, Held("none", 4, "cpu"), demand, 2**34)
     assert planned.training_slots == taken
-    assert base.pool.padded_rank == padded(RANK)
+    assert held.padded_rank == padded(RANK)
     base.remove()
 
 

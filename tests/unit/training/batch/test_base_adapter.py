@@ -25,7 +25,7 @@ DRY = LoraSpec(rank=4, alpha=8, dropout=0.0)
 def trainer() -> Iterator[BatchTrainer]:
     trainer = batch_trainer("none", 3)
     yield trainer
-    trainer.close()
+    trainer.resident.base.remove()
 
 
 def valid_losses(log: Log) -> list[float]:
@@ -47,7 +47,7 @@ def test_it_learns_what_trl_teaches_from_the_same_weights(
     parent = train(trainer, a_task(tmp_path / "parent", **changes)).adapter
     ours, theirs = Log(), Log()
     train(trainer, a_task(tmp_path / "ours", parent=parent, **changes), ours)
-    trainer.close()
+    trainer.resident.base.remove()
     train(real_trainer("none", 3), a_task(tmp_path / "theirs", parent=parent, **changes), theirs)
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-3)
     assert valid_losses(ours) == pytest.approx(valid_losses(theirs), rel=1e-3)
