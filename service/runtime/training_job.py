@@ -100,9 +100,7 @@ class _Work:
         else:
             validation = await self._examples(job.validation_file, "validation_file")
         parent = await asyncio.to_thread(self._parent, spec)
-        return TrainingTask(
-            job.id, spec, train, validation, self._workdir, job.tenant_id, parent
-        )
+        return TrainingTask(job.id, spec, train, validation, self._workdir, job.tenant_id, parent)
 
     def _parent(self, spec: TrainingSpec) -> Path | None:
         """Find the folder of the revision to go on from, verified."""

@@ -236,8 +236,8 @@ async def test_a_job_that_gets_no_better_ends_early_with_its_best(shop: Workshop
     rule = EarlyStopping(patience=2)
     spec = msgspec.structs.replace(SPEC, n_epochs=5, eval_steps=2, early_stopping=rule)
     await shop.submit(spec=msgspec.to_builtins(spec))
-    worsening = Prepared(FakeTrainer(3, shop.gate, worse_after=8), "nf4", "float32")
-    async with shop.working(prepare=lambda _: worsening):
+    worsening = FakeTrainer(3, shop.gate, worse_after=8)
+    async with shop.working(trainers={"supervised": worsening}):
         job = await shop.ended()
     assert job.status == "succeeded"
     told = await shop.messages()
