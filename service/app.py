@@ -124,6 +124,7 @@ def _services(
         "jobs": JobService(
             database,
             renderer.base,
+            models,
             quantization=settings.quantization,
             base_model=settings.base_model,
         ),

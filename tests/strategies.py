@@ -4,6 +4,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from service.adapters.names import PATTERN
+from service.base.memory_plan import Demand
+from service.base.model_shape import ModelShape
 from service.base.segmented.layout import Part
 from service.rendering.examples import (
     ChatExample,
@@ -116,3 +118,37 @@ def rows_with_loss_masks(draw: st.DrawFn) -> tuple[list[int], list[int], list[in
     row = st.lists(tokens, min_size=sum(lengths), max_size=sum(lengths))
     mask = st.lists(st.integers(0, 1), min_size=sum(lengths), max_size=sum(lengths))
     return lengths, draw(row), draw(mask)
+
+
+model_shapes = st.builds(
+    lambda layers, width, wider, heads, shared, **more: ModelShape(
+        layers=layers,
+        hidden=64 * width,
+        intermediate=64 * width * wider,
+        heads=heads * shared,
+        kv_heads=heads,
+        **more,
+    ),
+    layers=st.integers(1, 48),
+    width=st.integers(1, 80),
+    wider=st.integers(1, 4),
+    heads=st.integers(1, 8),
+    shared=st.integers(1, 8),
+    head_dim=st.sampled_from([16, 64, 128]),
+    vocabulary=st.integers(1000, 200_000),
+    tied_head=st.booleans(),
+    normed_heads=st.booleans(),
+)
+"""Bases from a toy's size to that of 15B."""
+
+memory_demands = st.builds(
+    Demand,
+    targets=st.sampled_from(
+        [frozenset({"q_proj", "v_proj"}), frozenset({"q_proj", "v_proj", "up_proj", "down_proj"})]
+    ),
+    training_slots=st.integers(0, 64),
+    training_rank=st.integers(1, 64),
+    serving_slots=st.integers(0, 64),
+    serving_rank=st.integers(1, 64),
+    kv_tokens=st.integers(0, 10**6),
+)

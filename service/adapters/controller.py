@@ -38,7 +38,7 @@ class ModelController(Controller):
     @delete(
         "/{model:path}",
         operation_id="deleteModel",
-        responses=errors(404),
+        responses=errors(404, 409),
         guards=[requires("adapters")],
         status_code=200,
     )
@@ -48,5 +48,8 @@ class ModelController(Controller):
         tenant_id: NamedDependency[str],
         models: NamedDependency[ModelService],
     ) -> Deleted:
-        """Delete a fine-tuned model by its exact name. It stops answering at once."""
+        """Delete a fine-tuned model by its exact name. It stops answering at once.
+
+        409 while an unfinished job goes on from it.
+        """
         return await models.delete(tenant_id, model.removeprefix("/"))

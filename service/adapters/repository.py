@@ -6,7 +6,14 @@ from sqlalchemy import Select, delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.adapters.names import model_name, shortest_rev
-from service.database.models import AdapterRow, FineTunedModelRow, RevisionRow
+from service.database.models import (
+    FINISHED_JOBS,
+    AdapterRow,
+    FineTunedModelRow,
+    JobRow,
+    RevisionRow,
+)
+from service.errors import Conflict
 from service.wire import new_id, now
 
 Named = tuple[FineTunedModelRow, RevisionRow]
@@ -75,8 +82,20 @@ class RevisionRepository:
             (model, revision) for model, revision in await self.session.execute(_named(tenant_id))
         ]
 
+    async def hold(self, tenant_id: str, adapter: str, digest: str) -> bool:
+        """Keep a revision until the transaction ends; tell whether it is there."""
+        query = select(RevisionRow.seq).where(
+            RevisionRow.tenant_id == tenant_id,
+            RevisionRow.adapter == adapter,
+            RevisionRow.digest == digest,
+        )
+        return await self.session.scalar(query.with_for_update(read=True)) is not None
+
     async def forget(self, model: FineTunedModelRow, revision: RevisionRow) -> bool:
-        """Remove a name, and what nothing names any more; tell whether the revision went."""
+        """Remove a name, and what nothing names any more; tell whether the revision went.
+
+        Raises Conflict if it would go while an unfinished job goes on from it.
+        """
         await self.session.execute(
             delete(FineTunedModelRow).where(FineTunedModelRow.seq == model.seq)
         )
@@ -84,7 +103,26 @@ class RevisionRepository:
         gone = await self.session.execute(
             delete(RevisionRow).where(RevisionRow.seq == revision.seq, ~named)
         )
-        return bool(gone.rowcount)  # type: ignore[attr-defined]
+        if not gone.rowcount:  # type: ignore[attr-defined]
+            return False
+        await self._refuse_if_needed(model, revision)
+        return True
+
+    async def _refuse_if_needed(self, model: FineTunedModelRow, revision: RevisionRow) -> None:
+        needing = select(JobRow.id).where(
+            JobRow.tenant_id == revision.tenant_id,
+            JobRow.status.not_in(FINISHED_JOBS),
+            JobRow.spec["base_adapter", "adapter"].as_string() == revision.adapter,
+            JobRow.spec["base_adapter", "digest"].as_string() == revision.digest,
+        )
+        job = await self.session.scalar(needing.limit(1))
+        if job is not None:
+            raise Conflict(
+                f"Model {model.name} is needed by the fine-tuning job {job}, which has not "
+                "finished: cancel the job first",
+                param="model",
+                code="model_in_use",
+            )
 
     async def _first(self, query: Select[FineTunedModelRow, RevisionRow]) -> Named | None:
         row = (await self.session.execute(query.limit(1))).first()

@@ -77,7 +77,7 @@ class ModelService:
     async def delete(self, tenant_id: str, model: str) -> Deleted:
         """Delete a model by its exact name; its files go with the revision's last name.
 
-        Raises NotFound, and Forbidden for the base.
+        Raises NotFound, Forbidden for the base, and Conflict while a job goes on from it.
         """
         if model == self.base.name:
             raise Forbidden("The base model cannot be deleted.", param="model")
@@ -138,7 +138,7 @@ def _model(target: Target) -> Model:
     return Model(id=target.model, object="model", created=target.created, owned_by=owner)
 
 
-def model_not_found(model: str) -> NotFound:
+def model_not_found(model: str, param: str = "model") -> NotFound:
     """Make the one answer to an unknown name and to a foreign one."""
     message = f"The model '{model}' does not exist or you do not have access to it."
-    return NotFound(message, param="model", code="model_not_found")
+    return NotFound(message, param=param, code="model_not_found")

@@ -18,6 +18,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 Json = dict[str, Any]
+FINISHED_JOBS = ("succeeded", "failed", "cancelled")
+"""Statuses of jobs that need nothing any more."""
 # SQLite counts up by itself only on a column of type INTEGER.
 Sequence = BigInteger().with_variant(Integer, "sqlite")
 

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import FileRow, JobRow
+from service.database.models import FINISHED_JOBS, FileRow, JobRow
 from service.errors import BadRequest, Conflict, NotFound
 from service.wire import now
-
-FINISHED_JOBS = ("succeeded", "failed", "cancelled")
 
 
 class FileRepository:

@@ -35,7 +35,7 @@ class JobController(Controller):
     tags = ["fine-tuning"]
     guards = [requires("jobs")]
 
-    @post(operation_id="createFineTuningJob", responses=errors(404), status_code=200)
+    @post(operation_id="createFineTuningJob", responses=errors(404, 409), status_code=200)
     async def create_job(self, data: JSONBody[CreateJob], tenant_id: TenantId, jobs: Jobs) -> Job:
         """Create a job that trains an adapter on a file. It is queued at once."""
         return await jobs.create(tenant_id, data)

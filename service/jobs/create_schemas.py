@@ -38,16 +38,33 @@ class HyperparameterChoice(Input):
 
 
 class LoraChoice(Input):
-    """The adapter's shape."""
+    """The adapter's shape. With a `base_adapter`, all but the dropout are that one's."""
 
-    rank: Annotated[int, Meta(ge=1, le=MAX_RANK)] = 16
-    alpha: Annotated[float, Meta(gt=0, le=65536)] = 32.0
+    rank: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_RANK)] | None, Meta(description="Default: 16.")
+    ] = None
+    alpha: Annotated[
+        Annotated[float, Meta(gt=0, le=65536)] | None, Meta(description="Default: 32.")
+    ] = None
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.05
     target_modules: Annotated[
         Annotated[list[str], Meta(min_length=1, max_length=64)] | None,
         Meta(description="Names of linear layers of the base. Default: q, k, v and o projections."),
     ] = None
-    rslora: Annotated[bool, Meta(description="Scale by alpha / sqrt(rank).")] = False
+    rslora: Annotated[
+        bool | None, Meta(description="Scale by alpha / sqrt(rank). Default: false.")
+    ] = None
+
+
+class EarlyStoppingChoice(Input):
+    """When to end before the last epoch; the result is then the best that was evaluated."""
+
+    patience: Annotated[
+        int, Meta(ge=1, le=1000, description="Evaluations in a row without improvement.")
+    ]
+    min_delta: Annotated[
+        float, Meta(ge=0, le=1000, description="By how much the validation loss has to fall.")
+    ] = 0.0
 
 
 class SupervisedChoice(Input):
@@ -73,8 +90,15 @@ class SupervisedChoice(Input):
             "100 examples; none when there is a `validation_file`."
         ),
     ] = None
-    early_stopping: NotYet = None
-    base_adapter: NotYet = None
+    eval_steps: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(description="Evaluate every so many steps as well. Default: after epochs only."),
+    ] = None
+    early_stopping: EarlyStoppingChoice | None = None
+    base_adapter: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=512)] | None,
+        Meta(description="A fine-tuned model of yours to go on from, by any of its names."),
+    ] = None
 
 
 class MethodChoice(Input):
@@ -89,7 +113,10 @@ class MethodChoice(Input):
 class CreateJob(Input):
     """What to train, on which file."""
 
-    model: Annotated[str, Meta(description="The base model's id.")]
+    model: Annotated[
+        str,
+        Meta(description="The base model's id; or `ft:...`, which means it as `base_adapter`."),
+    ]
     training_file: Annotated[str, Meta(description="Id of a file with purpose `fine-tune`.")]
     validation_file: Annotated[
         str | None, Meta(description="Id of a file to measure on; replaces the held-out split.")

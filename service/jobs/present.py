@@ -22,7 +22,7 @@ from service.jobs.schemas import (
 def job(row: JobRow) -> Job:
     """Show a job."""
     status = Status(row.status)
-    method = msgspec.convert(row.method, JobMethod)
+    method = _method(row)
     return Job(
         id=row.id,
         object="fine_tuning.job",
@@ -105,6 +105,13 @@ def _checkpoint(row: JobCheckpointRow) -> JobCheckpoint:
         ),
         step_number=row.step_number,
     )
+
+
+def _method(row: JobRow) -> JobMethod:
+    # Rows of jobs that were accepted before there was such a choice.
+    newer = {"eval_steps": None, "early_stopping": None, "base_adapter": None}
+    supervised = newer | row.method["supervised"]
+    return msgspec.convert(row.method | {"supervised": supervised}, JobMethod)
 
 
 def _error(row: JobRow) -> JobError | None:

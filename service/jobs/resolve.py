@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from service.adapters.names import PATTERN, RESERVED, is_name
+from service.adapters.parents import FIELD as BASE_ADAPTER
+from service.adapters.parents import Parent
 from service.errors import BadRequest, UnsupportedField
 from service.jobs.create_schemas import (
     CreateJob,
@@ -16,8 +18,16 @@ from service.jobs.create_schemas import (
     LoraChoice,
     SupervisedChoice,
 )
-from service.jobs.schemas import Hyperparameters, JobMethod, Lora, Quantization, SupervisedMethod
-from service.training.spec import DEFAULT_TARGETS, LoraSpec, TrainingSpec
+from service.jobs.schemas import (
+    EarlyStopping,
+    Hyperparameters,
+    JobMethod,
+    Lora,
+    Quantization,
+    SupervisedMethod,
+)
+from service.training import spec as training
+from service.training.spec import DEFAULT_TARGETS, LoraSpec, TrainingSpec, held_out
 
 FEW_EXAMPLES = 100
 BATCH_SIZE = 8
@@ -29,6 +39,7 @@ LONGEST_BY_DEFAULT = 2048
 SPLIT, SPLIT_OF_FEW, MOST_HELD_OUT = 0.05, 0.1, 64
 
 SUPERVISED = "method.supervised"
+FINE_TUNED = "ft:"
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -40,6 +51,8 @@ class Facts(msgspec.Struct, frozen=True):
     quantization: Quantization
     rows: int
     validation_file: bool
+    parent: Parent | None = None
+    """What the job goes on from."""
 
 
 def resolve(body: CreateJob, facts: Facts, seed: int) -> tuple[TrainingSpec, JobMethod]:
@@ -48,17 +61,22 @@ def resolve(body: CreateJob, facts: Facts, seed: int) -> tuple[TrainingSpec, Job
     check_suffix(body.suffix, facts.base)
     chosen, knobs = _chosen(body)
     hyperparameters = _hyperparameters(knobs, facts.rows)
+    validation_split = _validation_split(chosen.validation_split, facts)
+    _check_measurable(chosen, facts, validation_split)
     method = SupervisedMethod(
         hyperparameters=hyperparameters,
-        lora=_lora(chosen.lora, facts.linear_modules),
+        lora=_lora(chosen.lora, facts),
         quantization=_quantization(chosen.quantization, facts.quantization),
         learning_rate=chosen.learning_rate,
         max_length=_max_length(chosen.max_length, facts.context_length),
         warmup_ratio=chosen.warmup_ratio,
         gradient_clip=chosen.gradient_clip,
-        validation_split=_validation_split(chosen.validation_split, facts),
+        validation_split=validation_split,
+        eval_steps=chosen.eval_steps,
+        early_stopping=_early_stopping(chosen),
+        base_adapter=None if facts.parent is None else facts.parent.model,
     )
-    return _spec(method, seed), JobMethod(type="supervised", supervised=method)
+    return _spec(method, facts.parent, seed), JobMethod(type="supervised", supervised=method)
 
 
 def refuse_unsupported(body: CreateJob) -> None:
@@ -68,10 +86,23 @@ def refuse_unsupported(body: CreateJob) -> None:
         if method.type != "supervised":
             raise _unsupported("method.type", f"The method '{method.type}' is not supported yet.")
         _refuse_given("method", method, ("dpo", "reinforcement"))
-        _refuse_given(SUPERVISED, method.supervised, ("early_stopping", "base_adapter"))
     _refuse_given("", body, ("publish",))
     if body.integrations:
         raise _unsupported("integrations", "Integrations are not supported: nothing is reported.")
+
+
+def wanted_parent(body: CreateJob) -> tuple[str, str] | None:
+    """Tell which model a job goes on from, and which field says so. Raises BadRequest."""
+    method = body.method
+    named = method.supervised.base_adapter if method and method.supervised else None
+    if not body.model.startswith(FINE_TUNED):
+        return None if named is None else (named, BASE_ADAPTER)
+    if method is not None and method.type != "supervised":
+        raise _unsupported("model", f"'{method.type}' cannot go on from a fine-tuned model yet.")
+    if named not in (None, body.model):
+        message = "`model` and `base_adapter` name two models to go on from: leave one out."
+        raise BadRequest(message, param=BASE_ADAPTER)
+    return body.model, "model"
 
 
 def check_suffix(suffix: str | None, base: str) -> None:
@@ -119,14 +150,35 @@ def _hyperparameters(knobs: HyperparameterChoice, rows: int) -> Hyperparameters:
     )
 
 
-def _lora(chosen: LoraChoice, modules: frozenset[str]) -> Lora:
+def _lora(chosen: LoraChoice, facts: Facts) -> Lora:
+    targets = _targets(chosen.target_modules, facts.linear_modules)
+    given = LoraSpec() if facts.parent is None else facts.parent.lora
+    if facts.parent is not None:
+        _check_shape(chosen, given)
+        targets = list(given.target_modules)
     return Lora(
-        rank=chosen.rank,
-        alpha=chosen.alpha,
+        rank=given.rank if chosen.rank is None else chosen.rank,
+        alpha=given.alpha if chosen.alpha is None else chosen.alpha,
         dropout=chosen.dropout,
-        target_modules=_targets(chosen.target_modules, modules),
-        rslora=chosen.rslora,
+        target_modules=targets,
+        rslora=given.rslora if chosen.rslora is None else chosen.rslora,
     )
+
+
+def _check_shape(chosen: LoraChoice, parent: LoraSpec) -> None:
+    """Raise BadRequest for what is asked for otherwise than the parent has it."""
+    for name in ("rank", "alpha", "rslora"):
+        asked, there = getattr(chosen, name), getattr(parent, name)
+        if asked is not None and asked != there:
+            raise _other_shape(name, str(there).lower())
+    targets = chosen.target_modules
+    if targets is not None and set(targets) != set(parent.target_modules):
+        raise _other_shape("target_modules", ", ".join(sorted(parent.target_modules)))
+
+
+def _other_shape(name: str, there: str) -> BadRequest:
+    message = f"The base adapter's {name} is {there}, and stays so: leave it out."
+    return BadRequest(message, param=f"{SUPERVISED}.lora.{name}")
 
 
 def _targets(chosen: list[str] | None, modules: frozenset[str]) -> list[str]:
@@ -170,8 +222,25 @@ def _validation_split(chosen: float | None, facts: Facts) -> float:
     return 0.0
 
 
-def _spec(method: SupervisedMethod, seed: int) -> TrainingSpec:
-    knobs, lora = method.hyperparameters, method.lora
+def _check_measurable(chosen: SupervisedChoice, facts: Facts, share: float) -> None:
+    if facts.validation_file or held_out(facts.rows, share):
+        return
+    for name in ("eval_steps", "early_stopping"):
+        if getattr(chosen, name) is not None:
+            message = (
+                f"`{name}` needs examples to measure on: give `validation_file`, or a "
+                "`validation_split` above 0."
+            )
+            raise BadRequest(message, param=f"{SUPERVISED}.{name}")
+
+
+def _early_stopping(chosen: SupervisedChoice) -> EarlyStopping | None:
+    asked = chosen.early_stopping
+    return None if asked is None else EarlyStopping(asked.patience, asked.min_delta)
+
+
+def _spec(method: SupervisedMethod, parent: Parent | None, seed: int) -> TrainingSpec:
+    knobs, lora, early = method.hyperparameters, method.lora, method.early_stopping
     return TrainingSpec(
         lora=LoraSpec(
             rank=lora.rank,
@@ -189,6 +258,11 @@ def _spec(method: SupervisedMethod, seed: int) -> TrainingSpec:
         gradient_clip=method.gradient_clip,
         validation_split=method.validation_split,
         seed=seed,
+        eval_steps=method.eval_steps,
+        early_stopping=None
+        if early is None
+        else training.EarlyStopping(patience=early.patience, min_delta=early.min_delta),
+        base_adapter=None if parent is None else parent.base_adapter,
     )
 
 

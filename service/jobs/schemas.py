@@ -31,6 +31,13 @@ class Lora(Output):
 Quantization = Literal["nf4", "none", "auto"]
 
 
+class EarlyStopping(Output):
+    """When the job ends before its last epoch."""
+
+    patience: int
+    min_delta: float
+
+
 class SupervisedMethod(Output):
     """As trained with, `auto` resolved; a quantization still `auto` is chosen by free memory."""
 
@@ -42,6 +49,11 @@ class SupervisedMethod(Output):
     warmup_ratio: float
     gradient_clip: float
     validation_split: float
+    eval_steps: int | None
+    early_stopping: EarlyStopping | None
+    base_adapter: Annotated[
+        str | None, Meta(description="The exact name of the model that the job goes on from.")
+    ]
 
 
 class JobMethod(Output):

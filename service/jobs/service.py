@@ -7,17 +7,25 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 import msgspec
 
 from service.adapters.names import adapter_name
-from service.adapters.service import model_not_found
+from service.adapters.parents import Parent, find_parent
+from service.adapters.repository import RevisionRepository
+from service.adapters.service import ModelService, model_not_found
 from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import FileRow, JobEventRow, JobRow
 from service.datasets.repository import FileRepository
-from service.errors import BadRequest, Conflict, NotFound, UnsupportedField
+from service.errors import BadRequest, Conflict, NotFound
 from service.jobs import present
 from service.jobs.create_schemas import CreateJob
 from service.jobs.lifecycle import Action, Status, is_terminal
 from service.jobs.repository import JobRepository
-from service.jobs.resolve import FEW_EXAMPLES, Facts, resolve
+from service.jobs.resolve import (
+    FEW_EXAMPLES,
+    FINE_TUNED,
+    Facts,
+    resolve,
+    wanted_parent,
+)
 from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList, Quantization
 from service.wire import new_id, now
 
@@ -30,13 +38,15 @@ class JobService:
     """What tenants do with jobs. Runtimes work on the same rows through JobRepository's leases.
 
     `quantization` is the server's, for jobs that leave it to us; `base_model` is the setting that
-    named the base, which a job may say in place of the base's public id.
+    named the base, which a job may say in place of the base's public id. `models` finds what a job
+    goes on from.
     """
 
     def __init__(
         self,
         database: Database,
         base: BaseDescription,
+        models: ModelService,
         *,
         quantization: Quantization = "nf4",
         base_model: str = "",
@@ -44,17 +54,25 @@ class JobService:
         self.database = database
         self.base = base
         self.quantization = quantization
-        self.models = {base.name, base_model} - {""}
+        self.models = models
+        self.base_names = {base.name, base_model} - {""}
 
     async def create(self, tenant_id: str, body: CreateJob) -> Job:
-        """Accept a job, and queue it. Raises BadRequest, or NotFound for the model or a file."""
+        """Accept a job, and queue it.
+
+        Raises BadRequest, NotFound for the model or a file, and Conflict for a base adapter that
+        cannot be used here.
+        """
         self._check_model(body.model)
+        parent = await self._parent(tenant_id, body)
         async with self.database.write() as session:
             files = FileRepository(session)
             training = await _file(files, tenant_id, body.training_file, "training_file")
             if body.validation_file is not None:
                 await _file(files, tenant_id, body.validation_file, "validation_file")
-            job = self._row(tenant_id, body, training.rows or 0)
+            if parent is not None:
+                await _hold(RevisionRepository(session), tenant_id, parent)
+            job = self._row(tenant_id, body, self._facts(training.rows or 0, body, parent))
             await _tell_created(JobRepository(session), job, training)
         return present.job(job)
 
@@ -137,15 +155,19 @@ class JobService:
         return present.checkpoint_list(found, limit)
 
     def _check_model(self, model: str) -> None:
-        if model.startswith("ft:"):
-            message = "Going on from a fine-tuned model is not supported yet: name the base."
-            raise UnsupportedField(message, param="model")
-        if model not in self.models:
+        if model not in self.base_names and not model.startswith(FINE_TUNED):
             raise model_not_found(model)
 
-    def _row(self, tenant_id: str, body: CreateJob, rows: int) -> JobRow:
+    async def _parent(self, tenant_id: str, body: CreateJob) -> Parent | None:
+        wanted = wanted_parent(body)
+        if wanted is None:
+            return None
+        model, param = wanted
+        return await find_parent(self.models, tenant_id, model, param)
+
+    def _row(self, tenant_id: str, body: CreateJob, facts: Facts) -> JobRow:
         seed = secrets.randbelow(SEEDS) if body.seed is None else body.seed
-        spec, method = resolve(body, self._facts(rows, body), seed)
+        spec, method = resolve(body, facts, seed)
         job_id = new_id("ftjob-")
         return JobRow(
             id=job_id,
@@ -167,7 +189,7 @@ class JobService:
             lease_token=0,
         )
 
-    def _facts(self, rows: int, body: CreateJob) -> Facts:
+    def _facts(self, rows: int, body: CreateJob, parent: Parent | None) -> Facts:
         return Facts(
             base=self.base.name,
             linear_modules=self.base.linear_modules,
@@ -175,6 +197,7 @@ class JobService:
             quantization=self.quantization,
             rows=rows,
             validation_file=body.validation_file is not None,
+            parent=parent,
         )
 
 
@@ -189,6 +212,13 @@ async def _file(files: FileRepository, tenant_id: str, file_id: str, param: str)
     if not file.rows:
         raise BadRequest(f"{file_id} holds no examples.", param=param)
     return file
+
+
+async def _hold(revisions: RevisionRepository, tenant_id: str, parent: Parent) -> None:
+    """Raise NotFound if it was deleted since it was found."""
+    wanted = parent.base_adapter
+    if not await revisions.hold(tenant_id, wanted.adapter, wanted.digest):
+        raise model_not_found(parent.model, parent.param)
 
 
 async def _tell_created(jobs: JobRepository, job: JobRow, file: FileRow) -> None:

@@ -14,6 +14,7 @@ from service.database.models import JobRow
 from service.datasets.repository import FileRepository
 from service.rendering.examples import ChatExample, Example
 from service.runtime.training_parts import Parts
+from service.training.spec import TrainingSpec
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
@@ -56,6 +57,7 @@ class Publisher:
 
 def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list[str]) -> Origin:
     """Describe where a job's revisions come from. Reads the whole base once."""
+    parent = msgspec.convert(job.spec, TrainingSpec).base_adapter
     return Origin(
         base=parts.base.name,
         base_digest=parts.base.digest,
@@ -67,6 +69,7 @@ def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list
         job_id=job.id,
         dataset_digests=digests,
         spec=job.spec,
+        parents=[] if parent is None else [parent.digest],
         library_versions={name: version(name) for name in LIBRARIES},
     )
 

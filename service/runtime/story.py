@@ -6,11 +6,13 @@ from typing import Any, Literal
 import msgspec
 
 from service.training.trainer import (
+    BestTaken,
     CheckpointDue,
     EpochDone,
     Evaluated,
     Started,
     StepDone,
+    StoppedEarly,
     TrainingEvent,
 )
 
@@ -52,6 +54,10 @@ class Story:
                 return [_step(event)]
             case Evaluated():
                 return [_evaluated(event, self._total_steps)]
+            case StoppedEarly():
+                return [_stopped_early(event)]
+            case BestTaken():
+                return [_best_taken(event)]
             case EpochDone() | CheckpointDue():
                 return []
 
@@ -91,6 +97,18 @@ def _evaluated(event: Evaluated, total_steps: int) -> Told:
         "valid_mean_token_accuracy": event.valid_mean_token_accuracy,
     }
     return Told(message, data=data)
+
+
+def _stopped_early(event: StoppedEarly) -> Told:
+    count = event.evaluations
+    last = "the last evaluation" if count == 1 else f"{count} evaluations"
+    reason = f"the validation loss did not improve in {last}"
+    return Told(f"Stopped early at step {event.step}/{event.total_steps}: {reason}")
+
+
+def _best_taken(event: BestTaken) -> Told:
+    loss = f"validation loss={event.valid_loss:.2f}"
+    return Told(f"The weights of step {event.step} are taken, which were the best: {loss}")
 
 
 def _warnings(event: Started) -> list[Told]:

@@ -4,12 +4,14 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
-from adapters_store import InvalidAdapter
+from adapters_store import InvalidAdapter, RevisionRef
+from service.adapters.parents import open_parent
 from service.database.models import JobRow
 from service.errors import ServiceError
 from service.jobs.repository import LeaseLost
@@ -97,7 +99,16 @@ class _Work:
             train, validation = split(train, spec.validation_split, spec.seed)
         else:
             validation = await self._examples(job.validation_file, "validation_file")
-        return TrainingTask(job.id, spec, train, validation, self._workdir, job.tenant_id)
+        parent = await asyncio.to_thread(self._parent, spec)
+        return TrainingTask(job.id, spec, train, validation, self._workdir, job.tenant_id, parent)
+
+    def _parent(self, spec: TrainingSpec) -> Path | None:
+        """Find the folder of the revision to go on from, verified."""
+        wanted, parts = spec.base_adapter, self._parts
+        if wanted is None:
+            return None
+        ref = RevisionRef(self._job.tenant_id, wanted.adapter, wanted.digest)
+        return open_parent(parts.store, parts.base, ref).path
 
     async def _examples(self, file_id: str, param: str) -> list[Example]:
         try:

@@ -19,10 +19,12 @@ from service.training.checkpoints import Checkpoints
 from service.training.reporting import Reporter, Schedule
 from service.training.resumable import REQUIRED, ResumableTrainer, arguments
 from service.training.rows import Rows, micro_batch, render
+from service.training.spec import TrainingSpec
 from service.training.trainer import (
     CheckpointDue,
     EpochDone,
     Started,
+    TrainingError,
     TrainingEvent,
     TrainingOutcome,
     TrainingTask,
@@ -49,10 +51,18 @@ class SftTrainer:
         should_stop: Callable[[], bool],
     ) -> TrainingOutcome:
         """See Trainer.train."""
+        _refuse_early_stopping(task.spec)
         rows = render(self._renderer, task)
         lora.check_targets(self._loaded.model, task.spec.lora)
         with lora.lent(self._loaded.model):
             return _Run(self._loaded, task, rows, self._checkpoint_steps).go(report, should_stop)
+
+
+def _refuse_early_stopping(spec: TrainingSpec) -> None:
+    for field in ("early_stopping", "eval_steps"):
+        if getattr(spec, field) is not None:
+            message = f"This trainer cannot do {field}"
+            raise TrainingError(message, "unsupported_parameter", f"method.supervised.{field}")
 
 
 class _Run:
@@ -99,6 +109,8 @@ class _Run:
         )
         trainer.add_callback(reporter)
         report(self._started())
+        if self._task.parent is not None:
+            lora.read(trainer.model, self._task.parent)
         trainer.run(self._checkpoints, lambda step: report(CheckpointDue(step)))
         return TrainingOutcome(
             adapter=self._write("final"),

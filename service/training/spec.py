@@ -19,6 +19,22 @@ class LoraSpec(msgspec.Struct, frozen=True, kw_only=True):
     rslora: bool = False
 
 
+class EarlyStopping(msgspec.Struct, frozen=True, kw_only=True):
+    """When to end before the last epoch; see `early_stopping`."""
+
+    patience: int
+    """Evaluations without improvement."""
+    min_delta: float = 0.0
+    """By how much the loss has to fall to count."""
+
+
+class BaseAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """The revision to go on from, of the task's own tenant."""
+
+    adapter: str
+    digest: str
+
+
 class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides the resulting weights, besides base and data."""
 
@@ -35,6 +51,10 @@ class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
     gradient_clip: float = 1.0
     validation_split: float = 0.05
     seed: int = 0
+    eval_steps: int | None = None
+    """Measure the held-out examples every so many steps, and not at epochs' ends only."""
+    early_stopping: EarlyStopping | None = None
+    base_adapter: BaseAdapter | None = None
 
 
 def held_out(rows: int, split: float) -> int:

@@ -27,6 +27,13 @@ class TrainingTask(msgspec.Struct, frozen=True):
     workdir: Path
     tenant: str = ""
     """Tenants share a batch evenly; without one the task is a tenant of its own."""
+    parent: Path | None = None
+    """PEFT's files to go on from: of the spec's `base_adapter`, in the spec's shape."""
+
+    def __post_init__(self) -> None:
+        # Otherwise it would silently be trained from the base, or be resumed as another.
+        if (self.parent is None) != (self.spec.base_adapter is None):
+            raise ValueError("a parent goes with the spec's base_adapter")
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
@@ -55,7 +62,7 @@ class StepDone(msgspec.Struct, frozen=True, tag=True):
 
 
 class Evaluated(msgspec.Struct, frozen=True, tag=True):
-    """The held-out examples were measured; step 0 is the base before training."""
+    """The held-out examples were measured; step 0 is before training: the base, or the parent."""
 
     step: int
     valid_loss: float
@@ -83,14 +90,38 @@ class CheckpointDue(msgspec.Struct, frozen=True, tag=True):
     step: int
 
 
-TrainingEvent = Started | StepDone | Evaluated | EpochDone | CheckpointDue
+class StoppedEarly(msgspec.Struct, frozen=True, tag=True):
+    """Training ends after `step`: the loss did not improve in the last `evaluations`.
+
+    Told when all else is kept, and by whoever resumes from there once more.
+    """
+
+    step: int
+    total_steps: int
+    evaluations: int
+
+
+class BestTaken(msgspec.Struct, frozen=True, tag=True):
+    """The result has the weights after `step`, though later ones were made. Told like the above."""
+
+    step: int
+    valid_loss: float
+
+
+TrainingEvent = (
+    Started | StepDone | Evaluated | EpochDone | CheckpointDue | StoppedEarly | BestTaken
+)
 
 
 class TrainingOutcome(msgspec.Struct, frozen=True):
-    """How it ended. When `stopped`, a checkpoint was written and `adapter` must not be used."""
+    """How it ended. When `stopped`, a checkpoint was written and `adapter` must not be used.
+
+    With early stopping the adapter is the best that was evaluated, stopped early or not.
+    """
 
     adapter: Path
     steps: int
+    """After which the adapter and the metrics are; `trained_tokens` are those of all steps."""
     trained_tokens: int
     stopped: bool
     metrics: dict[str, float | None]

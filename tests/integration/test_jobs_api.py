@@ -137,7 +137,23 @@ async def test_few_examples_and_long_ones_are_warned_about(
         ({"method": {"type": "dpo"}}, "method.type"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
         ({"suffix": "My Suffix_1"}, "suffix"),
-        ({"model": f"ft:{BASE}:acme:x:12345678"}, "model"),
+        (
+            {"method": {"type": "supervised", "supervised": {"early_stopping": True}}},
+            "method.supervised.early_stopping",
+        ),
+        (
+            {
+                "method": {
+                    "type": "supervised",
+                    "supervised": {"early_stopping": {"patience": 2}, "validation_split": 0},
+                }
+            },
+            "method.supervised.early_stopping",
+        ),
+        (
+            {"method": {"type": "supervised", "supervised": {"base_adapter": BASE}}},
+            "method.supervised.base_adapter",
+        ),
         ({"n_epochs": 3}, "n_epochs"),
     ],
 )

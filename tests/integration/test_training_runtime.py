@@ -23,7 +23,7 @@ from service.rendering.examples import Example
 from service.runtime import training
 from service.runtime.training_parts import Parts
 from service.settings import BUNDLED_BASE
-from service.training.spec import TrainingSpec
+from service.training.spec import BaseAdapter, EarlyStopping, TrainingSpec
 from service.training.trainer import TrainingError
 from tests.fakes.trainer import FakeTrainer
 from tests.unit.training.tasks import Interrupted, chat, examples
@@ -230,6 +230,81 @@ async def test_the_result_is_a_revision_that_knows_where_it_comes_from(shop: Wor
     assert msgspec.convert(origin.spec, TrainingSpec) == spec
     assert origin.metrics["valid_loss"] is not None
     assert set(origin.library_versions) >= {"torch", "peft"}
+
+
+async def test_a_job_that_gets_no_better_ends_early_with_its_best(shop: Workshop) -> None:
+    rule = EarlyStopping(patience=2)
+    spec = msgspec.structs.replace(SPEC, n_epochs=5, eval_steps=2, early_stopping=rule)
+    await shop.submit(spec=msgspec.to_builtins(spec))
+    worsening = FakeTrainer(3, shop.gate, worse_after=8)
+    async with shop.working(trainers={"supervised": worsening}):
+        job = await shop.ended()
+    assert job.status == "succeeded"
+    told = await shop.messages()
+    assert told[-4:] == [
+        "Stopped early at step 12/20: the validation loss did not improve in 2 evaluations",
+        "The weights of step 8 are taken, which were the best: validation loss=0.56",
+        f"New fine-tuned model created: {job.fine_tuned_model}",
+        f"The job has successfully completed: {job.fine_tuned_model}",
+    ]
+    assert await shop.metrics("valid_loss") == [0, 2, 4, 6, 8, 10, 12]
+    # Step 8 ends an epoch: its checkpoint is the same revision.
+    [eighth] = [row for row in await shop.checkpoints() if row.step_number == 8]
+    assert eighth.model_name == f"{job.fine_tuned_model}:ckpt-step-8"
+
+
+async def parent_and_spec(shop: Workshop) -> tuple[JobRow, TrainingSpec]:
+    """Train a job, and make the spec of one that goes on from it."""
+    await shop.submit(adapter="parent")
+    async with shop.working():
+        parent = await shop.ended()
+    [digest] = {r.digest for m, r in await shop.models() if m.name == parent.fine_tuned_model}
+    named = BaseAdapter(adapter="parent", digest=digest)
+    return parent, msgspec.structs.replace(SPEC, learning_rate=0.0, base_adapter=named)
+
+
+async def test_a_job_goes_on_from_a_revision_and_its_result_knows_it(shop: Workshop) -> None:
+    _, spec = await parent_and_spec(shop)
+    assert spec.base_adapter is not None
+    await shop.submit("ftjob-a2", adapter="child", spec=msgspec.to_builtins(spec))
+    async with shop.working():
+        job = await shop.ended("ftjob-a2")
+    assert (job.status, job.error_message) == ("succeeded", None)
+    [digest] = {r.digest for m, r in await shop.models() if m.name == job.fine_tuned_model}
+    # Nothing was learned, so that it is the parent over again.
+    assert digest == spec.base_adapter.digest
+    origin = shop.store.open(RevisionRef("acme", "child", digest)).manifest.origin
+    assert origin.parents == [spec.base_adapter.digest]
+    assert msgspec.convert(origin.spec, TrainingSpec) == spec
+
+
+async def test_a_revision_that_is_gone_damaged_or_anothers_fails_the_job(shop: Workshop) -> None:
+    parent, spec = await parent_and_spec(shop)
+    assert spec.base_adapter is not None
+    ref = RevisionRef("acme", "parent", spec.base_adapter.digest)
+    row = msgspec.to_builtins(spec)
+    await shop.submit("ftjob-g2", "globex", adapter="child", spec=row)
+    async with shop.working():
+        foreign = await shop.ended("ftjob-g2")
+    config = shop.store.open(ref).path / "adapter_config.json"
+    config.chmod(0o600)
+    config.write_bytes(config.read_bytes() + b" ")
+    await shop.submit("ftjob-a2", adapter="child", spec=row)
+    async with shop.working():
+        damaged = await shop.ended("ftjob-a2")
+    shop.store.delete(ref)
+    await shop.submit("ftjob-a3", adapter="child", spec=row)
+    async with shop.working():
+        gone = await shop.ended("ftjob-a3")
+    assert parent.status == "succeeded"
+    assert [job.error_code for job in (foreign, damaged, gone)] == [
+        "model_not_found",
+        "adapter_not_loadable",
+        "model_not_found",
+    ]
+    assert {job.error_param for job in (foreign, damaged, gone)} == {
+        "method.supervised.base_adapter"
+    }
 
 
 async def test_a_checkpoint_is_callable_while_training_goes_on(shop: Workshop) -> None:

@@ -1,5 +1,6 @@
 """What the task itself did wrong, in the words of the solo trainer."""
 
+from service.base.memory_plan import Refusal
 from service.training.trainer import TrainingError
 
 
@@ -15,10 +16,31 @@ def too_long(tokens: int) -> TrainingError:
     return TrainingError(message, "out_of_memory", "method.supervised.max_length")
 
 
+def no_room(refusal: Refusal) -> TrainingError:
+    """Say beforehand that the adapter, or its longest example, does not fit, with the figures."""
+    adapter = refusal.cause == "adapter"
+    what = "an adapter of this shape" if adapter else "examples this long"
+    field = "lora.rank" if adapter else "max_length"
+    message = f"There is no memory to train {what}: {refusal.figures}"
+    return TrainingError(message, "out_of_memory", f"method.supervised.{field}")
+
+
 def bad_shape(reason: str) -> TrainingError:
     """Say that the base cannot carry such an adapter."""
     message = f"The base cannot carry this adapter: {reason}"
     return TrainingError(message, "invalid_value", "method.supervised.lora")
+
+
+def bad_parent(reason: str) -> TrainingError:
+    """Say that training cannot go on from the adapter it was told to."""
+    message = f"The base adapter cannot be gone on from: {reason}"
+    return TrainingError(message, "invalid_adapter", "method.supervised.base_adapter")
+
+
+def nothing_to_measure(field: str) -> TrainingError:
+    """Say that there is no held-out example, though `field` needs some."""
+    message = f"No held-out example has a token to measure, and {field} needs some"
+    return TrainingError(message, "no_validation_examples", f"method.supervised.{field}")
 
 
 def no_such_layer(target: str) -> TrainingError:

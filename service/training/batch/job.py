@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import msgspec
+
 from service.base.segmented.optimizer import AdamW
 from service.training.batch.examples import Sweep
 from service.training.batch.faults import non_finite
@@ -11,8 +13,15 @@ from service.training.batch.keeper import Keeper
 from service.training.batch.packing import Waiting
 from service.training.batch.plan import Plan
 from service.training.batch.resident import Resident
-from service.training.batch.states import Metrics, Progress, State
-from service.training.trainer import Evaluated, StepDone, TrainingOutcome
+from service.training.batch.states import Metrics, State
+from service.training.early_stopping import is_over, watch
+from service.training.trainer import (
+    BestTaken,
+    Evaluated,
+    StepDone,
+    StoppedEarly,
+    TrainingOutcome,
+)
 
 
 class Job:
@@ -39,6 +48,7 @@ class Job:
         self._should_stop = should_stop
         self._checkpoint_steps = checkpoint_steps
         self._progress = plan.progress
+        self._best = None if plan.resumed is None else plan.resumed.best
         self._stopping = False
 
     @property
@@ -89,6 +99,16 @@ class Job:
     def _ends_epoch(self) -> bool:
         return self._progress.step % self._plan.order.steps_per_epoch == 0
 
+    @property
+    def _measures(self) -> bool:
+        every = self._plan.task.spec.eval_steps
+        due = self._ends_epoch or (every is not None and self._progress.step % every == 0)
+        return due and bool(self._plan.validation)
+
+    @property
+    def _is_over(self) -> bool:
+        return is_over(self._plan.task.spec.early_stopping, self._progress.watch)
+
     def _stepped(self, sweep: Sweep) -> None:
         rate = self._rate
         self._note(sweep, "train", step=self._progress.step + 1, tokens=sweep.tokens)
@@ -104,16 +124,10 @@ class Job:
             )
         )
         self._stopping = self._should_stop()
-        if self._ends_epoch and self._plan.validation:
+        if self._measures:
             self.sweep = self._plan.measuring()
-        elif self._ends_epoch:
-            self._end_epoch()
-        elif self._stopping or self._progress.step % self._checkpoint_steps == 0:
-            state = self._state()
-            self._keeper.checkpoint(state)
-            self._go_on(state)
         else:
-            self._go_on()
+            self._end_step()
 
     def _measured(self, sweep: Sweep) -> None:
         step = self._progress.step
@@ -122,30 +136,62 @@ class Job:
         self._note(sweep, "valid", step=step, tokens=0)
         self._keeper.tell(Evaluated(step, sweep.loss, sweep.accuracy))
         if step:
-            self._end_epoch()
+            self._watch(sweep.loss)
+            self._end_step()
         else:
             self._go_on()
+
+    def _watch(self, loss: float) -> None:
+        """Keep the weights if they are the best so far."""
+        rule, before = self._plan.task.spec.early_stopping, self._progress
+        if rule is None:
+            return
+        seen = watch(rule, before.watch, before.step, loss)
+        self._progress = msgspec.structs.replace(before, watch=seen)
+        if seen.best_step == before.step:
+            self._best = self._resident.weights(self.slot)
+            self._progress = msgspec.structs.replace(self._progress, best_metrics=before.metrics)
 
     def _note(self, sweep: Sweep, kind: str, *, step: int, tokens: int) -> None:
         found: Metrics = {f"{kind}_loss": sweep.loss, f"{kind}_mean_token_accuracy": sweep.accuracy}
         before = self._progress
-        self._progress = Progress(step, before.tokens + tokens, before.metrics | found)
+        self._progress = msgspec.structs.replace(
+            before, step=step, tokens=before.tokens + tokens, metrics=before.metrics | found
+        )
 
-    def _end_epoch(self) -> None:
+    def _end_step(self) -> None:
+        step = self._progress.step
+        ends = self._ends_epoch or self._stopping or self._is_over
+        if not ends and step % self._checkpoint_steps:
+            self._go_on()
+            return
         # The checkpoint lies behind the report: a crash in between repeats it, and never loses it.
         state = self._state()
-        self._keeper.epoch(self._progress.step // self._plan.order.steps_per_epoch, state)
+        if self._ends_epoch:
+            self._keeper.epoch(step // self._plan.order.steps_per_epoch, state)
         self._keeper.checkpoint(state)
         self._go_on(state)
 
     def _go_on(self, state: State | None = None) -> None:
-        step, last = self._progress.step, self._plan.order.total_steps
-        if self._stopping or step == last:
-            self._keeper.end(self.result, state or self._state(), stopped=step < last)
+        step = self._progress.step
+        if step == self._plan.order.total_steps or self._is_over:
+            self._tell_of_the_end()
+            self._keeper.end(self.result, state or self._state(), stopped=False)
+        elif self._stopping:
+            self._keeper.end(self.result, state or self._state(), stopped=True)
         else:
             self.sweep = self._plan.sweep(step)
+
+    def _tell_of_the_end(self) -> None:
+        step, last, seen = self._progress.step, self._plan.order.total_steps, self._progress.watch
+        if seen is None:
+            return
+        if step < last:
+            self._keeper.tell(StoppedEarly(step, last, seen.waited))
+        if seen.best_step < step:
+            self._keeper.tell(BestTaken(seen.best_step, seen.best))
 
     def _state(self) -> State:
         self._keeper.wait()
         weights, moments = self._resident.weights(self.slot), self._resident.moments(self.slot)
-        return State(self._progress, weights, moments)
+        return State(self._progress, weights, moments, self._best)

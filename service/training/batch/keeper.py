@@ -1,9 +1,11 @@
 """What a task leaves on disk, and what it tells, in its outbox's thread."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
+
+from torch import Tensor
 
 from service.base.segmented.slots import Held
 from service.training.batch import states
@@ -16,7 +18,8 @@ from service.training.trainer import CheckpointDue, EpochDone, TrainingEvent, Tr
 class Keeper:
     """Never makes the training thread wait for a disk or a report, with one exception.
 
-    Copies are as large as the adapter with its moments: there is never more than one at a time.
+    Copies are as large as the adapter with its moments: there is never more than one at a time,
+    besides the best weights of a task that stops early.
     """
 
     def __init__(
@@ -52,8 +55,9 @@ class Keeper:
     def epoch(self, epoch: int, state: State) -> None:
         """Hand an epoch's adapter over."""
         step, metrics = state.progress.step, dict(state.progress.metrics)
+        weights = state.weights
         self._last = self._outbox.put(
-            lambda: self._report(EpochDone(epoch, step, self._write("epoch", state), metrics))
+            lambda: self._report(EpochDone(epoch, step, self._write("epoch", weights), metrics))
         )
 
     def checkpoint(self, state: State) -> None:
@@ -66,15 +70,15 @@ class Keeper:
 
     def end(self, result: "Future[TrainingOutcome]", state: State, *, stopped: bool) -> None:
         """Write the adapter and set the result, once all before is told and kept."""
-        progress = state.progress
+        made = state.made
         self._outbox.end(
             result,
             lambda: TrainingOutcome(
-                adapter=self._write("final", state),
-                steps=progress.step,
-                trained_tokens=progress.tokens,
+                adapter=self._write("final", made.weights),
+                steps=made.step,
+                trained_tokens=state.progress.tokens,
                 stopped=stopped,
-                metrics=dict(progress.metrics),
+                metrics=dict(made.metrics),
             ),
         )
 
@@ -86,7 +90,7 @@ class Keeper:
 
         self._outbox.end(result, fails)
 
-    def _write(self, name: str, state: State) -> Path:
+    def _write(self, name: str, weights: Mapping[str, Tensor]) -> Path:
         folder = self._workdir / name
         shutil.rmtree(folder, ignore_errors=True)
-        return states.write_adapter(self._held, state.weights, folder, self._base_name)
+        return states.write_adapter(self._held, weights, folder, self._base_name)

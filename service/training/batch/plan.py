@@ -1,22 +1,27 @@
 """Everything about a task that can be known before it has a slot; made in any thread."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
+from torch import Tensor
 
 from service.base.loading import LoadedBase
+from service.base.lora_files import BadLora, LoraFiles, read_lora
 from service.rendering.renderer import Renderer
 from service.training.batch import states
 from service.training.batch.examples import Encoded, Sweep, encode
+from service.training.batch.faults import bad_parent, nothing_to_measure
 from service.training.batch.order import Order
 from service.training.batch.schedule import Schedule, schedule
 from service.training.batch.states import Progress, State
 from service.training.checkpoints import Checkpoints
 from service.training.rows import Rows, render
+from service.training.spec import LoraSpec, TrainingSpec
 from service.training.trainer import Started, TrainingTask
 
-_FORMAT = "batch 1"
+_FORMAT = "batch 2"
 """Change it when a checkpoint of before must not be resumed from."""
 
 
@@ -32,6 +37,13 @@ class Plan(msgspec.Struct, frozen=True):
     schedule: Schedule
     checkpoints: Checkpoints
     resumed: State | None
+    parent: Mapping[str, Tensor] | None
+    """The weights to begin with, by PEFT's keys, unless it is resumed."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example to learn from."""
+        return max(one.length for one in self.train)
 
     @property
     def progress(self) -> Progress:
@@ -60,9 +72,18 @@ class Plan(msgspec.Struct, frozen=True):
         return Sweep(self.validation, None)
 
 
-def plan(loaded: LoadedBase, renderer: Renderer, task: TrainingTask) -> Plan:
-    """Render a task and look for its newest checkpoint. Raises TrainingError."""
+def plan(
+    loaded: LoadedBase,
+    renderer: Renderer,
+    task: TrainingTask,
+    shapes: Mapping[str, tuple[int, int]],
+) -> Plan:
+    """Render a task and look for what it goes on from: its newest checkpoint, or its parent.
+
+    `shapes` are the (in, out) features of the base's linear layers. Raises TrainingError.
+    """
     spec, rows = task.spec, render(renderer, task)
+    _check_measurable(spec, rows)
     order = Order(len(rows.train), spec.batch_size, spec.n_epochs, spec.seed)
     root, fingerprint = task.workdir / "checkpoints", _fingerprint(loaded, task, rows)
     checkpoints = Checkpoints(root, fingerprint, states.REQUIRED)
@@ -77,7 +98,32 @@ def plan(loaded: LoadedBase, renderer: Renderer, task: TrainingTask) -> Plan:
         schedule=schedule(spec, order.total_steps),
         checkpoints=checkpoints,
         resumed=None if newest is None else states.read(newest),
+        parent=None if newest or task.parent is None else _parent(task.parent, spec.lora, shapes),
     )
+
+
+def _check_measurable(spec: TrainingSpec, rows: Rows) -> None:
+    asked = {"early_stopping": spec.early_stopping, "eval_steps": spec.eval_steps}
+    for name, value in asked.items():
+        if value is not None and not rows.validation:
+            raise nothing_to_measure(name)
+
+
+def _parent(
+    folder: Path, shape: LoraSpec, shapes: Mapping[str, tuple[int, int]]
+) -> Mapping[str, Tensor]:
+    try:
+        files = read_lora(folder, shapes)
+    except BadLora as fault:
+        raise bad_parent(str(fault)) from None
+    if not _alike(files, shape):
+        raise bad_parent("its rank, alpha, target modules or rslora differ from the task's")
+    return files.tensors
+
+
+def _alike(files: LoraFiles, shape: LoraSpec) -> bool:
+    found = (files.rank, files.alpha, files.rslora, set(files.targets))
+    return found == (shape.rank, shape.alpha, shape.rslora, set(shape.target_modules))
 
 
 def _fingerprint(loaded: LoadedBase, task: TrainingTask, rows: Rows) -> str:

@@ -11,10 +11,13 @@ from torch import Tensor
 from service.base.segmented.optimizer import SlotState
 from service.base.segmented.slots import Held, write_files
 from service.training.batch.faults import non_finite
+from service.training.early_stopping import Watch
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 MOMENTS_FILE = "optimizer.safetensors"
 PROGRESS_FILE = "progress.json"
+BEST_FILE = "best.safetensors"
+"""There if and only if the progress tells of a best evaluation."""
 REQUIRED = (WEIGHTS_FILE, MOMENTS_FILE, PROGRESS_FILE)
 """Resuming without any one of them would silently be another training."""
 
@@ -28,6 +31,18 @@ class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Optimizer steps taken."""
     tokens: int
     metrics: Metrics
+    watch: Watch | None = None
+    """With early stopping, from the first evaluation on."""
+    best_metrics: Metrics = {}
+    """Those of the best evaluation."""
+
+
+class Made(msgspec.Struct, frozen=True):
+    """An adapter, as it was after a step."""
+
+    step: int
+    metrics: Metrics
+    weights: Mapping[str, Tensor]
 
 
 class State(msgspec.Struct, frozen=True):
@@ -36,6 +51,14 @@ class State(msgspec.Struct, frozen=True):
     progress: Progress
     weights: dict[str, Tensor]
     optimizer: SlotState
+    best: dict[str, Tensor] | None = None
+
+    @property
+    def made(self) -> Made:
+        """What the task would end with now: its best evaluated weights, or without any its last."""
+        if self.best is None or self.progress.watch is None:
+            return Made(self.progress.step, self.progress.metrics, self.weights)
+        return Made(self.progress.watch.best_step, self.progress.best_metrics, self.best)
 
 
 def write_adapter(held: Held, weights: Mapping[str, Tensor], folder: Path, base_name: str) -> Path:
@@ -49,6 +72,8 @@ def write_adapter(held: Held, weights: Mapping[str, Tensor], folder: Path, base_
 def write(state: State, folder: Path) -> None:
     """Write a state, bit by bit as it is in memory."""
     save_file(state.weights, folder / WEIGHTS_FILE)
+    if state.best is not None:
+        save_file(state.best, folder / BEST_FILE)
     moments = {f"exp_avg.{key}": tensor for key, tensor in state.optimizer.exp_avg.items()}
     moments |= {f"exp_avg_sq.{key}": tensor for key, tensor in state.optimizer.exp_avg_sq.items()}
     moments["steps"] = torch.tensor(state.optimizer.steps)
@@ -65,7 +90,8 @@ def read(folder: Path) -> State:
         exp_avg_sq=_under("exp_avg_sq.", moments),
     )
     progress = msgspec.json.decode((folder / PROGRESS_FILE).read_bytes(), type=Progress)
-    return State(progress, load_file(folder / WEIGHTS_FILE), optimizer)
+    best = None if progress.watch is None else load_file(folder / BEST_FILE)
+    return State(progress, load_file(folder / WEIGHTS_FILE), optimizer, best)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

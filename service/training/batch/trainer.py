@@ -7,13 +7,14 @@ from functools import partial
 import torch
 
 from service.base.loading import LoadedBase
+from service.base.memory_plan import MemoryPlan, admit
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.batch import go_on
 from service.base.segmented.optimizer import AdamW
 from service.rendering.renderer import Renderer
 from service.training.batch import row
 from service.training.batch.examples import Piece, Sums, Sweep
-from service.training.batch.faults import too_long
+from service.training.batch.faults import no_room, too_long
 from service.training.batch.job import Job
 from service.training.batch.keeper import Keeper
 from service.training.batch.packing import Packer
@@ -48,11 +49,13 @@ class BatchTrainer:
         tokens_at_once: int = TOKENS_AT_ONCE,
         dtype: torch.dtype = torch.float32,
         pause: Callable[[], None] = go_on,
+        memory: MemoryPlan | None = None,
     ) -> None:
         """Make slots for adapters of `rank`; they are widened when a greater one comes.
 
         `base` is `loaded`'s model with segments in; others may use it between steps, and whenever
-        `pause` is called.
+        `pause` is called. By the plan of the device's `memory`, what could never fit is refused
+        beforehand.
         """
         self._loaded = loaded
         self._renderer = renderer
@@ -60,8 +63,12 @@ class BatchTrainer:
         self._resident = Resident(base, slots, rank, dtype, pause)
         self._tokens_at_once = self._budget = self.most_tokens = tokens_at_once
         self.row_tokens = 0
+        self._memory = memory
+        self._shapes = self._resident.base.shapes
         self._packers = {True: Packer(), False: Packer()}
         self._jobs: dict[int, Job] = {}
+        self._cramped: set[int] = set()
+        """Slots whose next example, alone in a row, found no memory once."""
 
     @property
     def resident(self) -> Resident:
@@ -75,7 +82,12 @@ class BatchTrainer:
 
     def plan(self, task: TrainingTask) -> Plan:
         """Do, in any thread, what does not need the base. Raises TrainingError."""
-        return plan(self._loaded, self._renderer, task)
+        made = plan(self._loaded, self._renderer, task, self._shapes)
+        if self._memory is not None:
+            refusal = admit(self._memory, task.spec.lora, made.longest)
+            if refusal is not None:
+                raise no_room(refusal)
+        return made
 
     def add(
         self, task: TrainingTask, report: Report, should_stop: ShouldStop
@@ -147,6 +159,8 @@ class BatchTrainer:
     def _begin(self, job: Job, plan: Plan) -> None:
         if plan.resumed is not None:
             self._resident.restore(job.slot, plan.resumed)
+        elif plan.parent is not None:
+            self._resident.slots.put(job.slot, plan.parent)
         job.begin()
 
     def _row(self, *, learning: bool) -> bool:
@@ -176,6 +190,7 @@ class BatchTrainer:
             return None
 
     def _note(self, taken: Mapping[int, int], sums: Mapping[int, Sums]) -> None:
+        self._cramped -= taken.keys()
         for slot, count in taken.items():
             self._sweep(slot).add(count, sums[slot])
         done = [self._jobs[slot] for slot in taken if self._sweep(slot).done]
@@ -191,12 +206,18 @@ class BatchTrainer:
         self._resident.optimizer.step(settings)
 
     def _shrink(self, pieces: Mapping[int, Piece]) -> None:
-        """Take half as much at once from now on; what was summed up may be half of a row."""
+        """Take half as much at once from now on; what was summed up may be half of a row.
+
+        What cannot be halved is tried once more: others may have held the memory for a moment.
+        """
         examples = [one.length for piece in pieces.values() for one in piece.examples]
-        if len(examples) == 1:
+        if len(examples) > 1:
+            self._budget = max(1, sum(examples) // 2)
+        elif pieces.keys() <= self._cramped:
             self._drop(self._jobs[next(iter(pieces))], too_long(examples[0]))
             return
-        self._budget = max(1, sum(examples) // 2)
+        else:
+            self._cramped |= pieces.keys()
         for slot in pieces:
             self._sweep(slot).rewind()
             self._resident.forget_gradient(slot)
@@ -223,6 +244,7 @@ class BatchTrainer:
 
     def _leave(self, job: Job) -> None:
         del self._jobs[job.slot]
+        self._cramped.discard(job.slot)
         self._resident.free(job.slot)
         if not self._jobs:
             self._budget = self._tokens_at_once

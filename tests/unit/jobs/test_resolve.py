@@ -7,12 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.adapters.parents import Parent
 from service.errors import BadRequest, UnsupportedField
 from service.http.errors import describe_fault
 from service.jobs.create_schemas import CreateJob
-from service.jobs.resolve import EPOCHS, FEW_EXAMPLES, Facts, epochs, resolve, split
+from service.jobs.resolve import (
+    EPOCHS,
+    FEW_EXAMPLES,
+    Facts,
+    epochs,
+    resolve,
+    split,
+    wanted_parent,
+)
 from service.jobs.schemas import JobMethod
-from service.training.spec import TrainingSpec, held_out
+from service.training.spec import BaseAdapter, EarlyStopping, LoraSpec, TrainingSpec, held_out
 
 MODULES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"})
 FACTS = Facts(
@@ -155,6 +164,89 @@ def test_max_length_is_the_context_at_most() -> None:
     assert fault.value.param == "method.supervised.max_length"
 
 
+def test_early_stopping_is_trained_as_asked_for() -> None:
+    spec, method = resolved(supervised(early_stopping={"patience": 3}, eval_steps=20))
+    assert spec.early_stopping == EarlyStopping(patience=3, min_delta=0.0)
+    assert method.supervised.early_stopping is not None
+    assert (method.supervised.early_stopping.patience, method.supervised.eval_steps) == (3, 20)
+    assert spec.eval_steps == 20
+    spec, method = resolved(supervised(early_stopping=None))
+    assert spec.early_stopping is method.supervised.early_stopping is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("early_stopping", {"patience": 1}), ("eval_steps", 10)]
+)
+@pytest.mark.parametrize(
+    ("split", "rows", "file", "fine"),
+    [
+        (None, 400, False, True),
+        (0, 400, False, False),
+        (0, 400, True, True),
+        (None, 1, False, False),
+    ],
+)
+def test_what_measures_needs_something_to_measure_on(
+    field: str, value: object, split: float | None, rows: int, file: bool, fine: bool
+) -> None:
+    body = supervised(**{field: value, "validation_split": split})
+    if fine:
+        resolved(body, rows=rows, validation_file=file)
+        return
+    with pytest.raises(BadRequest, match="validation_file") as fault:
+        resolved(body, rows=rows, validation_file=file)
+    assert fault.value.param == f"method.supervised.{field}"
+
+
+PARENT = Parent(
+    "ft:tiny:acme:x:12345678",
+    BaseAdapter(adapter="x", digest="12345678" * 8),
+    LoraSpec(rank=8, alpha=24.0, target_modules=("up_proj", "q_proj"), rslora=True),
+    "method.supervised.base_adapter",
+)
+
+
+def test_whoever_goes_on_from_an_adapter_has_its_shape() -> None:
+    spec, method = resolved(supervised(lora={"dropout": 0.5}), parent=PARENT)
+    assert spec.lora == msgspec.structs.replace(PARENT.lora, dropout=0.5)
+    assert spec.base_adapter == PARENT.base_adapter
+    assert method.supervised.base_adapter == PARENT.model
+    assert msgspec.json.encode(spec.lora) == msgspec.json.encode(method.supervised.lora)
+    same = {"rank": 8, "alpha": 24, "target_modules": ["q_proj", "up_proj"], "rslora": True}
+    assert resolved(supervised(lora=same | {"dropout": 0.5}), parent=PARENT)[0] == spec
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rank", 16), ("alpha", 32.0), ("rslora", False), ("target_modules", ["q_proj"])],
+)
+def test_another_shape_than_the_base_adapters_is_refused(name: str, value: object) -> None:
+    with pytest.raises(BadRequest, match="base adapter") as fault:
+        resolved(supervised(lora={name: value}), parent=PARENT)
+    assert fault.value.param == f"method.supervised.lora.{name}"
+
+
+def test_two_fields_may_say_what_to_go_on_from_but_not_two_things() -> None:
+    name = PARENT.model
+    assert wanted_parent(ask()) is None
+    assert wanted_parent(ask(model=name)) == (name, "model")
+    assert wanted_parent(supervised(base_adapter="x@prod")) == (
+        "x@prod",
+        "method.supervised.base_adapter",
+    )
+    both = msgspec.structs.replace(supervised(base_adapter=name), model=name)
+    assert wanted_parent(both) == (name, "model")
+    with pytest.raises(BadRequest) as fault:
+        wanted_parent(msgspec.structs.replace(supervised(base_adapter="x"), model=name))
+    assert fault.value.param == "method.supervised.base_adapter"
+
+
+def test_only_supervised_jobs_go_on_from_a_fine_tuned_model() -> None:
+    with pytest.raises(UnsupportedField) as fault:
+        wanted_parent(ask(model=PARENT.model, method={"type": "dpo"}))
+    assert fault.value.param == "model"
+
+
 def test_unknown_target_module_is_named() -> None:
     with pytest.raises(BadRequest, match="'lm_head'") as fault:
         resolved(supervised(lora={"target_modules": ["q_proj", "lm_head"]}))
@@ -188,14 +280,6 @@ def test_a_suffix_that_means_something_else_is_refused(suffix: str) -> None:
         ({"method": {"type": "dpo", "dpo": {}}}, "method.type"),
         ({"method": {"type": "reinforcement"}}, "method.type"),
         ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo"),
-        (
-            {"method": {"type": "supervised", "supervised": {"early_stopping": {}}}},
-            "method.supervised.early_stopping",
-        ),
-        (
-            {"method": {"type": "supervised", "supervised": {"base_adapter": "x"}}},
-            "method.supervised.base_adapter",
-        ),
         ({"publish": {}}, "publish"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
     ],
@@ -240,6 +324,15 @@ SUPERVISED_FAULTS = [
     ({"gradient_clip": 0}, "gradient_clip"),
     ({"validation_split": 0.6}, "validation_split"),
     ({"packing": True}, "packing"),
+    ({"eval_steps": 0}, "eval_steps"),
+    ({"early_stopping": True}, "early_stopping"),
+    ({"early_stopping": {}}, "early_stopping.patience"),
+    ({"early_stopping": {"patience": 0}}, "early_stopping.patience"),
+    ({"early_stopping": {"patience": 1.5}}, "early_stopping.patience"),
+    ({"early_stopping": {"patience": 2, "min_delta": -0.1}}, "early_stopping.min_delta"),
+    ({"early_stopping": {"patience": 2, "threshold": 0}}, "early_stopping.threshold"),
+    ({"base_adapter": ""}, "base_adapter"),
+    ({"base_adapter": 7}, "base_adapter"),
 ]
 
 

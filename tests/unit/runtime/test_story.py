@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from service.runtime.story import Story, Told
 from service.training.trainer import (
+    BestTaken,
     CheckpointDue,
     EpochDone,
     Evaluated,
     Started,
     StepDone,
+    StoppedEarly,
     TrainingEvent,
 )
 
@@ -62,6 +64,21 @@ def test_what_was_cut_or_left_out_is_a_warning() -> None:
 def test_nothing_is_said_of_what_went_well() -> None:
     assert Story().tell(Started(0, 20, 80, 8, 0, 0)) == []
     assert Story().tell(CheckpointDue(3)) == []
+
+
+def test_an_early_end_says_when_why_and_with_what() -> None:
+    story = Story()
+    once = StoppedEarly(14, 20, 2)
+    assert [one.message for one in story.tell(once)] == [
+        "Stopped early at step 14/20: the validation loss did not improve in 2 evaluations"
+    ]
+    assert story.tell(once) == []
+    [last] = story.tell(StoppedEarly(16, 20, 1))
+    assert last.message.endswith("did not improve in the last evaluation")
+    [best] = story.tell(BestTaken(10, 1.238))
+    assert best == Told(
+        "The weights of step 10 are taken, which were the best: validation loss=1.24"
+    )
 
 
 def test_a_message_is_said_once() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from service.rendering.examples import ChatExample, Example, Message
-from service.training.spec import LoraSpec, TrainingSpec
+from service.training.spec import BaseAdapter, LoraSpec, TrainingSpec
 from service.training.trainer import (
     StepDone,
     Trainer,
@@ -36,11 +36,15 @@ def examples(count: int, offset: int = 0) -> list[Example]:
     return [chat(f"Say {i + offset}", f"It is {i + offset}.") for i in range(count)]
 
 
-def a_task(workdir: Path, validation: int = 3, **spec: Any) -> TrainingTask:
+def a_task(
+    workdir: Path, validation: int = 3, parent: Path | None = None, **spec: Any
+) -> TrainingTask:
     """Make a task of 2 epochs of 4 steps: the last step of each has a single example."""
     chosen = {"n_epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "seed": 5, "lora": LORA} | spec
+    if parent is not None:
+        chosen["base_adapter"] = BaseAdapter(adapter="parent", digest=sha256(parent))
     return TrainingTask(
-        "ftjob-a", TrainingSpec(**chosen), examples(13), examples(validation, 100), workdir
+        "ftjob-a", TrainingSpec(**chosen), examples(13), examples(validation, 100), workdir, parent
     )
 
 

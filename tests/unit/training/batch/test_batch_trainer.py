@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from service.base.memory_plan import Demand, Held, plan  # noqa: E402
+from service.base.model_shape import shape_of  # noqa: E402
 from service.base.segmented.pool import Pool  # noqa: E402
 from service.base.segmented.slots import NoFreeSlot  # noqa: E402
 from service.training.batch import row  # noqa: E402
@@ -27,8 +30,16 @@ from service.training.trainer import (  # noqa: E402
     TrainingEvent,
     TrainingOutcome,
 )
-from tests.unit.training.batch.crowds import crowd_trainer  # noqa: E402
-from tests.unit.training.tasks import Interrupted, Log, a_task, config, sha256, train  # noqa: E402
+from tests.unit.training.batch.crowds import crowd_trainer, tiny  # noqa: E402
+from tests.unit.training.tasks import (  # noqa: E402
+    Interrupted,
+    Log,
+    a_task,
+    chat,
+    config,
+    sha256,
+    train,
+)
 
 pytestmark = pytest.mark.torch
 
@@ -136,6 +147,68 @@ def test_a_row_that_does_not_fit_is_taken_in_smaller_ones(
     train(trainer, a_task(tmp_path / "tight"), log)
     assert log.losses == pytest.approx(calm.losses, rel=1e-4)
     assert log.of(StepDone)[-1].tokens == calm.of(StepDone)[-1].tokens
+
+
+def test_each_size_that_does_not_fit_is_tried_once_and_then_halved(
+    trainer: BatchTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    plain = row.learn
+
+    def narrow(base: Any, pieces: Any) -> Any:
+        sizes.append(sum(one.length for piece in pieces.values() for one in piece.examples))
+        if sizes[-1] > room:
+            raise torch.OutOfMemoryError("too much")
+        return plain(base, pieces)
+
+    longest = trainer.plan(a_task(tmp_path / "any")).longest
+    room = longest + 1
+    monkeypatch.setattr(row, "learn", narrow)
+    assert train(trainer, a_task(tmp_path)).steps == 8
+    tried = [size for size in sizes if size > room]
+    assert 1 < len(tried) < 4
+    assert all(after <= before // 2 for before, after in pairwise(tried))
+    assert all(size <= room for size in sizes[len(tried) :])
+
+
+def test_a_single_example_gets_a_second_chance_but_no_third(
+    trainer: BatchTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, log = Log(), Log()
+    alone: dict[str, Any] = {"batch_size": 1, "n_epochs": 1}
+    train(trainer, a_task(tmp_path / "calm", **alone), calm)
+    fault = torch.OutOfMemoryError("too much")
+    with monkeypatch.context() as patched:
+        patched.setattr(row, "learn", failing(fault, 1, row.learn))
+        train(trainer, a_task(tmp_path / "tight", **alone), log)
+    assert log.losses == calm.losses
+    monkeypatch.setattr(row, "learn", failing(fault, 2, row.learn))
+    with pytest.raises(TrainingError) as raised:
+        train(trainer, a_task(tmp_path / "tighter", **alone))
+    assert raised.value.code == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    ("free", "param", "cause"),
+    [(2**20, "lora.rank", "adapter"), (10**8, "max_length", "long")],
+)
+def test_what_could_never_fit_is_refused_before_it_joins(
+    tmp_path: Path, free: int, param: str, cause: str
+) -> None:
+    shape = shape_of(tiny(torch.float32).model.config.to_dict())
+    demand = Demand(targets=frozenset(shape.linears), training_slots=8, training_rank=8)
+    memory = plan(shape, Held("none", 4, "cpu"), demand, free)
+    trainer = crowd_trainer(torch.float32, memory=memory)
+    short = a_task(tmp_path, max_length=32768)
+    long = msgspec.structs.replace(short, train=[chat("Say", "so " * 30_000)])
+    with pytest.raises(TrainingError, match=rf"{cause}.*GiB are needed") as raised:
+        trainer.plan(long)
+    assert (raised.value.code, raised.value.param) == (
+        "out_of_memory",
+        f"method.supervised.{param}",
+    )
+    if cause == "long":
+        trainer.plan(short)
 
 
 def test_an_example_that_does_not_fit_ends_its_task_with_the_figures(

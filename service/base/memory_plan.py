@@ -1,0 +1,194 @@
+"""What a base, its slots and its rows of tokens will take of a device's memory. Pure.
+
+    planned = plan(shape_of(config), held, demand, free)
+    refusal = admit(planned, spec.lora, longest)
+
+The first decides, once and before anything is loaded, how the base is run; the second, of each job,
+whether it could ever be trained so. What nobody foresaw is met where it happens: rows are halved.
+"""
+
+from collections.abc import Collection
+from typing import Literal, Protocol
+
+import msgspec
+
+from service.base.model_shape import EXACT, ModelShape
+
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight: 4 bits, one byte for 64, and a second scale in fp32 for 256 of those."""
+TRAINING = 4 * EXACT
+"""Bytes of a number that is trained: itself, its gradient and two moments."""
+SPARE = 0.1
+"""The share of free memory that is left for fragments, kernels and whoever else is there."""
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+"""As in segmented/loss.py."""
+GIB = 2**30
+
+
+class LoraShape(Protocol):
+    """What of an adapter's shape takes memory; a training spec's `lora` is one."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def target_modules(self) -> Collection[str]: ...
+
+
+class Held(msgspec.Struct, frozen=True):
+    """How the base is held."""
+
+    quantization: Literal["nf4", "none"]
+    each: int
+    """Bytes of a number in the dtype that is computed in."""
+    device: Literal["cpu", "cuda"]
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What the device is to do at the same time; without serving slots it only trains."""
+
+    targets: frozenset[str]
+    """What adapters may target, and slots have room for."""
+    training_slots: int = 0
+    training_rank: int = 16
+    serving_slots: int = 0
+    serving_rank: int = 16
+    kv_tokens: int = 0
+    """The most that could be of use: rows in a batch, each of the whole context."""
+    kv_share: float = 0.4
+    """Of what base and slots leave, at most, for keys and values."""
+    most_tokens: int = 16384
+    """In a training row: more are not faster."""
+    enough_tokens: int = 4096
+    """In a training row: rather than fewer, compute more and keep less."""
+
+
+class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All in bytes, but for the tokens and the two decisions."""
+
+    model: ModelShape
+    held: Held
+    demand: Demand
+    available: int
+    """What may be used; see SPARE."""
+    base: int
+    cache: int
+    """Of the 4-bit weights dequantised, if they are kept so."""
+    dequantised: int
+    """The largest of them, while it is used, if they are not."""
+    training_slots: int
+    serving_slots: int
+    taken: int
+    """Copies of all slots' adapters in the dtype that is computed in, kept for backward passes."""
+    loss: int
+    """While some rows' logits are compared."""
+    kv_per_token: int
+    kept_per_token: int
+    """Of a training row without recomputation."""
+    recomputed_per_token: int
+    """With it."""
+    keeps_dequantised: bool
+    recomputes: bool
+    tokens_at_once: int
+    """Of a training row; 0: not even one fits."""
+    kv_tokens: int
+
+    @property
+    def fixed(self) -> int:
+        """What is taken whatever is trained."""
+        weights = self.base + (self.cache if self.keeps_dequantised else self.dequantised)
+        slots = self.training_slots + self.serving_slots + self.taken
+        return weights + slots + self.loss + self.kv_tokens * self.kv_per_token
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a job cannot be trained here, in bytes."""
+
+    cause: Literal["adapter", "example"]
+    needed: int
+    available: int
+
+    @property
+    def figures(self) -> str:
+        """Say both."""
+        return f"{self.needed / GIB:.2f} GiB are needed, {self.available / GIB:.2f} are available"
+
+
+def plan(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPlan:
+    """Decide how to run a base on a device of which `free` bytes are free before it is loaded.
+
+    Of the ways to do it, the first that has enough tokens in a row is taken: from the quickest,
+    that keeps most, to the slowest; and if none has enough, the one that has most.
+    """
+    first = _parts(model, held, demand, free)
+    ways = [
+        _way(first, keeps_dequantised=keeps, recomputes=recomputes)
+        for recomputes in (False, True)
+        for keeps in ((True, False) if held.quantization == "nf4" else (False,))
+    ]
+    enough = (way for way in ways if way.tokens_at_once >= demand.enough_tokens)
+    return next(enough, max(ways, key=lambda way: way.tokens_at_once))
+
+
+def admit(planned: MemoryPlan, shape: LoraShape, longest: int) -> Refusal | None:
+    """Tell why an adapter of this shape can never learn an example of `longest` tokens, if so.
+
+    Counted is that example alone in a row, and one slot more for an adapter that is wider than the
+    slots that there are.
+    """
+    model, each, available = planned.model, planned.held.each, planned.available
+    numbers = model.adapter_parameters(shape.rank, shape.target_modules)
+    wider = shape.rank > planned.demand.training_rank or not planned.demand.training_slots
+    adapter = planned.fixed - planned.taken + numbers * (each + (TRAINING if wider else 0))
+    token = model.per_token(shape.rank, shape.target_modules, each, recomputes=planned.recomputes)
+    if adapter + token > available:
+        return Refusal("adapter", adapter + token, available)
+    needed = adapter + longest * token
+    return Refusal("example", needed, available) if needed > available else None
+
+
+def _parts(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPlan:
+    """Say what everything takes, before anything is decided."""
+    each, targets = held.each, demand.targets
+    trained = model.adapter_parameters(demand.training_rank, targets) * demand.training_slots
+    served = model.adapter_parameters(demand.serving_rank, targets) * demand.serving_slots
+    quantised = held.quantization == "nf4"
+    weight = NF4 if quantised else each
+    kept, recomputed = (
+        model.per_token(demand.training_rank, targets, each, recomputes=recomputes)
+        for recomputes in (False, True)
+    )
+    largest = max(a * b for a, b in model.linears.values())
+    return MemoryPlan(
+        model=model,
+        held=held,
+        demand=demand,
+        available=int(free * (1 - SPARE)),
+        base=round(model.linear_parameters * weight) + model.other_parameters * each,
+        cache=model.linear_parameters * each if quantised else 0,
+        dequantised=largest * each if quantised else 0,
+        training_slots=trained * TRAINING,
+        serving_slots=served * each,
+        taken=trained * each,
+        loss=max(LOGITS_AT_ONCE[held.device], model.vocabulary) * (EXACT + 2 * each),
+        kv_per_token=model.kv_bytes(each),
+        kept_per_token=kept,
+        recomputed_per_token=recomputed,
+        keeps_dequantised=False,
+        recomputes=False,
+        tokens_at_once=0,
+        kv_tokens=0,
+    )
+
+
+def _way(parts: MemoryPlan, *, keeps_dequantised: bool, recomputes: bool) -> MemoryPlan:
+    """Fill the rest with keys and values, and with tokens to train on."""
+    demand = parts.demand
+    # Before weights are kept dequantised: those have to leave enough for the others.
+    share = int(max(0, parts.available - parts.fixed) * demand.kv_share)
+    most = min(demand.kv_tokens, share // parts.kv_per_token) if demand.serving_slots else 0
+    way = msgspec.structs.replace(
+        parts, keeps_dequantised=keeps_dequantised, recomputes=recomputes, kv_tokens=most
+    )
+    each = way.recomputed_per_token if recomputes else way.kept_per_token
+    tokens = max(0, way.available - way.fixed) // each
+    return msgspec.structs.replace(way, tokens_at_once=min(demand.most_tokens, tokens))

@@ -1,0 +1,75 @@
+"""What trainers promise about a task that goes on from an adapter."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.training.spec import BaseAdapter
+from service.training.trainer import Started, Trainer
+from tests.fakes.trainer import FakeTrainer
+from tests.unit.training.tasks import Interrupted, Log, a_task, sha256, train
+
+EVERY = 3
+
+
+@pytest.fixture(
+    scope="module",
+    params=["fake", *(pytest.param(name, marks=pytest.mark.torch) for name in ("trl", "batch"))],
+)
+def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
+    if request.param == "fake":
+        yield FakeTrainer(EVERY)
+    elif request.param == "trl":
+        from tests.unit.training.real import real_trainer
+
+        yield real_trainer("nf4", EVERY)
+    else:
+        from tests.unit.training.batch.real import batch_trainer
+
+        batch = batch_trainer("nf4", EVERY)
+        yield batch
+        batch.resident.base.remove()
+
+
+@pytest.fixture(scope="module")
+def parent(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter to go on from."""
+    return train(trainer, a_task(tmp_path_factory.mktemp("parent"), seed=1)).adapter
+
+
+def test_it_begins_with_the_parents_weights(trainer: Trainer, tmp_path: Path, parent: Path) -> None:
+    still = train(trainer, a_task(tmp_path / "still", parent=parent, learning_rate=0.0))
+    assert sha256(still.adapter) == sha256(parent)
+    moved = train(trainer, a_task(tmp_path / "moved", parent=parent))
+    anew = train(trainer, a_task(tmp_path / "anew"))
+    assert len({sha256(adapter) for adapter in (parent, moved.adapter, anew.adapter)}) == 3
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_crash_changes_nothing(trainer: Trainer, tmp_path: Path, parent: Path, step: int) -> None:
+    calm = sha256(train(trainer, a_task(tmp_path / "calm", parent=parent)).adapter)
+    stormy = tmp_path / "stormy"
+    with pytest.raises(Interrupted):
+        train(trainer, a_task(stormy, parent=parent), Log(until=step))
+    resumed = Log()
+    assert sha256(train(trainer, a_task(stormy, parent=parent), resumed).adapter) == calm
+    assert resumed.of(Started)[0].step == {2: 0, 5: 4}[step]
+
+
+def test_a_checkpoint_from_another_parent_is_another_tasks(
+    trainer: Trainer, tmp_path: Path, parent: Path
+) -> None:
+    other = train(trainer, a_task(tmp_path / "other", seed=2)).adapter
+    with pytest.raises(Interrupted):
+        train(trainer, a_task(tmp_path / "child", parent=other), Log(until=7))
+    for task in (a_task(tmp_path / "child", parent=parent), a_task(tmp_path / "child")):
+        log = Log()
+        train(trainer, task, log)
+        assert log.of(Started)[0].step == 0
+
+
+def test_a_parent_and_the_spec_go_together(tmp_path: Path) -> None:
+    named = BaseAdapter(adapter="parent", digest="a" * 64)
+    with pytest.raises(ValueError, match="base_adapter"):
+        a_task(tmp_path, base_adapter=named)
