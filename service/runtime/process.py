@@ -98,10 +98,3 @@ async def _until(
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-def threads(settings: Settings) -> int:
-    """CPU threads for the base: all cores but one, which is the API's."""
-    return settings.torch_threads or max(1, (os.cpu_count() or 1) - 1)
-
-

@@ -1,5 +1,6 @@
 """What stands on the one base of a runtime process: the composition root of its side."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,7 +64,6 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     from service.base.loading import load_base
     from service.base.segmented.base import SegmentedBase
     from service.base.segmented.pace import Pace
-    from service.runtime.process import threads
     from service.serving.resident_engine import ResidentEngine
     from service.training.batch.loop import BatchLoop
     from service.training.batch.trainer import TOKENS_AT_ONCE, BatchTrainer
@@ -111,6 +111,11 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
             "device": loaded.device,
         },
     )
+
+
+def threads(settings: Settings) -> int:
+    """CPU threads for the base: all cores but one, which is the API's."""
+    return settings.torch_threads or max(1, (os.cpu_count() or 1) - 1)
 
 
 def parts(

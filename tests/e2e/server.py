@@ -123,7 +123,7 @@ class Server:
     def runtime_pid(self) -> int:
         """Find the child process that trains and generates."""
         assert self.process is not None
-        pattern = re.compile(rf"service\0runtime\0resident\0")
+        pattern = re.compile(r"service\0runtime\0resident\0")
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with contextlib.suppress(OSError):

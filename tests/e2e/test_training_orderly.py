@@ -39,9 +39,7 @@ def test_sigterm_ends_the_runtime_within_a_step_and_its_job_goes_on_in_the_next(
     assert "job.crashed" not in log
 
 
-def test_a_job_that_wants_the_base_held_otherwise_is_refused(
-    server: Server, dataset: Path
-) -> None:
+def test_a_job_that_wants_the_base_held_otherwise_is_refused(server: Server, dataset: Path) -> None:
     client = server.client("acme")
     with dataset.open("rb") as stream:
         file = client.files.create(file=stream, purpose="fine-tune")
