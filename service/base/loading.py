@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from service.base.description import BaseDescription, BaseModelError  # noqa: E402
-from service.base.memory import plain_fits  # noqa: E402
+from service.base.memory import available_memory, plain_fits  # noqa: E402
 
 Quantization = Literal["nf4", "none"]
 
@@ -53,6 +53,11 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     return LoadedBase(model, description, chosen, str(dtype).removeprefix("torch."), device)
+
+
+def free_memory() -> int:
+    """Give the bytes that are free where the base would compute."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory()
 
 
 def _choose(

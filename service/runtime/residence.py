@@ -8,6 +8,8 @@ import msgspec
 
 from adapters_store import FilesystemAdapterStore
 from service.base.description import BaseDescription
+from service.base.memory_plan import GIB, Demand, Held, MemoryPlan, plan
+from service.base.model_shape import UnknownShape, shape_of
 from service.database import Database
 from service.datasets.service import FileService
 from service.rendering.renderer import Renderer
@@ -16,7 +18,10 @@ from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 from service.runtime.training_parts import Parts
 from service.settings import Settings
+from service.telemetry import logger
 from service.training.trainer import Trainer
+
+_log = logger(__name__)
 
 
 class Residence(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +66,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
 def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: bool) -> Residence:
     """Load the base and put together what is to use it. Raises BaseModelError."""
     # Only this process pays for torch.
-    from service.base.loading import load_base
+    from service.base.loading import free_memory, load_base
     from service.base.segmented.base import SegmentedBase
     from service.base.segmented.pace import Pace
     from service.serving.resident_engine import ResidentEngine
@@ -69,10 +74,17 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     from service.training.batch.trainer import TOKENS_AT_ONCE, BatchTrainer
 
     description = renderer.base
+    free = free_memory()
     loaded = load_base(description, settings.quantization, threads(settings))
-    base = SegmentedBase(loaded.model)
+    memory = _planned(settings, loaded, free, trains=trains, generates=generates)
+    base = SegmentedBase(
+        loaded.model,
+        cache_weights=memory is not None and memory.keeps_dequantised,
+        recompute=memory is not None and memory.recomputes,
+    )
+    most_tokens = TOKENS_AT_ONCE if memory is None else max(1, memory.tokens_at_once)
     shares, stalls = Shares(settings.training_share), Stalls(settings.max_stall_ms / 1000)
-    conductor = Conductor(shares, stalls, TOKENS_AT_ONCE, pace=Pace(base.device))
+    conductor = Conductor(shares, stalls, most_tokens, pace=Pace(base.device))
     engine = batch = None
     if generates:
         engine = ResidentEngine(
@@ -83,7 +95,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
             max_resident=settings.max_resident_adapters,
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
-            kv_tokens=settings.kv_tokens,
+            kv_tokens=settings.kv_tokens or (memory.kv_tokens if memory is not None else 0),
         )
         engine.loop.wake = conductor.wake
     if trains:
@@ -93,6 +105,8 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
             renderer,
             settings.checkpoint_steps,
             slots=settings.training_slots,
+            tokens_at_once=most_tokens,
+            memory=memory,
             pause=conductor.pause,
         )
         batch = BatchLoop(trainer, conductor.wake)
@@ -109,8 +123,43 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
             "base": description.name,
             "quantization": loaded.quantization,
             "device": loaded.device,
+            **_figures(memory),
         },
     )
+
+
+def _planned(
+    settings: Settings, loaded: Any, free: int, *, trains: bool, generates: bool
+) -> MemoryPlan | None:
+    """Plan the device's memory; None for a base of a kind whose needs nobody knows beforehand."""
+    description = loaded.description
+    try:
+        model = shape_of(description.config)
+    except UnknownShape as fault:
+        _log.warning("memory.not_planned", reason=str(fault))
+        return None
+    kv_tokens = settings.kv_tokens or settings.max_batch * description.context_length
+    demand = Demand(
+        targets=frozenset(model.linears),
+        training_slots=settings.training_slots if trains else 0,
+        serving_slots=settings.max_resident_adapters + 1 if generates else 0,
+        kv_tokens=kv_tokens if generates else 0,
+    )
+    each = 2 if loaded.compute_dtype == "bfloat16" else 4
+    return plan(model, Held(loaded.quantization, each, loaded.device), demand, free)
+
+
+def _figures(memory: MemoryPlan | None) -> dict[str, Any]:
+    if memory is None:
+        return {}
+    return {
+        "weights_cached": memory.keeps_dequantised,
+        "recomputes": memory.recomputes,
+        "tokens_at_once": memory.tokens_at_once,
+        "kv_tokens": memory.kv_tokens,
+        "fixed_gib": round(memory.fixed / GIB, 2),
+        "available_gib": round(memory.available / GIB, 2),
+    }
 
 
 def threads(settings: Settings) -> int:
