@@ -1,0 +1,71 @@
+"""PEFT as the peer: many tenants' adapters resident on one base."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from torch.nn import functional
+
+from bench.workload import ALPHA, CLIP, LEARNING_RATE, RANK
+
+
+def lora_config(targets: Sequence[str], dropout: float = 0.0) -> LoraConfig:
+    """Spell the benches' adapter as PEFT does."""
+    return LoraConfig(
+        r=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def with_adapters(model: Any, config: LoraConfig, count: int) -> PeftModel:
+    """Put `t0`, `t1`, ... on the model; `unload` gives it back."""
+    peft = get_peft_model(model, config, adapter_name="t0")
+    for number in range(1, count):
+        peft.add_adapter(f"t{number}", config)
+    return peft
+
+
+class SerialPeft:
+    """Training one tenant after another; the adapters and their optimizers stay resident."""
+
+    def __init__(
+        self, model: Any, tenants: Sequence[Tensor], config: LoraConfig, switching: bool
+    ) -> None:
+        """`tenants` hold each one's `[rows, tokens]`; without `switching`, all train `t0`."""
+        self._tenants = tenants
+        self._switching = switching
+        self._model = with_adapters(model, config, len(tenants))
+        self._model.train()
+        self._optimizers = [self._optimizer(f"t{tenant}") for tenant in range(len(tenants))]
+        self._model.set_adapter("t0")
+
+    def round(self) -> list[Tensor]:
+        """One step for every tenant; gives their mean losses."""
+        return [self._step(tenant) for tenant in range(len(self._tenants))]
+
+    def close(self) -> None:
+        """Give the model back."""
+        self._model.unload()
+
+    def _optimizer(self, name: str) -> torch.optim.AdamW:
+        self._model.set_adapter(name)
+        chosen = [p for p in self._model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(chosen, lr=LEARNING_RATE, fused=chosen[0].is_cuda)
+
+    def _step(self, tenant: int) -> Tensor:
+        if self._switching:
+            self._model.set_adapter(f"t{tenant}")
+        optimizer = self._optimizers[tenant if self._switching else 0]
+        ids = self._tenants[tenant]
+        logits = self._model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
