@@ -37,7 +37,7 @@ def main() -> None:
         base = folder / "base" if args.preset == "h200" else BUNDLED_BASE
         if args.preset == "h200":
             bases.save_llama(base, small=args.small)
-        files = [_rows(folder, number, args.examples) for number in range(args.tenants)]
+        files = [write_tickets(folder, number, args.examples) for number in range(args.tenants)]
         tokens, ours = service(base, files, folder, args)
         peer = script(base, files[0], folder, args)
     shape = f"{args.tenants} tenants x {args.examples} examples x {args.epochs} epochs"
@@ -57,8 +57,9 @@ def service(base: Path, files: list[Path], folder: Path, args: Any) -> tuple[int
         for tenant, rows in zip(tenants, files, strict=True):
             jobs[_job(tenant, rows, args.epochs)] = tenant
         print(f"all posted after {time.perf_counter() - began:.1f} s", flush=True)
-        tokens = sum(_published(tenant, job, began) for job, tenant in jobs.items())
-        return tokens, time.perf_counter() - began
+        done = [published(tenant, job) for job, tenant in jobs.items()]
+        seconds = time.perf_counter() - began
+        return sum(int(job["trained_tokens"]) for job in done), seconds
 
 
 def script(base: Path, rows: Path, folder: Path, args: Any) -> float:
@@ -96,20 +97,18 @@ def _job(client: httpx.Client, rows: Path, epochs: int) -> str:
     )
 
 
-def _published(client: httpx.Client, job: str, began: float) -> int:
-    """Wait for a job's end; give the tokens it was trained on."""
+def published(client: httpx.Client, job: str) -> dict[str, Any]:
+    """Wait until a job has succeeded; give it."""
     while True:
-        now = client.get(f"/v1/fine_tuning/jobs/{job}").raise_for_status().json()
+        now: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job}").raise_for_status().json()
+        if now["status"] == "succeeded":
+            return now
         if now["status"] in {"failed", "cancelled"}:
             raise RuntimeError(f"{job} ended {now['status']}: {now['error']}")
-        if now["status"] == "succeeded":
-            seconds = time.perf_counter() - began
-            print(f"  {now['fine_tuned_model']} after {seconds:.1f} s", flush=True)
-            return int(now["trained_tokens"])
         time.sleep(0.5)
 
 
-def _rows(folder: Path, number: int, count: int) -> Path:
+def write_tickets(folder: Path, number: int, count: int) -> Path:
     """Write one tenant's tickets; every other tenant has the other task."""
     path = folder / f"rows-{number}.jsonl"
     answer = (acme_answer, globex_answer)[number % 2]

@@ -4,20 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from torch.nn import functional
+from transformers import DynamicCache
 
-from bench.workload import ALPHA, CLIP, LEARNING_RATE, RANK
+from bench.workload import ALPHA, ATTENTION, CLIP, LEARNING_RATE, RANK
 
 
-def lora_config(targets: Sequence[str], dropout: float = 0.0) -> LoraConfig:
-    """Spell the benches' adapter as PEFT does."""
+def lora_config(
+    targets: Sequence[str], dropout: float = 0.0, *, distinct: bool = False
+) -> LoraConfig:
+    """Spell the benches' adapter as PEFT does; `distinct` ones change what the model says."""
     return LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
         lora_dropout=dropout,
         target_modules=list(targets),
+        init_lora_weights=not distinct,
         task_type="CAUSAL_LM",
     )
 
@@ -28,6 +32,46 @@ def with_adapters(model: Any, config: LoraConfig, count: int) -> PeftModel:
     for number in range(1, count):
         peft.add_adapter(f"t{number}", config)
     return peft
+
+
+class MixedPeft:
+    """A batch that decodes greedily, its rows with adapters in turn, on transformers' own cache.
+
+    Prompts of equal length are its best case: there is no padding and no mask.
+    """
+
+    def __init__(self, model: Any, prompts: Tensor, adapters: int) -> None:
+        """`prompts` are `[rows, tokens]`. Without adapters it is the bare model, and no PEFT."""
+        self._model = model
+        self._names: dict[str, list[str]] = {}
+        if adapters:
+            self._model = with_adapters(model, lora_config(ATTENTION, distinct=True), adapters)
+            self._model.eval()
+            self._names["adapter_names"] = [f"t{row % adapters}" for row in range(len(prompts))]
+        self._cache = DynamicCache(config=model.config)
+        self._next = prompts
+
+    def step(self) -> Tensor:
+        """Give every row its next token, `[rows, 1]`; the first step reads the prompts."""
+        with torch.no_grad():
+            out = self._model(
+                input_ids=self._next,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **self._names,
+            )
+        self._next = out.logits[:, -1].argmax(-1, keepdim=True)
+        return self._next
+
+    def weights(self, adapter: int) -> dict[str, Tensor]:
+        """Give an adapter's weights by PEFT's keys."""
+        return dict(get_peft_model_state_dict(self._model, adapter_name=f"t{adapter}"))
+
+    def close(self) -> None:
+        """Give the model back."""
+        if self._names:
+            self._model.unload()
 
 
 class SerialPeft:
