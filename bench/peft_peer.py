@@ -26,33 +26,49 @@ def lora_config(
     )
 
 
-def with_adapters(model: Any, config: LoraConfig, count: int) -> PeftModel:
+def with_adapters(model: Any, config: LoraConfig, count: int, **how: bool) -> PeftModel:
     """Put `t0`, `t1`, ... on the model; `unload` gives it back."""
-    peft = get_peft_model(model, config, adapter_name="t0")
+    peft = get_peft_model(model, config, adapter_name="t0", **how)
     for number in range(1, count):
-        peft.add_adapter(f"t{number}", config)
+        peft.add_adapter(f"t{number}", config, **how)
     return peft
 
 
 class MixedPeft:
-    """A batch that decodes greedily, its rows with adapters in turn, on transformers' own cache.
+    """A model with adapters of which a batch's rows can each name one."""
 
-    Prompts of equal length are its best case: there is no padding and no mask.
-    """
+    def __init__(self, model: Any, adapters: int) -> None:
+        config = lora_config(ATTENTION, distinct=True)
+        # In the model's own dtype: what it would cast in each layer is only worth it in training.
+        self._model = with_adapters(model, config, adapters, autocast_adapter_dtype=False).eval()
 
-    def __init__(self, model: Any, prompts: Tensor, adapters: int) -> None:
-        """`prompts` are `[rows, tokens]`. Without adapters it is the bare model, and no PEFT."""
+    def decode(self, prompts: Tensor, adapters: int) -> "Decoding":
+        """Begin a batch of `[rows, tokens]` whose rows name the first so many in turn."""
+        names = [f"t{row % adapters}" for row in range(len(prompts))]
+        return Decoding(self._model, prompts, adapter_names=names)
+
+    def weights(self, adapter: int) -> dict[str, Tensor]:
+        """Give an adapter's weights by PEFT's keys."""
+        state = get_peft_model_state_dict(self._model, adapter_name=f"t{adapter}")
+        return {key: tensor.detach() for key, tensor in state.items()}
+
+    def close(self) -> None:
+        """Give the model back."""
+        self._model.unload()
+
+
+class Decoding:
+    """A greedy batch on transformers' own cache; equal prompts, so no padding: its best case."""
+
+    def __init__(self, model: Any, prompts: Tensor, **names: list[str]) -> None:
+        """`names` are PEFT's `adapter_names`; without them it is the bare model."""
         self._model = model
-        self._names: dict[str, list[str]] = {}
-        if adapters:
-            self._model = with_adapters(model, lora_config(ATTENTION, distinct=True), adapters)
-            self._model.eval()
-            self._names["adapter_names"] = [f"t{row % adapters}" for row in range(len(prompts))]
+        self._names = names
         self._cache = DynamicCache(config=model.config)
         self._next = prompts
 
-    def step(self) -> Tensor:
-        """Give every row its next token, `[rows, 1]`; the first step reads the prompts."""
+    def step(self) -> list[int]:
+        """Give every row its next token; the first step reads the prompts."""
         with torch.no_grad():
             out = self._model(
                 input_ids=self._next,
@@ -62,16 +78,8 @@ class MixedPeft:
                 **self._names,
             )
         self._next = out.logits[:, -1].argmax(-1, keepdim=True)
-        return self._next
-
-    def weights(self, adapter: int) -> dict[str, Tensor]:
-        """Give an adapter's weights by PEFT's keys."""
-        return dict(get_peft_model_state_dict(self._model, adapter_name=f"t{adapter}"))
-
-    def close(self) -> None:
-        """Give the model back."""
-        if self._names:
-            self._model.unload()
+        tokens: list[int] = self._next[:, 0].tolist()
+        return tokens
 
 
 class SerialPeft:
