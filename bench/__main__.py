@@ -2,6 +2,9 @@
 
 BENCHES = {
     "train_many": "many tenants' adapters in one pass, against PEFT one tenant after another",
+    "train_one": "one job's rows, against TRL's SFTTrainer in its quickest way",
+    "guide": "many tenants' jobs through the service, against the guide's script for each",
+    "coserve": "training and generation at once, against each alone",
 }
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The bases that benches run on."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,20 +23,45 @@ LLAMA_3_8B = {
     "rope_theta": 5e5,
     "max_position_embeddings": 8192,
 }
+TOKENS = {"bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 4}
+"""The bundled tokenizer's."""
+TINY = {
+    "vocab_size": 4096,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def bundled(quantization: str, threads: int) -> Any:
-    """Load the bundled base in fp32 (`none`) or `nf4`."""
-    return load_base(describe(str(BUNDLED_BASE), "bundled"), quantization, threads).model
+    """Load the bundled base in `fp32`, `bf16` or `nf4`."""
+    held: Any = "nf4" if quantization == "nf4" else "none"
+    model = load_base(describe(str(BUNDLED_BASE), "bundled"), held, threads).model
+    return model.to(torch.bfloat16) if quantization == "bf16" else model
 
 
-def random_llama(device: str, **changes: int) -> Any:
-    """Make a model of Llama-3-8B's architecture in bf16; speed needs no trained weights."""
-    config = LlamaConfig(**{**LLAMA_3_8B, **changes})
+def random_llama(*, small: bool = False) -> Any:
+    """Make a model of Llama-3-8B's architecture in bf16; speed needs no trained weights.
+
+    `small` is a tiny one on the CPU, to try a bench's code.
+    """
+    config = LlamaConfig(**(LLAMA_3_8B | TOKENS | (TINY if small else {})))
     config._attn_implementation = "sdpa"
-    with torch.device(device):
+    with torch.device("cpu" if small else "cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     return model.requires_grad_(False).eval()
+
+
+def save_llama(folder: Path, *, small: bool = False) -> None:
+    """Save such a model as a base that a service can load, with the bundled base's tokenizer.
+
+    Its vocabulary is larger than the tokenizer's; what has no name is never asked for.
+    """
+    random_llama(small=small).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(BUNDLED_BASE / name, folder)
 
 
 def quantise(model: Any) -> Any:
@@ -44,6 +71,8 @@ def quantise(model: Any) -> Any:
         if type(linear) is nn.Linear and linear is not head:
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, _four_bits(linear))
+    # As loading sets it: PEFT and TRL look here.
+    model.is_loaded_in_4bit = True
     return model
 
 

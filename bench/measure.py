@@ -36,7 +36,11 @@ def rounds(run: Callable[[], object], *, warm_up: int, count: int) -> Timed:
     """Time `run` some times, after it has run `warm_up` times."""
     for _ in range(warm_up):
         run()
-    seconds = [_once(run) for _ in range(count)]
+    return spread_of([_once(run) for _ in range(count)])
+
+
+def spread_of(seconds: Sequence[float]) -> Timed:
+    """Sum rounds up."""
     median = statistics.median(seconds)
     return Timed(median, (max(seconds) - min(seconds)) / median)
 
@@ -68,14 +72,15 @@ def report(bench: str, preset: str, rows: Sequence[Row]) -> None:
     print(json.dumps({"bench": bench, "preset": preset, "rows": given}))
 
 
-def _once(run: Callable[[], object]) -> float:
-    _synchronise()
-    start = time.perf_counter()
-    run()
-    _synchronise()
-    return time.perf_counter() - start
-
-
-def _synchronise() -> None:
+def synchronise() -> None:
+    """Wait for what was given to the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def _once(run: Callable[[], object]) -> float:
+    synchronise()
+    start = time.perf_counter()
+    run()
+    synchronise()
+    return time.perf_counter() - start

@@ -12,20 +12,13 @@ from typing import Any
 
 import msgspec
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from torch.nn import functional
 
 from bench import bases
 from bench.measure import Row, Timed, forget, peak_gib, report, rounds
-from service.base.segmented.base import SegmentedBase
-from service.base.segmented.layout import Part, loss_rows
-from service.base.segmented.optimizer import AdamW, SlotAdamW
-from service.training.spec import LoraSpec
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-ALL = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
-STEP = AdamW(lr=1e-4, clip=1.0)
+from bench.peft_peer import SerialPeft, lora_config
+from bench.segmented import Segmented
+from bench.workload import ALL, ATTENTION, check_losses, examples
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -58,118 +51,18 @@ class Case(msgspec.Struct, frozen=True):
         return (round(self.tokens * share),) * self.rows
 
 
-class Ours:
-    """All tenants in one packed row."""
-
-    def __init__(self, model: Any, case: Case, ids: Sequence[Tensor]) -> None:
-        self._case = case
-        self._base = SegmentedBase(model, targets=case.targets, cache_weights=case.cache)
-        self._pool = self._base.slots(capacity=case.tenants, rank=16)
-        lora = LoraSpec(dropout=case.dropout, target_modules=case.targets)
-        self._slots = [self._pool.allocate(lora, seed) for seed in range(case.tenants)]
-        self._optimizer = SlotAdamW(self._pool)
-        self._ids = torch.cat([part.flatten() for part in ids])
-        self._host = self._ids.tolist()
-        self._steps = 0
-
-    def round(self) -> Tensor:
-        """One step for every tenant; gives the tokens' losses."""
-        self._steps += 1
-        parts = [
-            Part(slot, self._case.lengths(slot), self._steps * 1000 + slot) for slot in self._slots
-        ]
-        batch = self._base.batch(self._pool, parts)
-        rows, targets, weights = self._targets(parts)
-        with self._base.running(batch):
-            hidden = self._base.hidden(batch, self._ids)
-            losses = self._base.loss(hidden, rows, targets, weights)
-            losses.total.backward()
-        self._optimizer.step(dict.fromkeys(self._slots, STEP))
-        return losses.nll
-
-    def close(self) -> None:
-        """Give the model back."""
-        self._base.remove()
-
-    def _targets(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, Tensor]:
-        device = self._ids.device
-        lengths = [length for part in parts for length in part.lengths]
-        rows, targets = loss_rows(lengths, self._host, [1] * len(self._host))
-        learnt = [part.tokens - len(part.lengths) for part in parts]
-        weights = [1 / count for count in learnt for _ in range(count)]
-        return (
-            torch.tensor(rows, device=device),
-            torch.tensor(targets, device=device),
-            torch.tensor(weights, device=device),
-        )
-
-
-class Peft:
-    """One tenant after another: the base, the adapters and their optimizers stay resident."""
-
-    def __init__(self, model: Any, case: Case, ids: Sequence[Tensor], switching: bool) -> None:
-        self._ids = ids
-        self._switching = switching
-        config = LoraConfig(
-            r=16,
-            lora_alpha=32,
-            lora_dropout=case.dropout,
-            target_modules=list(case.targets),
-            task_type="CAUSAL_LM",
-        )
-        self._model = get_peft_model(model, config, adapter_name="t0")
-        for tenant in range(1, len(ids)):
-            self._model.add_adapter(f"t{tenant}", config)
-        self._model.train()
-        self._optimizers = [self._optimizer(f"t{tenant}") for tenant in range(len(ids))]
-        self._model.set_adapter("t0")
-
-    def round(self) -> list[Tensor]:
-        """One step for every tenant; gives their mean losses."""
-        return [self._step(tenant) for tenant in range(len(self._ids))]
-
-    def close(self) -> None:
-        """Give the model back."""
-        self._model.unload()
-
-    def _optimizer(self, name: str) -> torch.optim.AdamW:
-        self._model.set_adapter(name)
-        chosen = [p for p in self._model.parameters() if p.requires_grad]
-        return torch.optim.AdamW(chosen, lr=STEP.lr, fused=chosen[0].is_cuda)
-
-    def _step(self, tenant: int) -> Tensor:
-        if self._switching:
-            self._model.set_adapter(f"t{tenant}")
-        optimizer = self._optimizers[tenant if self._switching else 0]
-        ids = self._ids[tenant]
-        logits = self._model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-        loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], STEP.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
-
-
 def compare(model: Any, case: Case, peers: dict[str, list[Timed]], args: Any) -> list[Row]:
     """Time both sides of a case, the peer's once for all cases that are the same to it."""
     forget()
-    device = model.device
-    random = torch.Generator().manual_seed(0)
-    vocabulary = model.config.vocab_size
-    ids = [
-        torch.randint(3, vocabulary, (case.rows, case.lengths(tenant)[0]), generator=random)
-        for tenant in range(case.tenants)
-    ]
-    ids = [one.to(device) for one in ids]
-    tokens = sum(one.numel() for one in ids)
-    ours = Ours(model, case, ids)
-    mean = float(ours.round()[: ids[0].numel() - case.rows].mean())
+    tenants = [examples(model, case.lengths(tenant), tenant) for tenant in range(case.tenants)]
+    tokens = sum(len(example) for tenant in tenants for example in tenant)
+    ours = Segmented(model, tenants, targets=case.targets, dropout=case.dropout, cache=case.cache)
+    mean = float(ours.round()[: sum(case.lengths(0)) - case.rows].mean())
     timed = rounds(ours.round, warm_up=1, count=args.rounds)
     ours.close()
     print(f"{case.name}: {tokens / timed.median:,.0f} tok/s, {peak_gib():.1f} GiB", flush=True)
     del ours
-    some = ids[:: max(1, case.tenants // args.peer_tenants)]
+    some = [torch.stack(tenant) for tenant in tenants][:: max(1, case.tenants // args.peer_tenants)]
     share = sum(one.numel() for one in some)
     key = msgspec.structs.replace(case, cache=False).name
     if key not in peers:
@@ -189,10 +82,8 @@ def _peer(
     model: Any, case: Case, ids: Sequence[Tensor], switching: bool, mean: float, args: Any
 ) -> Timed:
     forget()
-    peer = Peft(model, case, ids, switching)
-    first = float(peer.round()[0])
-    if abs(first - mean) > 0.01 * mean:
-        raise RuntimeError(f"the sides do not train on the same loss: {mean} and {first}")
+    peer = SerialPeft(model, ids, lora_config(case.targets, case.dropout), switching)
+    check_losses(mean, float(peer.round()[0]))
     timed = rounds(peer.round, warm_up=0, count=args.peer_rounds)
     peer.close()
     return timed
@@ -200,16 +91,15 @@ def _peer(
 
 def cpu_cases() -> Iterator[tuple[Any, list[Case]]]:
     """The bundled base."""
-    for held in ("nf4", "none"):
-        model = bases.bundled(held, torch.get_num_threads())
-        name = "nf4" if held == "nf4" else "fp32"
+    for name in ("nf4", "fp32"):
+        model = bases.bundled(name, torch.get_num_threads())
         cases = [
             Case(32, 1, 32, name),
             Case(8, 1, 128, name),
             Case(32, 1, 32, name, ATTENTION),
             Case(8, 1, 128, name, ATTENTION),
         ]
-        if held == "nf4":
+        if name == "nf4":
             cases += [Case(32, 1, 32, name, cache=True), Case(8, 1, 128, name, cache=True)]
         else:
             cases += [
@@ -223,9 +113,7 @@ def cpu_cases() -> Iterator[tuple[Any, list[Case]]]:
 
 def h200_cases(small: bool) -> Iterator[tuple[Any, list[Case]]]:
     """Llama-3-8B's architecture from random weights; `small` tries the code without a GPU."""
-    tiny = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
-    tiny |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model = bases.random_llama("cpu" if small else "cuda", **(tiny if small else {}))
+    model = bases.random_llama(small=small)
     many, few = ((3, 1, 12), (2, 2, 16)) if small else ((64, 1, 128), (16, 2, 256))
     yield model, [Case(*many, "bf16"), Case(*few, "bf16"), Case(*many, "bf16", ATTENTION)]
     bases.quantise(model)

@@ -44,7 +44,12 @@ def a_task(
     if parent is not None:
         chosen["base_adapter"] = BaseAdapter(adapter="parent", digest=sha256(parent))
     return TrainingTask(
-        "ftjob-a", TrainingSpec(**chosen), examples(13), examples(validation, 100), workdir, parent
+        "ftjob-a",
+        TrainingSpec(**chosen),
+        examples(13),
+        examples(validation, 100),
+        workdir,
+        parent=parent,
     )
 
 

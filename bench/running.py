@@ -1,0 +1,106 @@
+"""The service itself, started in a folder of its own and driven over HTTP."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+ROOT = Path(__file__).resolve().parent.parent
+ADMIN_KEY = "bench-admin-key"
+BASE = "bench-base"
+START_SECONDS = 300
+
+
+class Service:
+    """`lorehouse serve` on a free port, ready inside the `with`."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self._log = folder / "server.log"
+        self._settings = {
+            "LOREHOUSE_DATA_DIR": str(folder / "data"),
+            "LOREHOUSE_PORT": str(_free_port()),
+            "LOREHOUSE_ADMIN_KEY": ADMIN_KEY,
+            "LOREHOUSE_BASE_NAME": BASE,
+        } | settings
+        self.url = f"http://127.0.0.1:{self._settings['LOREHOUSE_PORT']}"
+
+    def __enter__(self) -> Self:
+        others = {k: v for k, v in os.environ.items() if not k.startswith("LOREHOUSE_")}
+        command = [sys.executable, "-m", "service", "serve"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command, cwd=ROOT, env=others | self._settings, stdout=log, stderr=log
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+        if kind is not None:
+            print(self._log.read_text()[-8000:])
+
+    def tenant(self, name: str) -> httpx.Client:
+        """Make a tenant, and a client with a key of its."""
+        admin = self._client(ADMIN_KEY)
+        admin.post("/v1/admin/tenants", json={"id": name}).raise_for_status()
+        made = admin.post(f"/v1/admin/tenants/{name}/keys", json={"name": "bench"})
+        return self._client(made.raise_for_status().json()["key"])
+
+    def _client(self, key: str) -> httpx.Client:
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/health/ready").status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        raise RuntimeError(f"the service did not start:\n{self._log.read_text()[-8000:]}")
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def upload(client: httpx.Client, rows: Path) -> str:
+    """Upload a fine-tuning file; give its id."""
+    with rows.open("rb") as stream:
+        sent = client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": stream})
+    return str(sent.raise_for_status().json()["id"])
+
+
+def start_job(client: httpx.Client, file: str, **supervised: Any) -> str:
+    """Create a supervised job; give its id."""
+    method = {"type": "supervised", "supervised": supervised}
+    body = {"model": BASE, "training_file": file, "suffix": "bench", "seed": 7, "method": method}
+    made = client.post("/v1/fine_tuning/jobs", json=body)
+    return str(made.raise_for_status().json()["id"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
