@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from service.base.segmented.products import has_triton
 from service.base.segmented.slots import BadShape, Slots
 
 
@@ -42,10 +43,12 @@ class SlotAdamW:
 
     def step(self, settings: Mapping[int, AdamW]) -> dict[int, Tensor]:
         """Step, and set the gradients to zero. Gives each gradient's norm before it was clipped."""
-        norms = {}
-        for slot, wanted in settings.items():
-            gradient = self._pool.gradients[slot]
-            norms[slot] = torch.linalg.vector_norm(gradient)
+        gradients = [self._pool.gradients[slot] for slot in settings]
+        norms = dict(zip(settings, torch._foreach_norm(gradients), strict=True)) if settings else {}
+        if settings and self._pool.device.type == "cuda" and has_triton():
+            self._update_at_once(settings, torch.stack(list(norms.values())))
+            return norms
+        for (slot, wanted), gradient in zip(settings.items(), gradients, strict=True):
             if wanted.clip is not None:
                 # As torch's clip_grad_norm_ has it.
                 gradient *= (wanted.clip / (norms[slot] + 1e-6)).clamp(max=1.0)
@@ -74,6 +77,16 @@ class SlotAdamW:
                 view.copy_(given[key])
         self._pool.steps[slot] = state.steps
 
+    def _update_at_once(self, settings: Mapping[int, AdamW], norms: Tensor) -> None:
+        from service.base.segmented.kernels.adamw import step_rows
+
+        pool = self._pool
+        slots = torch.tensor(list(settings), device=pool.device)
+        steps = pool.steps[slots] + 1
+        pool.steps[slots] = steps
+        moments = pool.buffer("exp_avg"), pool.buffer("exp_avg_sq")
+        step_rows(pool.weights, pool.gradients, *moments, slots, _terms(settings, steps, norms))
+
     def _update(self, slot: int, gradient: Tensor, wanted: AdamW) -> None:
         adamw(
             [self._pool.weights[slot]],
@@ -91,3 +104,25 @@ class SlotAdamW:
             eps=wanted.eps,
             maximize=False,
         )
+
+
+def _terms(settings: Mapping[int, AdamW], steps: Tensor, norms: Tensor) -> Tensor:
+    """Put together what each slot's numbers are multiplied with and divided by."""
+    wanted = [
+        (one.lr, *one.betas, one.eps, one.weight_decay, torch.inf if one.clip is None else one.clip)
+        for one in settings.values()
+    ]
+    numbers = torch.tensor(wanted, dtype=torch.float64).to(steps.device)
+    lr, beta1, beta2, eps, decay, clip = numbers.unbind(1)
+    terms = (
+        (clip / (norms + 1e-6)).clamp(max=1.0),
+        1 - lr * decay,
+        beta1,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        lr / (1 - beta1**steps),
+        (1 - beta2**steps).sqrt(),
+        eps,
+    )
+    return torch.stack(terms, dim=1).float()
