@@ -72,9 +72,7 @@ def lay_out(parts: Iterable[Part]) -> Layout:
     return Layout(tuple(ordered))
 
 
-def tiles(
-    sizes: Sequence[int], slots: Sequence[int], height: int
-) -> list[tuple[int, int, int]]:
+def tiles(sizes: Sequence[int], slots: Sequence[int], height: int) -> list[tuple[int, int, int]]:
     """Cut each slot's rows into tiles of at most `height`: its slot, first row, rows."""
     cut, first = [], 0
     for size, slot in zip(sizes, slots, strict=True):

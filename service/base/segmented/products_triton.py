@@ -13,7 +13,6 @@ from torch import Tensor
 from service.base.segmented.kernels.outer import add_outer_kernel
 from service.base.segmented.kernels.times import times_kernel
 from service.base.segmented.layout import tiles
-from service.base.segmented.products import Products
 
 _LOWEST = 16
 """Rows of a tile: what the hardware multiplies at once. Those that are not there are not read."""
@@ -22,8 +21,8 @@ _FAST_MEMORY = 72 * 1024
 """Of a multiprocessor, in bytes, for what is on its way: small GPUs have 99 KiB."""
 
 
-class Tiled(Products):
-    """Any lengths, any slots. Grids depend on shapes alone, so a CUDA graph can hold them.
+class Tiled:
+    """Implements `Products` for any lengths and any slots. Grids depend on shapes alone, so a CUDA graph can hold them.
 
     `tiles` are int32 `[n, 3]` on the device: slot, first row, rows, the last at most `height` and 0
     where a tile is not in use. `segments` are the same with all rows of a slot together, for the
@@ -110,9 +109,7 @@ class Tiled(Products):
         most = min(_MOST_PARTS, inner // 256, programs // max(1, len(self._tiles)))
         return 1 << (max(1, most).bit_length() - 1)
 
-    def _run(
-        self, out: Tensor, x: Tensor, w: Tensor, scaling: Tensor | None, *, add: bool
-    ) -> None:
+    def _run(self, out: Tensor, x: Tensor, w: Tensor, scaling: Tensor | None, *, add: bool) -> None:
         x = _rows(x)
         inner, columns = w.shape[1:]
         deep, across = _blocks(self._height, inner, columns)
