@@ -22,11 +22,11 @@ _FAST_MEMORY = 72 * 1024
 
 
 class Tiled:
-    """Implements `Products` for any lengths and any slots. Grids depend on shapes alone, so a CUDA graph can hold them.
+    """Implements `Products` for any lengths and any slots.
 
-    `tiles` are int32 `[n, 3]` on the device: slot, first row, rows, the last at most `height` and 0
-    where a tile is not in use. `segments` are the same with all rows of a slot together, for the
-    gradients.
+    Grids depend on shapes alone, so that a CUDA graph can hold them. `tiles` are int32 `[n, 3]` on
+    the device: slot, first row, rows, the last at most `height` and 0 where a tile is not in use.
+    `segments` are the same with all rows of a slot together, for the gradients.
     """
 
     def __init__(self, tiles: Tensor, height: int, segments: Tensor) -> None:

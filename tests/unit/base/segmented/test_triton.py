@@ -20,14 +20,28 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from service.base.segmented import products_triton  # noqa: E402
+from service.base.segmented import products, products_triton  # noqa: E402
 from service.base.segmented.fused import Fused  # noqa: E402
 from service.base.segmented.kernels.gate import SiluGate  # noqa: E402
 from service.base.segmented.kernels.loss import compare  # noqa: E402
 from service.base.segmented.kernels.norm import RMSNorm  # noqa: E402
+from service.base.segmented.layout import Part  # noqa: E402
+from service.base.segmented.optimizer import AdamW, SlotAdamW  # noqa: E402
+from service.base.segmented.pool import Pool  # noqa: E402
 from service.base.segmented.products import Looped, Present  # noqa: E402
 from service.base.segmented.products_triton import Tiled, tiled, unused  # noqa: E402
-from tests.unit.base.segmented.models import CONFIGS, apart  # noqa: E402
+from service.base.segmented.slots import Slots  # noqa: E402
+from tests.unit.base.segmented.models import (  # noqa: E402
+    ATTENTION,
+    CONFIGS,
+    OneSet,
+    apart,
+    forward_backward,
+    make,
+    random_ids,
+    randomise,
+    spec,
+)
 
 pytestmark = [pytest.mark.torch, pytest.mark.gpu]
 
@@ -367,3 +381,65 @@ def test_fused_parts_run_within_a_graph() -> None:
     out.zero_()
     graph.replay()
     assert torch.equal(out, expected)
+
+
+def learned(dropout: float, recompute: bool) -> list[Tensor]:
+    """Give the logits and gradients of four slots of which two and the bare base have a part."""
+    base = OneSet(make(dtype=torch.float32), capacity=4, rank=8, recompute=recompute)
+    for seed, shape in enumerate((spec(3, dropout=dropout), spec(8, ATTENTION), spec(5), spec(8))):
+        randomise(base, base.slots.allocate(shape, seed), seed)
+    parts = [Part(0, (5, 30), dropout_seed=9), Part(3, (3, 4)), Part(None, (6,))]
+    batch = base.batch(parts)
+    logits, *_ = forward_backward(base, batch, random_ids(batch))
+    return [logits, base.pool.gradients]
+
+
+@pytest.mark.skipif(CUDA, reason="attention has no fp32 there; test_cuda.py does it in bf16")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_whole_pass_is_as_without_triton(dropout, recompute, monkeypatch) -> None:
+    theirs = learned(dropout, recompute)
+    monkeypatch.setattr(products, "choose", tiled)
+    ours = learned(dropout, recompute)
+    assert theirs[1].any(1).tolist() == ours[1].any(1).tolist() == [True, False, False, True]
+    assert all(apart(a, b) < 1e-3 for a, b in zip(ours, theirs, strict=True))
+
+
+SETTINGS = {
+    0: AdamW(lr=1e-2, betas=(0.8, 0.95), weight_decay=0.1, clip=0.5, eps=1e-6),
+    2: AdamW(lr=1e-3, weight_decay=0.0, clip=None),
+    3: AdamW(lr=3e-3, clip=1e6),
+}
+
+
+def test_slots_step_at_once_as_torch_steps_them_one_by_one() -> None:
+    def held(device: torch.device, dtype: torch.dtype) -> tuple[Pool, SlotAdamW]:
+        pool = Pool({"a.q_proj": (256, 40)}, capacity=5, rank=8, device=device, dtype=dtype)
+        return pool, SlotAdamW(Slots(pool))
+
+    (mine, ours), (exact, theirs) = (
+        held(DEVICE, torch.float32),
+        held(torch.device("cpu"), torch.float64),
+    )
+    random = torch.Generator().manual_seed(0)
+    mine.weights.copy_(torch.randn(mine.weights.shape, generator=random))
+    exact.weights.copy_(mine.weights)
+    start = exact.weights.clone()
+    for step in range(6):
+        given = torch.randn(exact.gradients.shape, generator=random)
+        mine.gradients.copy_(given)
+        exact.gradients.copy_(given)
+        due = {slot: wanted for slot, wanted in SETTINGS.items() if step % (slot + 1) == 0}
+        got, wanted = ours._step_at_once(due), theirs._step_each(due)
+        assert got.keys() == wanted.keys()
+        assert all(abs(float(got[s]) / float(wanted[s]) - 1) < 1e-5 for s in wanted)
+        assert torch.equal(mine.gradients.cpu(), exact.gradients.float())
+    assert torch.equal(mine.steps.cpu().double(), exact.steps.double())
+    for slot in SETTINGS:
+        assert (
+            apart(mine.weights[slot].cpu() - start[slot], exact.weights[slot] - start[slot]) < 1e-4
+        )
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert apart(mine.buffer(name).cpu(), exact.buffer(name)) < 1e-6
+    assert torch.equal(mine.weights[[1, 4]].cpu().double(), start[[1, 4]])
+    assert ours._step_at_once({}) == {}
