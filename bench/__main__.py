@@ -2,6 +2,7 @@
 
 BENCHES = {
     "train_many": "many tenants' adapters in one pass, against PEFT one tenant after another",
+    "kernels": "each kernel on a GPU, against torch's own way and a copy",
 }
 
 if __name__ == "__main__":

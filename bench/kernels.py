@@ -222,43 +222,38 @@ def decoding(count: int, width: int, rank: int = 16, layers: int = 24) -> list[L
 
 
 def modules(tokens: int, width: int, between: int) -> list[Line]:
-    """Time norms and gates, there and back."""
+    """Time norms and gates, there alone, and there and back."""
     norm = LlamaRMSNorm(width).to(DEVICE, DTYPE).requires_grad_(False)
-    x, gradient = rows(tokens, width).requires_grad_(), rows(tokens, width)
-    gate, up, coming = (rows(tokens, between).requires_grad_() for _ in range(3))
+    x = [rows(tokens, width).requires_grad_()]
+    pair = [rows(tokens, between).requires_grad_() for _ in range(2)]
+    gradients = rows(tokens, width), rows(tokens, between)
 
-    def back(out: Tensor, leaves: Sequence[Tensor], gradient: Tensor) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True)
-
-    def line(
+    def lines(
         name: str,
-        ours: Callable[[], Tensor],
-        theirs: Callable[[], Tensor],
-        leaves: Sequence[Tensor],
+        ways: Sequence[Callable[..., Tensor]],
+        given: Sequence[Tensor],
         gradient: Tensor,
     ) -> list[Line]:
-        forward = size(*leaves, gradient)
-        pairs = {
-            f"{name}, there": (ours, theirs, forward),
-            f"{name}, back": (
-                *(back(run(), leaves, gradient) for run in (ours, theirs)),
-                2 * size(*leaves) + size(gradient),
-            ),
-        }
+        plain = [tensor.detach() for tensor in given]
+
+        def both(way: Callable[..., Tensor]) -> Callable[[], object]:
+            # Capturing needs the way there on the same stream as the way back.
+            return lambda: torch.autograd.grad(way(*given), given, gradient)
+
+        there = [timed([lambda way=way: way(*plain)]) for way in ways]
+        back = [timed([both(way)]) for way in ways]
+        once = size(*given, gradient)
+        of = f"{name} {tuple(gradient.shape)}"
         return [
-            Line(f"{case} {tuple(gradient.shape)}", timed([a]), {"torch": timed([b])}, moved)
-            for case, (a, b, moved) in pairs.items()
+            Line(f"{of}, there", there[0], {"torch": there[1]}, once),
+            Line(f"{of}, there and back", back[0], {"torch": back[1]}, 2 * once + size(*given)),
         ]
 
+    norms = (lambda x: RMSNorm.apply(x, norm.weight, 1e-6)), norm
+    gates = SiluGate.apply, (lambda gate, up: functional.silu(gate) * up)
     return [
-        *line("norm", lambda: RMSNorm.apply(x, norm.weight, 1e-6), lambda: norm(x), [x], gradient),
-        *line(
-            "gate",
-            lambda: SiluGate.apply(gate, up),
-            lambda: functional.silu(gate) * up,
-            [gate, up],
-            coming.detach(),
-        ),
+        *lines("norm", norms, x, gradients[0]),
+        *lines("gate", gates, pair, gradients[1]),
     ]
 
 
