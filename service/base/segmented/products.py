@@ -5,6 +5,7 @@ slots. One class for each way to do it.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -174,6 +175,7 @@ def choose(sizes: Sequence[int], slots: Sequence[int], device: torch.device) -> 
     return Looped(sizes, present)
 
 
+@cache
 def has_triton() -> bool:
     """Tell whether kernels can be written here; torch for a GPU brings it, for a CPU not."""
     return find_spec("triton") is not None

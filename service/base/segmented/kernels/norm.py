@@ -57,7 +57,7 @@ def _place(rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     return row, column, row[:, None] * width + column[None, :], real
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward_kernel(
     x, weight, out, scale, rows, width, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):
@@ -70,7 +70,7 @@ def _forward_kernel(
     tl.store(out + place, normed, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(
     x, weight, gradient, into, scale, rows, width, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):

@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+# Not compiled anew for what differs from batch to batch.
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["tiles"])
 def times_kernel(
     x,
     w,
@@ -18,12 +19,11 @@ def times_kernel(
     inner,
     columns,
     share,
-    x_part,
+    count,
     x_row,
     w_slot,
     w_inner,
     w_column,
-    out_part,
     out_row,
     ROWS: tl.constexpr,
     INNER: tl.constexpr,
@@ -34,7 +34,8 @@ def times_kernel(
 ):
     """Multiply one tile of rows with one block of columns, over one `share` of the sum.
 
-    `x` comes in PARTS that are added up; each share of the sum is written to a part of its own.
+    `x` comes in PARTS that are added up; each share of the sum is written to a part of its own. A
+    part has `count` rows.
     Where `w` is held in another dtype than is computed in, it is converted after it is read.
     """
     blocks = tl.cdiv(columns, COLUMNS)
@@ -49,8 +50,8 @@ def times_kernel(
     real_row = row < rows
     real_column = column < columns
     real = real_row[:, None] & real_column[None, :]
-    into = out + tl.program_id(1).to(tl.int64) * out_part
-    into += (first + row)[:, None] * out_row + column[None, :]
+    into = out + (tl.program_id(1).to(tl.int64) * count + first + row)[:, None] * out_row
+    into += column[None, :]
     if ADD:
         before = tl.load(into, mask=real, other=0.0).to(tl.float32)
 
@@ -67,7 +68,7 @@ def times_kernel(
         else:
             summed = tl.zeros((ROWS, INNER), tl.float32)
             for part in tl.static_range(PARTS):
-                summed += tl.load(x + part * x_part + place[None, :], mask=mask, other=0.0)
+                summed += tl.load(x + part * count * x_row + place[None, :], mask=mask, other=0.0)
             left = summed.to(out.dtype.element_ty)
         right = tl.load(
             w + place[:, None].to(tl.int64) * w_inner,
