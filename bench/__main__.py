@@ -5,6 +5,7 @@ BENCHES = {
     "train_one": "one job's rows, against TRL's SFTTrainer in its quickest way",
     "guide": "many tenants' jobs through the service, against the guide's script for each",
     "coserve": "training and generation at once, against each alone",
+    "kernels": "each kernel on a GPU, against torch's own way and a copy",
 }
 
 if __name__ == "__main__":

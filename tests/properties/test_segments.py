@@ -2,8 +2,9 @@
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from service.base.segmented.layout import Part, ends, lay_out, loss_rows, positions
+from service.base.segmented.layout import Part, ends, lay_out, loss_rows, positions, tiles
 from tests.strategies import rows_with_loss_masks, segment_parts
 
 
@@ -24,6 +25,17 @@ def test_positions_restart_with_each_example(parts) -> None:
     starts = [0, *ends(lengths)][:-1]
     assert len(places) == sum(lengths)
     assert [i for i, place in enumerate(places) if place == 0] == starts
+
+
+@given(segment_parts(), st.integers(1, 9))
+def test_tiles_hold_each_adapted_row_once_with_its_own_slot(parts, height) -> None:
+    layout = lay_out(parts)
+    cut = tiles(layout.sizes, layout.slots, height)
+    held = [(first + i, slot) for slot, first, rows in cut for i in range(rows)]
+    owners = [s for s, n in zip(layout.slots, layout.sizes, strict=True) for _ in range(n)]
+    assert held == list(enumerate(owners))
+    assert all(0 < rows <= height for _, _, rows in cut)
+    assert len(cut) == sum(-(-size // height) for size in layout.sizes)
 
 
 @given(rows_with_loss_masks())

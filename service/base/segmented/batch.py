@@ -45,40 +45,26 @@ class Batch:
         self.attend = attend
         self.dropout = dropout
         self.pause = pause
-        self.products = products.choose(layout.sizes, pool.device)
+        self.products = products.choose(layout.sizes, layout.slots, pool.device)
         sizes = torch.tensor(layout.sizes, dtype=torch.int64)
         scaling = torch.tensor(scalings, dtype=pool.dtype).repeat_interleave(sizes)
         self.scaling = scaling.unsqueeze(-1).to(pool.device)
         self._pool = pool
-        self._present = _present(layout.slots, pool.device)
 
     @property
     def tokens(self) -> int:
         """How long the row is."""
         return self.layout.tokens
 
-    def weights(self, layer: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Give the present slots' A and B of a layer in the dtype to compute in."""
+    def weights(self, layer: str) -> tuple[Tensor, Tensor]:
+        """View a layer's A and B of all slots; the products know which of them are present."""
         weights = self._pool.weights
-        a, b = self._pool.a(weights, layer), self._pool.b(weights, layer)
-        return self._take(a, dtype), self._take(b, dtype)
+        return self._pool.a(weights, layer), self._pool.b(weights, layer)
 
-    def add_gradients(self, layer: str, a: Tensor, b: Tensor) -> None:
-        """Add to the present slots' gradients of a layer."""
+    def gradients(self, layer: str) -> tuple[Tensor, Tensor]:
+        """View the gradients of these, likewise."""
         gradients = self._pool.gradients
-        self._add(self._pool.a(gradients, layer), a)
-        self._add(self._pool.b(gradients, layer), b)
-
-    def _take(self, held: Tensor, dtype: torch.dtype) -> Tensor:
-        if isinstance(self._present, slice):
-            return held[self._present].to(dtype)
-        return held.index_select(0, self._present).to(dtype)
-
-    def _add(self, held: Tensor, more: Tensor) -> None:
-        if isinstance(self._present, slice):
-            held[self._present] += more
-        else:
-            held.index_add_(0, self._present, more.to(held.dtype))
+        return self._pool.a(gradients, layer), self._pool.b(gradients, layer)
 
 
 class Context:
@@ -105,10 +91,3 @@ class Context:
             yield
         finally:
             self._batch = before
-
-
-def _present(slots: Sequence[int], device: torch.device) -> slice | Tensor:
-    if not slots or slots[-1] - slots[0] + 1 == len(slots):
-        start = slots[0] if slots else 0
-        return slice(start, start + len(slots))
-    return torch.tensor(slots, device=device)

@@ -1,7 +1,7 @@
 """Put the segmented linear into a Hugging Face causal LM, and take it out without a trace."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bitsandbytes
 import torch
@@ -12,6 +12,10 @@ from service.base.segmented import attention
 from service.base.segmented.batch import Context
 from service.base.segmented.linear import SegmentedLoraLinear
 from service.base.segmented.pool import MULTIPLE, named
+from service.base.segmented.products import has_triton
+
+if TYPE_CHECKING:
+    from service.base.segmented.fused import Fused
 
 
 class UnfitBase(ValueError):
@@ -56,6 +60,7 @@ class Injected:
         model.set_attn_implementation(attention.NAME)
         if model.config._attn_implementation != attention.NAME:
             raise UnfitBase(f"{type(model).__name__} does not let its attention be chosen")
+        self._fused = _fused(model)
         for index, (name, linear) in enumerate(linears.items()):
             layer = SegmentedLoraLinear(
                 linear, name=name, index=index, context=context, cache=cache
@@ -65,6 +70,8 @@ class Injected:
 
     def remove(self) -> None:
         """Leave the model as it was found."""
+        if self._fused is not None:
+            self._fused.remove()
         for layer in self._recomputed:
             layer.training = False
         if self._recomputed:
@@ -74,6 +81,15 @@ class Injected:
         self._model.set_attn_implementation(self._attention)
         for parameter, required in zip(self._model.parameters(), self._required, strict=True):
             parameter.requires_grad_(required)
+
+
+def _fused(model: Any) -> "Fused | None":
+    """Let norms and gates be quick where there is a way."""
+    if model.device.type != "cuda" or not has_triton():
+        return None
+    from service.base.segmented.fused import Fused
+
+    return Fused(model)
 
 
 def _recomputed(model: Any) -> list[nn.Module]:

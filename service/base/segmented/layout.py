@@ -72,6 +72,17 @@ def lay_out(parts: Iterable[Part]) -> Layout:
     return Layout(tuple(ordered))
 
 
+def tiles(sizes: Sequence[int], slots: Sequence[int], height: int) -> list[tuple[int, int, int]]:
+    """Cut each slot's rows into tiles of at most `height`: its slot, first row, rows."""
+    cut, first = [], 0
+    for size, slot in zip(sizes, slots, strict=True):
+        cut += [
+            (slot, first + start, min(height, size - start)) for start in range(0, size, height)
+        ]
+        first += size
+    return cut
+
+
 def ends(sizes: Sequence[int]) -> list[int]:
     """Give the place after each piece's last token."""
     return list(accumulate(sizes))

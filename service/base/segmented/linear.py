@@ -47,7 +47,7 @@ class SegmentedLoraLinear(nn.Module):
         if x.numel() != batch.tokens * self.in_features:
             raise ValueError(f"{tuple(x.shape)} is not the batch of {batch.tokens} tokens")
         rows = x.reshape(-1, self.in_features)
-        out = _Segmented.apply(rows, _ANCHOR, self, batch)
+        out = _Segmented.apply(rows, _ANCHOR, self, batch, torch.is_grad_enabled())
         return out.view(*x.shape[:-1], self.out_features)
 
     def plain(self, rows: Tensor) -> Tensor:
@@ -68,29 +68,35 @@ _ANCHOR = torch.empty(0, requires_grad=True)
 
 class _Segmented(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, _: Tensor, layer: SegmentedLoraLinear, batch: Batch, learns: bool
+    ) -> Tensor:
         batch.pause()
         out = layer.plain(x)
         ctx.layer, ctx.batch = layer, batch
         ctx.adapts = layer.name in batch.layers
         if not ctx.adapts:
             return out
-        a, b = batch.weights(layer.name, x.dtype)
-        hidden = batch.products.times(_dropped(x[: batch.adapted], layer, batch), a)
-        hidden *= batch.scaling
-        batch.products.add_times(out[: batch.adapted], hidden, b)
-        ctx.save_for_backward(x, hidden, a, b)
+        hidden = batch.products.add_through(
+            out[: batch.adapted],
+            _dropped(x[: batch.adapted], layer, batch),
+            *batch.weights(layer.name),
+            batch.scaling,
+            keep=learns,
+        )
+        if learns:
+            ctx.save_for_backward(x, hidden)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         layer, batch = ctx.layer, ctx.batch
         batch.pause()
         into = _through_base(layer, gradient) if ctx.needs_input_grad[0] else None
         if ctx.adapts:
             _through_adapters(ctx.saved_tensors, gradient, into, layer, batch)
-        return into, None, None, None
+        return into, None, None, None, None
 
 
 def _through_base(layer: SegmentedLoraLinear, gradient: Tensor) -> Tensor:
@@ -105,20 +111,29 @@ def _through_adapters(
     layer: SegmentedLoraLinear,
     batch: Batch,
 ) -> None:
-    x, hidden, a, b = saved
-    x, gradient = x[: batch.adapted], gradient[: batch.adapted]
-    inner = batch.products.times(gradient, b.mT)
-    inner *= batch.scaling
-    outer = batch.products.outer
-    kept = _dropped(x, layer, batch)
-    batch.add_gradients(layer.name, a=outer(kept, inner), b=outer(hidden, gradient))
-    if into is None:
-        return
-    if batch.dropout is None:
-        batch.products.add_times(into[: batch.adapted], inner, a.mT)
-    else:
+    x, hidden = saved
+    gradient = gradient[: batch.adapted]
+    inner = _through_products(gradient, into, layer, batch)
+    into_a, into_b = batch.gradients(layer.name)
+    batch.products.add_outer(into_a, _dropped(x[: batch.adapted], layer, batch), inner)
+    batch.products.add_outer(into_b, hidden, gradient)
+
+
+def _through_products(
+    gradient: Tensor, into: Tensor | None, layer: SegmentedLoraLinear, batch: Batch
+) -> Tensor:
+    """Add to `into`, if it is wanted; give the gradient between B and A."""
+    a, b = batch.weights(layer.name)
+    products, adapted = batch.products, slice(batch.adapted)
+    if into is not None and batch.dropout is None:
+        inner = products.add_through(into[adapted], gradient, b.mT, a.mT, batch.scaling)
+        assert inner is not None
+        return inner
+    inner = products.times(gradient, b.mT, batch.scaling)
+    if into is not None:
         # The mask is its own derivative.
-        into[: batch.adapted] += _dropped(batch.products.times(inner, a.mT), layer, batch)
+        into[adapted] += _dropped(products.times(inner, a.mT), layer, batch)
+    return inner
 
 
 def _dropped(x: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from service.base.segmented.products import has_triton
+
 _NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 """Of logits, in fp32: what stays in a CPU's cache, and half a gigabyte of a GPU's memory."""
 
@@ -62,12 +64,11 @@ class _Chunked(torch.autograd.Function):
         for start in range(0, len(targets), chunk):
             piece = slice(start, start + chunk)
             logits = functional.linear(hidden[piece], head, bias)
-            correct[piece] = logits.argmax(dim=-1) == targets[piece]
-            logged = functional.log_softmax(logits, dim=-1, dtype=exact)
-            right = targets[piece].unsqueeze(-1)
-            nll[piece] = -logged.gather(1, right).squeeze(1)
+            compare = _compare if logits.is_cuda and has_triton() else _plain
+            share = into is not None
+            logits = compare(logits, targets[piece], nll[piece], correct[piece], share=share)
             if into is not None:
-                into[piece] = _gradient(logged, right, head) * weights[piece, None]
+                into[piece] = (logits.to(head.dtype) @ head) * weights[piece, None]
         ctx.into = into
         ctx.mark_non_differentiable(nll, correct)
         return (nll * weights).sum(), nll, correct
@@ -80,8 +81,24 @@ class _Chunked(torch.autograd.Function):
         return (into * gradient.to(into.dtype), None, None, None, None, None)
 
 
-def _gradient(logged: Tensor, right: Tensor, head: Tensor) -> Tensor:
-    """Turn log probabilities, in place, into the gradient with respect to the hidden states."""
-    share = logged.exp_()
-    share.scatter_add_(1, right, torch.full_like(right, -1, dtype=share.dtype))
-    return share.to(head.dtype) @ head
+def _compare(
+    logits: Tensor, targets: Tensor, nll: Tensor, correct: Tensor, *, share: bool
+) -> Tensor:
+    from service.base.segmented.kernels.loss import compare
+
+    compare(logits, targets, nll, correct, share=share)
+    return logits
+
+
+def _plain(logits: Tensor, targets: Tensor, nll: Tensor, correct: Tensor, *, share: bool) -> Tensor:
+    """Fill `nll` and `correct`; give what makes the gradient with respect to the logits.
+
+    That is the probabilities less 1 for the target, if they are to be shared out.
+    """
+    correct.copy_(logits.argmax(dim=-1) == targets)
+    logged = functional.log_softmax(logits, dim=-1, dtype=nll.dtype)
+    right = targets.unsqueeze(-1)
+    nll.copy_(-logged.gather(1, right).squeeze(1))
+    if share:
+        logged.exp_().scatter_add_(1, right, torch.full_like(right, -1, dtype=logged.dtype))
+    return logged

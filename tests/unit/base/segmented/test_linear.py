@@ -15,7 +15,7 @@ from service.base.segmented import batch as batches  # noqa: E402
 from service.base.segmented.inject import UnfitBase  # noqa: E402
 from service.base.segmented.layout import Part  # noqa: E402
 from service.base.segmented.optimizer import AdamW, SlotAdamW  # noqa: E402
-from service.base.segmented.products import MOST_GROUPS, Grouped  # noqa: E402
+from service.base.segmented.products import MOST_GROUPS, Grouped, Present  # noqa: E402
 from service.base.segmented.slots import BadShape, NoFreeSlot  # noqa: E402
 from tests.unit.base.segmented.models import (  # noqa: E402
     ALL,
@@ -45,8 +45,8 @@ def poisoned(x: Tensor, w: Tensor, *, offs: Tensor) -> Tensor:
     return out
 
 
-def grouped(sizes: tuple[int, ...], device: torch.device) -> Grouped:
-    return Grouped(batches.products._ends(sizes, device), poisoned)
+def grouped(sizes: tuple[int, ...], slots: tuple[int, ...], device: torch.device) -> Grouped:
+    return Grouped(batches.products._ends(sizes, device), Present(slots, device), poisoned)
 
 
 def run(choose: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -70,7 +70,7 @@ def test_memory_past_the_last_adapter_reaches_nothing(monkeypatch) -> None:
 
 def test_too_many_adapters_for_one_kernel_are_refused() -> None:
     with pytest.raises(ValueError, match="1023"):
-        Grouped(torch.zeros(MOST_GROUPS + 1, dtype=torch.int32))
+        Grouped(torch.zeros(MOST_GROUPS + 1, dtype=torch.int32), Present((), torch.device("cpu")))
 
 
 def test_padding_stays_exactly_zero_over_many_steps() -> None:
