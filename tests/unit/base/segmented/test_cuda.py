@@ -58,18 +58,32 @@ def trained(device: str, dtype: torch.dtype, lengths: Any, **changes: Any) -> An
 
 @pytest.mark.parametrize("lengths", [((40, 30), (7,), (64, 1)), ((32, 32), (64,), (64,))])
 @pytest.mark.parametrize("window", [None, 16])
-def test_bf16_on_the_gpu_is_float64_on_the_cpu(lengths, window) -> None:
+def test_bf16_on_the_gpu_is_as_near_to_float64_as_bf16_on_the_cpu(lengths, window) -> None:
     changes = {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 1}
     changes = changes if window else {}
-    _, logits, losses, gradients = trained("cpu", torch.float64, lengths, **changes)
-    base, ours, mine, theirs = trained("cuda", torch.bfloat16, lengths, **changes)
-    assert apart(ours.cpu(), logits) < NEAR
-    assert apart(mine.nll.cpu(), losses.nll.detach()) < NEAR
+    exact = trained("cpu", torch.float64, lengths, **changes)
+    usual = distances(trained("cpu", torch.bfloat16, lengths, **changes), exact)
+    ours = trained("cuda", torch.bfloat16, lengths, **changes)
+    for name, distance in distances(ours, exact).items():
+        assert distance < 1.5 * usual[name] + NEAR / 4, name
+    assert not any(view.any() for view in ours[3][2].values())
+    assert torch.isfinite(ours[0].pool.weights).all()
+
+
+def distances(found: Any, exact: Any) -> dict[str, float]:
+    _, logits, losses, gradients = found
+    apart_by = {
+        "logits": apart(logits.cpu(), exact[1]),
+        "losses": apart(losses.nll.cpu(), exact[2].nll.detach()),
+    }
     for slot in (0, 1, 3):
-        for key, reference in gradients[slot].items():
-            assert apart(theirs[slot][key].cpu(), reference) < 3 * NEAR
-    assert not any(view.any() for view in theirs[2].values())
-    assert torch.isfinite(base.pool.weights).all()
+        # Together: those of A are nearly nothing where B is.
+        mine, theirs = (
+            torch.cat([each[slot][key].flatten().cpu().double() for key in exact[3][slot]])
+            for each in (gradients, exact[3])
+        )
+        apart_by[f"gradient {slot}"] = apart(mine, theirs)
+    return apart_by
 
 
 @pytest.mark.parametrize("sizes", [[3, 70, 1, 130], [64, 64], [5]])
