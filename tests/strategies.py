@@ -75,6 +75,9 @@ _row_keys = st.sampled_from(
         "text",
         "tools",
         "chosen",
+        "rejected",
+        "preferred_output",
+        "non_preferred_output",
     ]
 )
 _messages = st.fixed_dictionaries(
@@ -118,6 +121,36 @@ def rows_with_loss_masks(draw: st.DrawFn) -> tuple[list[int], list[int], list[in
     row = st.lists(tokens, min_size=sum(lengths), max_size=sum(lengths))
     mask = st.lists(st.integers(0, 1), min_size=sum(lengths), max_size=sum(lengths))
     return lengths, draw(row), draw(mask)
+
+
+def _joined(parts: tuple[tuple[str, str], str, tuple[str, str]]) -> tuple[str, str]:
+    (left, lefts), operator, (right, rights) = parts
+    python = "**" if operator == "^" else operator
+    return f"({left} {operator} {right})", f"({lefts} {python} {rights})"
+
+
+def _called(name: str, args: list[tuple[str, str]]) -> tuple[str, str]:
+    ours, pythons = (", ".join(texts) for texts in zip(*args, strict=True))
+    return f"{name}({ours})", f"{name}({pythons})"
+
+
+def _several(inner: st.SearchStrategy[tuple[str, str]]) -> st.SearchStrategy[list[tuple[str, str]]]:
+    return st.lists(inner, min_size=2, max_size=3)
+
+
+_leaves = st.sampled_from(["a", "b", "1.0", "0.25", "3.0"]).map(lambda text: (text, text))
+formulas: st.SearchStrategy[tuple[str, str]] = st.recursive(
+    _leaves,
+    lambda inner: (
+        st.tuples(inner, st.sampled_from("+-*/^"), inner).map(_joined)
+        | st.builds(_called, st.just("abs"), st.lists(inner, min_size=1, max_size=1))
+        | st.builds(
+            _called, st.sampled_from(["min", "max"]), st.lists(inner, min_size=2, max_size=3)
+        )
+    ),
+    max_leaves=8,
+)
+"""Formulas over the names a and b, and how Python writes the same."""
 
 
 model_shapes = st.builds(

@@ -6,8 +6,12 @@ from typing import Any, Literal
 
 # It advises, at import, to install what would fetch code from a hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-# PEFT asks transformers in words that will go; nothing an operator could mend.
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+# PEFT and TRL ask transformers in words that will go; nothing an operator could mend.
+warnings.filterwarnings(
+    "ignore",
+    "`(is_gradient_checkpointing|gradient_checkpointing_(en|dis)able)` is deprecated",
+    FutureWarning,
+)
 
 import bitsandbytes  # noqa: E402
 import msgspec  # noqa: E402

@@ -8,7 +8,7 @@ import msgspec
 
 from service.datasets.parsing import MAX_LINE_BYTES, Fault, Faults, Row, parse
 from service.errors import InvalidTrainingFile
-from service.rendering.examples import Example, RowFormat
+from service.rendering.examples import Example, PreferenceExample, PromptExample, RowFormat
 from service.rendering.renderer import Renderer
 from service.rendering.template import RenderingError
 
@@ -29,11 +29,11 @@ def inspect(path: Path, renderer: Renderer) -> Summary:
     format_: RowFormat = "messages"
     with path.open("rb") as stream:
         for found in parse(lines_of(stream)):
-            length = found if isinstance(found, Fault) else _measure(found, renderer)
-            if isinstance(length, Fault):
-                faults.add(length)
+            lengths = found if isinstance(found, Fault) else _measure(found, renderer)
+            if isinstance(lengths, Fault):
+                faults.add(lengths)
                 continue
-            rows, tokens, longest = rows + 1, tokens + length, max(longest, length)
+            rows, tokens, longest = rows + 1, tokens + sum(lengths), max(longest, *lengths)
             format_ = found.format if isinstance(found, Row) else format_
     if faults.count:
         raise invalid(faults)
@@ -75,15 +75,24 @@ def invalid(faults: Faults) -> InvalidTrainingFile:
     )
 
 
-def _measure(row: Row, renderer: Renderer) -> int | Fault:
+def _measure(row: Row, renderer: Renderer) -> list[int] | Fault:
+    """Count the tokens of what is rendered of a row: one sequence, or both of a preference."""
+    limit = renderer.base.context_length
     try:
-        rendered = renderer.example(row.example, None)
+        match row.example:
+            case PromptExample(messages=messages, tools=tools):
+                lengths = [len(renderer.prompt(messages, tools))]
+                learnable = lengths[0] < limit
+            case PreferenceExample(preferred=preferred, other=other):
+                both = [renderer.example(one, None) for one in (preferred, other)]
+                lengths = [len(one.input_ids) for one in both]
+                learnable = all(any(one.loss_mask[:limit]) for one in both)
+            case example:
+                rendered = renderer.example(example, None)
+                lengths, learnable = [len(rendered.input_ids)], any(rendered.loss_mask[:limit])
     except RenderingError as fault:
         return Fault(row.line, fault.message)
-    if not any(rendered.loss_mask[: renderer.base.context_length]):
-        return Fault(
-            row.line,
-            f"nothing to learn lies within the base model's {renderer.base.context_length} tokens: "
-            "the prompt alone fills them",
-        )
-    return len(rendered.input_ids)
+    if not learnable:
+        reason = f"nothing to learn lies within the base model's {limit} tokens"
+        return Fault(row.line, f"{reason}: the prompt alone fills them")
+    return lengths

@@ -13,11 +13,16 @@ EMPTY_ONLY = frozenset({"refusal", "audio", "annotations", "function_call"})
 Json = dict[str, Any]
 
 
+def turns(given: object, where: str = "messages") -> list[Message]:
+    """Read a list of messages; raises Unusable."""
+    if not isinstance(given, list) or not given:
+        raise Unusable(f'"{where}" must be a list of at least one message')
+    return [_message(value, f"{where}[{index}]") for index, value in enumerate(given)]
+
+
 def conversation(given: object) -> list[Message]:
     """Read a list of messages that holds something to learn; raises Unusable."""
-    if not isinstance(given, list) or not given:
-        raise Unusable('"messages" must be a list of at least one message')
-    messages = [_message(value, f"messages[{index}]") for index, value in enumerate(given)]
+    messages = turns(given)
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
         raise Unusable("no message has the role assistant, so there is nothing to learn")

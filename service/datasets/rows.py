@@ -3,23 +3,27 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.datasets.messages import conversation, tools_of
+from service.datasets.messages import conversation, tools_of, turns
+from service.datasets.preferences import preferred_messages, preferred_text
 from service.datasets.reasons import Unusable, no_other_keys, text_of
 from service.rendering.examples import (
     ChatExample,
     CompletionExample,
     Example,
     Message,
+    PromptExample,
     RowFormat,
     TextExample,
 )
 
 SHAPES = (
     'a row is {"messages": [...]}, {"prompt", "completion"}, {"instruction", "output"} '
-    '(optionally with "input") or {"text"}'
+    '(optionally with "input"), {"text"}, or for preferences {"input", "preferred_output", '
+    '"non_preferred_output"} or {"prompt", "chosen", "rejected"}'
 )
-# What tells preference rows: OpenAI's own form, and TRL's.
-PREFERENCE = frozenset({"preferred_output", "non_preferred_output", "chosen", "rejected"})
+OPENAIS_PREFERENCE = frozenset({"preferred_output", "non_preferred_output"})
+MESSAGE_KEYS = frozenset({"messages", "tools", "parallel_tool_calls"})
+TRLS_PREFERENCE = frozenset({"chosen", "rejected"})
 
 Row = Mapping[str, Any]
 
@@ -28,8 +32,8 @@ def shape_of(row: object) -> RowFormat:
     """Tell a row's shape by its keys; raises Unusable."""
     if not isinstance(row, dict):
         raise Unusable("the line is not a JSON object")
-    if PREFERENCE & row.keys():
-        raise Unusable("preference rows (for DPO) are not supported yet")
+    if _waits_for_an_answer(row.get("messages")):
+        return "reinforcement"
     for shape, (telling, _) in _READERS.items():
         if telling & row.keys():
             return shape
@@ -42,8 +46,22 @@ def read(row: Row, shape: RowFormat) -> Example:
     return _READERS[shape][1](row)
 
 
+def _waits_for_an_answer(messages: object) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "user"
+
+
+def _preference(row: Row) -> Example:
+    return preferred_messages(row) if OPENAIS_PREFERENCE & row.keys() else preferred_text(row)
+
+
+def _reinforcement(row: Row) -> Example:
+    item = {key: value for key, value in row.items() if key not in MESSAGE_KEYS}
+    return PromptExample(turns(row["messages"]), tools_of(row.get("tools")), item)
+
+
 def _messages(row: Row) -> Example:
-    no_other_keys(row, {"messages", "tools", "parallel_tool_calls"}, "the row")
+    no_other_keys(row, MESSAGE_KEYS, "the row")
     return ChatExample(conversation(row["messages"]), tools_of(row.get("tools")))
 
 
@@ -66,8 +84,11 @@ def _text(row: Row) -> Example:
 
 
 _READERS: dict[RowFormat, tuple[frozenset[str], Callable[[Row], Example]]] = {
+    "preference": (OPENAIS_PREFERENCE | TRLS_PREFERENCE, _preference),
     "messages": (frozenset({"messages"}), _messages),
     "instruction": (frozenset({"instruction", "output"}), _instruction),
     "completion": (frozenset({"prompt", "completion"}), _completion),
     "text": (frozenset({"text"}), _text),
+    # Told by its last message, and not by its keys.
+    "reinforcement": (frozenset(), _reinforcement),
 }

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from service.training.spec import MAX_LENGTH, MAX_RANK
+from service.training.graders.shapes import Grader
+from service.training.spec import MAX_LENGTH, MAX_RANK, Method
 from service.wire import Input
 
 Auto = Literal["auto"]
@@ -101,13 +102,64 @@ class SupervisedChoice(Input):
     ] = None
 
 
-class MethodChoice(Input):
-    """How to fine-tune; `supervised` is what this server does so far."""
+class DpoHyperparameterChoice(HyperparameterChoice):
+    """OpenAI's knobs of preference optimisation."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
+    beta: Annotated[
+        Auto | Annotated[float, Meta(gt=0, le=2)],
+        Meta(description="How much it costs to move away from the base. `auto` is 0.1."),
+    ] = "auto"
+
+
+class DpoChoice(SupervisedChoice):
+    """How to train on preferences: as on examples, with a knob and a smaller step."""
+
+    hyperparameters: DpoHyperparameterChoice = field(default_factory=DpoHyperparameterChoice)
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 5e-5
+
+
+class ReinforcementHyperparameterChoice(HyperparameterChoice):
+    """OpenAI's knobs of reinforcement; a batch's examples are prompts."""
+
+    compute_multiplier: Annotated[
+        Auto | Annotated[float, Meta(ge=0.25, le=8)],
+        Meta(description="Times 8: the answers sampled for each prompt. `auto` is 1."),
+    ] = "auto"
+    eval_interval: Annotated[
+        Auto | Annotated[int, Meta(ge=1, le=100_000)],
+        Meta(description="Steps between measurements; an epoch's end is always one. `auto` is it."),
+    ] = "auto"
+    eval_samples: Annotated[
+        Auto | Annotated[int, Meta(ge=1, le=16)],
+        Meta(description="Answers sampled for each held-out prompt. `auto` is 1."),
+    ] = "auto"
+    reasoning_effort: Annotated[
+        Literal["default", "low", "medium", "high"],
+        Meta(description="Only `default`: the base has no levels of it."),
+    ] = "default"
+
+
+class ReinforcementChoice(SupervisedChoice, kw_only=True):
+    """How to train on graded answers: a grader, and what training on examples has as well."""
+
+    grader: Grader
+    hyperparameters: ReinforcementHyperparameterChoice = field(
+        default_factory=ReinforcementHyperparameterChoice
+    )
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 5e-5
+    max_completion_tokens: Annotated[
+        int, Meta(ge=1, le=4096, description="A sampled answer is cut there.")
+    ] = 256
+    response_format: NotYet = None
+
+
+class MethodChoice(Input):
+    """How to fine-tune."""
+
+    type: Method
     supervised: SupervisedChoice | None = None
-    dpo: NotYet = None
-    reinforcement: NotYet = None
+    dpo: DpoChoice | None = None
+    reinforcement: ReinforcementChoice | None = None
 
 
 class CreateJob(Input):

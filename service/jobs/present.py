@@ -8,6 +8,7 @@ from service.database.models import JobCheckpointRow, JobEventRow, JobRow
 from service.jobs.lifecycle import Status, is_terminal
 from service.jobs.schemas import (
     CheckpointMetrics,
+    Hyperparameters,
     Job,
     JobCheckpoint,
     JobCheckpointList,
@@ -30,7 +31,9 @@ def job(row: JobRow) -> Job:
         error=_error(row),
         fine_tuned_model=row.fine_tuned_model,
         finished_at=row.finished_at,
-        hyperparameters=method.supervised.hyperparameters,
+        hyperparameters=msgspec.convert(
+            method.chosen().hyperparameters, Hyperparameters, from_attributes=True
+        ),
         model=row.model,
         organization_id=row.tenant_id,
         result_files=[],
@@ -110,8 +113,9 @@ def _checkpoint(row: JobCheckpointRow) -> JobCheckpoint:
 def _method(row: JobRow) -> JobMethod:
     # Rows of jobs that were accepted before there was such a choice.
     newer = {"eval_steps": None, "early_stopping": None, "base_adapter": None}
-    supervised = newer | row.method["supervised"]
-    return msgspec.convert(row.method | {"supervised": supervised}, JobMethod)
+    kind = row.method["type"]
+    others = {"supervised": None, "dpo": None, "reinforcement": None}
+    return msgspec.convert(others | row.method | {kind: newer | row.method[kind]}, JobMethod)
 
 
 def _error(row: JobRow) -> JobError | None:

@@ -14,10 +14,13 @@ from service.adapters.parents import Parent
 from service.errors import BadRequest, UnsupportedField
 from service.jobs.create_schemas import (
     CreateJob,
+    DpoChoice,
     HyperparameterChoice,
     LoraChoice,
+    MethodChoice,
     SupervisedChoice,
 )
+from service.jobs.methods import of_its_kind
 from service.jobs.schemas import (
     EarlyStopping,
     Hyperparameters,
@@ -26,8 +29,9 @@ from service.jobs.schemas import (
     Quantization,
     SupervisedMethod,
 )
+from service.rendering.examples import RowFormat
 from service.training import spec as training
-from service.training.spec import DEFAULT_TARGETS, LoraSpec, TrainingSpec, held_out
+from service.training.spec import DEFAULT_TARGETS, LoraSpec, Method, TrainingSpec, held_out
 
 FEW_EXAMPLES = 100
 BATCH_SIZE = 8
@@ -36,9 +40,20 @@ FEWEST_EPOCHS_OF_FEW, MOST_EPOCHS_OF_FEW = 5, 10
 EXAMPLES_TO_SEE = 400
 """With few examples, epochs are added until this many were seen."""
 LONGEST_BY_DEFAULT = 2048
+ROWS: dict[Method, tuple[RowFormat, ...]] = {
+    "supervised": ("messages", "instruction", "completion", "text"),
+    "dpo": ("preference",),
+    "reinforcement": ("reinforcement",),
+}
+METHODS = tuple(ROWS)
+NOT_YET: dict[Method, tuple[str, ...]] = {
+    "supervised": (),
+    "dpo": ("early_stopping", "base_adapter"),
+    # It has `eval_interval`.
+    "reinforcement": ("early_stopping", "base_adapter", "eval_steps", "response_format"),
+}
 SPLIT, SPLIT_OF_FEW, MOST_HELD_OUT = 0.05, 0.1, 64
 
-SUPERVISED = "method.supervised"
 FINE_TUNED = "ft:"
 
 
@@ -51,6 +66,8 @@ class Facts(msgspec.Struct, frozen=True):
     quantization: Quantization
     rows: int
     validation_file: bool
+    row_format: RowFormat = "messages"
+    validation_row_format: RowFormat | None = None
     parent: Parent | None = None
     """What the job goes on from."""
 
@@ -59,16 +76,19 @@ def resolve(body: CreateJob, facts: Facts, seed: int) -> tuple[TrainingSpec, Job
     """Decide what to train, and how the job shows it. Raises BadRequest naming the field."""
     refuse_unsupported(body)
     check_suffix(body.suffix, facts.base)
+    kind = "supervised" if body.method is None else body.method.type
+    check_rows(kind, facts)
+    path = f"method.{kind}"
     chosen, knobs = _chosen(body)
     hyperparameters = _hyperparameters(knobs, facts.rows)
-    validation_split = _validation_split(chosen.validation_split, facts)
-    _check_measurable(chosen, facts, validation_split)
+    validation_split = _validation_split(chosen.validation_split, facts, path)
+    _check_measurable(chosen, facts, validation_split, path)
     method = SupervisedMethod(
         hyperparameters=hyperparameters,
-        lora=_lora(chosen.lora, facts),
-        quantization=_quantization(chosen.quantization, facts.quantization),
+        lora=_lora(chosen.lora, facts, path),
+        quantization=_quantization(chosen.quantization, facts.quantization, path),
         learning_rate=chosen.learning_rate,
-        max_length=_max_length(chosen.max_length, facts.context_length),
+        max_length=_max_length(chosen.max_length, facts.context_length, path),
         warmup_ratio=chosen.warmup_ratio,
         gradient_clip=chosen.gradient_clip,
         validation_split=validation_split,
@@ -76,16 +96,16 @@ def resolve(body: CreateJob, facts: Facts, seed: int) -> tuple[TrainingSpec, Job
         early_stopping=_early_stopping(chosen),
         base_adapter=None if facts.parent is None else facts.parent.model,
     )
-    return _spec(method, facts.parent, seed), JobMethod(type="supervised", supervised=method)
+    return of_its_kind(chosen, method, _spec(method, facts.parent, seed), facts.rows)
 
 
 def refuse_unsupported(body: CreateJob) -> None:
     """Raise UnsupportedField for a known field that would not be honoured."""
     method = body.method
     if method is not None:
-        if method.type != "supervised":
-            raise _unsupported("method.type", f"The method '{method.type}' is not supported yet.")
-        _refuse_given("method", method, ("dpo", "reinforcement"))
+        _refuse_others(method)
+        chosen = getattr(method, method.type)
+        _refuse_given(f"method.{method.type}", chosen, NOT_YET[method.type])
     _refuse_given("", body, ("publish",))
     if body.integrations:
         raise _unsupported("integrations", "Integrations are not supported: nothing is reported.")
@@ -116,6 +136,16 @@ def check_suffix(suffix: str | None, base: str) -> None:
         raise BadRequest(f"The suffix '{suffix}' is reserved.", param="suffix")
 
 
+def check_rows(kind: Method, facts: Facts) -> None:
+    """Raise BadRequest unless the files' rows are what the method trains on."""
+    given = {"training_file": facts.row_format, "validation_file": facts.validation_row_format}
+    for param, shape in given.items():
+        if shape is not None and shape not in ROWS[kind]:
+            shapes = " or ".join(f"'{one}'" for one in ROWS[kind])
+            message = f"The method '{kind}' trains on rows of the shape {shapes}; the file's are "
+            raise BadRequest(f"{message}'{shape}'.", param=param)
+
+
 def epochs(rows: int) -> int:
     """Choose the number of epochs: the fewer the examples, the more often each is seen."""
     if rows >= FEW_EXAMPLES:
@@ -137,8 +167,28 @@ def _chosen(body: CreateJob) -> tuple[SupervisedChoice, HyperparameterChoice]:
     if body.hyperparameters not in (None, HyperparameterChoice()):
         message = "Give `method`, or the deprecated `hyperparameters`, but not both."
         raise BadRequest(message, param="hyperparameters")
-    chosen = body.method.supervised or SupervisedChoice()
+    chosen = _of_type(body.method)
     return chosen, chosen.hyperparameters
+
+
+def _of_type(method: MethodChoice) -> SupervisedChoice:
+    match method.type:
+        case "supervised":
+            return method.supervised or SupervisedChoice()
+        case "dpo":
+            return method.dpo or DpoChoice()
+        case "reinforcement" if method.reinforcement is not None:
+            return method.reinforcement
+    message = "Missing required parameter: 'method.reinforcement.grader'."
+    param, code = "method.reinforcement.grader", "missing_required_parameter"
+    raise BadRequest(message, param=param, code=code)
+
+
+def _refuse_others(method: MethodChoice) -> None:
+    for other in METHODS:
+        if other != method.type and getattr(method, other) is not None:
+            message = f"The method's type is '{method.type}': leave '{other}' out."
+            raise BadRequest(message, param=f"method.{other}")
 
 
 def _hyperparameters(knobs: HyperparameterChoice, rows: int) -> Hyperparameters:
@@ -150,11 +200,11 @@ def _hyperparameters(knobs: HyperparameterChoice, rows: int) -> Hyperparameters:
     )
 
 
-def _lora(chosen: LoraChoice, facts: Facts) -> Lora:
-    targets = _targets(chosen.target_modules, facts.linear_modules)
+def _lora(chosen: LoraChoice, facts: Facts, path: str) -> Lora:
+    targets = _targets(chosen.target_modules, facts.linear_modules, path)
     given = LoraSpec() if facts.parent is None else facts.parent.lora
     if facts.parent is not None:
-        _check_shape(chosen, given)
+        _check_shape(chosen, given, path)
         targets = list(given.target_modules)
     return Lora(
         rank=given.rank if chosen.rank is None else chosen.rank,
@@ -165,23 +215,24 @@ def _lora(chosen: LoraChoice, facts: Facts) -> Lora:
     )
 
 
-def _check_shape(chosen: LoraChoice, parent: LoraSpec) -> None:
+def _check_shape(chosen: LoraChoice, parent: LoraSpec, path: str) -> None:
     """Raise BadRequest for what is asked for otherwise than the parent has it."""
     for name in ("rank", "alpha", "rslora"):
         asked, there = getattr(chosen, name), getattr(parent, name)
         if asked is not None and asked != there:
-            raise _other_shape(name, str(there).lower())
+            raise _other_shape(f"{path}.lora", name, str(there).lower())
     targets = chosen.target_modules
     if targets is not None and set(targets) != set(parent.target_modules):
-        raise _other_shape("target_modules", ", ".join(sorted(parent.target_modules)))
+        there = ", ".join(sorted(parent.target_modules))
+        raise _other_shape(f"{path}.lora", "target_modules", there)
 
 
-def _other_shape(name: str, there: str) -> BadRequest:
+def _other_shape(path: str, name: str, there: str) -> BadRequest:
     message = f"The base adapter's {name} is {there}, and stays so: leave it out."
-    return BadRequest(message, param=f"{SUPERVISED}.lora.{name}")
+    return BadRequest(message, param=f"{path}.{name}")
 
 
-def _targets(chosen: list[str] | None, modules: frozenset[str]) -> list[str]:
+def _targets(chosen: list[str] | None, modules: frozenset[str], path: str) -> list[str]:
     if chosen is None:
         # A base that calls its projections otherwise gets all of its linear layers.
         return [name for name in DEFAULT_TARGETS if name in modules] or sorted(modules)
@@ -189,40 +240,40 @@ def _targets(chosen: list[str] | None, modules: frozenset[str]) -> list[str]:
         if name not in modules:
             raise BadRequest(
                 f"The base has no linear layer '{name}'; it has {', '.join(sorted(modules))}.",
-                param=f"{SUPERVISED}.lora.target_modules",
+                param=f"{path}.lora.target_modules",
             )
     return list(dict.fromkeys(chosen))
 
 
-def _quantization(chosen: Quantization, server: Quantization) -> Quantization:
+def _quantization(chosen: Quantization, server: Quantization, path: str) -> Quantization:
     if chosen == "auto":
         return server
     # One base is held for all jobs and answers. What an `auto` server chose, its runtime knows.
     if server not in (chosen, "auto"):
         message = f"This server holds its base as '{server}': leave it out, or ask for that."
-        raise BadRequest(message, param=f"{SUPERVISED}.quantization", code="unsupported_value")
+        raise BadRequest(message, param=f"{path}.quantization", code="unsupported_value")
     return chosen
 
 
-def _max_length(chosen: int | None, context_length: int) -> int:
+def _max_length(chosen: int | None, context_length: int, path: str) -> int:
     if chosen is None:
         return min(LONGEST_BY_DEFAULT, context_length)
     if chosen > context_length:
         message = f"The base's context is {context_length} tokens."
-        raise BadRequest(message, param=f"{SUPERVISED}.max_length")
+        raise BadRequest(message, param=f"{path}.max_length")
     return chosen
 
 
-def _validation_split(chosen: float | None, facts: Facts) -> float:
+def _validation_split(chosen: float | None, facts: Facts, path: str) -> float:
     if not facts.validation_file:
         return split(facts.rows) if chosen is None else chosen
     if chosen:
         message = "Give `validation_file` or `validation_split`, but not both."
-        raise BadRequest(message, param=f"{SUPERVISED}.validation_split")
+        raise BadRequest(message, param=f"{path}.validation_split")
     return 0.0
 
 
-def _check_measurable(chosen: SupervisedChoice, facts: Facts, share: float) -> None:
+def _check_measurable(chosen: SupervisedChoice, facts: Facts, share: float, path: str) -> None:
     if facts.validation_file or held_out(facts.rows, share):
         return
     for name in ("eval_steps", "early_stopping"):
@@ -231,7 +282,7 @@ def _check_measurable(chosen: SupervisedChoice, facts: Facts, share: float) -> N
                 f"`{name}` needs examples to measure on: give `validation_file`, or a "
                 "`validation_split` above 0."
             )
-            raise BadRequest(message, param=f"{SUPERVISED}.{name}")
+            raise BadRequest(message, param=f"{path}.{name}")
 
 
 def _early_stopping(chosen: SupervisedChoice) -> EarlyStopping | None:

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from service.jobs.lifecycle import Status
+from service.training.graders.shapes import Grader
+from service.training.spec import Method
 from service.wire import Output
 
 Time = Annotated[int, Meta(description="Unix time in seconds.")]
@@ -56,11 +58,48 @@ class SupervisedMethod(Output):
     ]
 
 
-class JobMethod(Output):
-    """How the job fine-tunes."""
+class DpoHyperparameters(Hyperparameters):
+    """As trained with, `auto` resolved."""
 
-    type: str
-    supervised: SupervisedMethod
+    beta: float
+
+
+class DpoMethod(SupervisedMethod):
+    """As trained with on preferences."""
+
+    hyperparameters: DpoHyperparameters
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    """As trained with, `auto` resolved."""
+
+    compute_multiplier: float
+    eval_interval: int
+    eval_samples: int
+    reasoning_effort: Literal["default"]
+
+
+class ReinforcementMethod(SupervisedMethod):
+    """As trained with on graded answers."""
+
+    hyperparameters: ReinforcementHyperparameters
+    grader: Grader
+    max_completion_tokens: int
+
+
+class JobMethod(Output):
+    """How the job fine-tunes; `type` names the one that is not null."""
+
+    type: Method
+    supervised: SupervisedMethod | None
+    dpo: DpoMethod | None
+    reinforcement: ReinforcementMethod | None
+
+    def chosen(self) -> SupervisedMethod:
+        """Give the one that `type` names."""
+        method = self.supervised or self.dpo or self.reinforcement
+        assert method is not None
+        return method
 
 
 class JobError(Output):
@@ -112,7 +151,9 @@ class JobEvent(Output):
 
     Of a metrics event, `data` holds `step` with `total_steps`, `train_loss`,
     `train_mean_token_accuracy`, `learning_rate` and `tokens_per_second`; or, of an evaluation,
-    with `valid_loss` and `valid_mean_token_accuracy` (step 0 is the base before training).
+    with `valid_loss` and `valid_mean_token_accuracy` (step 0 is the base before training). With
+    `dpo` there are also `rewards/margins` and the like, with `reinforcement` `train_mean_reward`
+    and `valid_mean_reward`.
     """
 
     id: str

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import cast
 
 import msgspec
 
@@ -27,6 +28,7 @@ from service.jobs.resolve import (
     wanted_parent,
 )
 from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList, Quantization
+from service.rendering.examples import RowFormat
 from service.wire import new_id, now
 
 POLL_SECONDS = 0.3
@@ -68,11 +70,12 @@ class JobService:
         async with self.database.write() as session:
             files = FileRepository(session)
             training = await _file(files, tenant_id, body.training_file, "training_file")
+            validation = None
             if body.validation_file is not None:
-                await _file(files, tenant_id, body.validation_file, "validation_file")
+                validation = await _file(files, tenant_id, body.validation_file, "validation_file")
             if parent is not None:
                 await _hold(RevisionRepository(session), tenant_id, parent)
-            job = self._row(tenant_id, body, self._facts(training.rows or 0, body, parent))
+            job = self._row(tenant_id, body, self._facts(training, validation, parent))
             await _tell_created(JobRepository(session), job, training)
         return present.job(job)
 
@@ -189,14 +192,16 @@ class JobService:
             lease_token=0,
         )
 
-    def _facts(self, rows: int, body: CreateJob, parent: Parent | None) -> Facts:
+    def _facts(self, training: FileRow, validation: FileRow | None, parent: Parent | None) -> Facts:
         return Facts(
             base=self.base.name,
             linear_modules=self.base.linear_modules,
             context_length=self.base.context_length,
             quantization=self.quantization,
-            rows=rows,
-            validation_file=body.validation_file is not None,
+            rows=training.rows or 0,
+            validation_file=validation is not None,
+            row_format=cast("RowFormat", training.row_format),
+            validation_row_format=cast("RowFormat | None", validation and validation.row_format),
             parent=parent,
         )
 

@@ -38,7 +38,29 @@ class TextExample(msgspec.Struct, frozen=True):
     text: str
 
 
-Example = ChatExample | CompletionExample | TextExample
+class PreferenceExample(msgspec.Struct, frozen=True):
+    """Two answers to one prompt, of which the first is preferred; both are of one kind."""
 
-RowFormat = Literal["messages", "instruction", "completion", "text"]
+    preferred: ChatExample | CompletionExample
+    other: ChatExample | CompletionExample
+
+
+class PromptExample(msgspec.Struct, frozen=True):
+    """A conversation that waits for an answer, and what a grader may know of it."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None
+    item: dict[str, Any]
+
+
+Example = ChatExample | CompletionExample | TextExample | PreferenceExample | PromptExample
+
+RowFormat = Literal["messages", "instruction", "completion", "text", "preference", "reinforcement"]
 """The shapes a file's rows may have. Instruction rows become ChatExamples."""
+
+
+def is_chat(example: Example) -> bool:
+    """Tell whether it is rendered by the base's chat template."""
+    if isinstance(example, PreferenceExample):
+        return isinstance(example.preferred, ChatExample)
+    return isinstance(example, ChatExample | PromptExample)

@@ -18,6 +18,8 @@ from service.rendering.examples import (
     CompletionExample,
     Example,
     Message,
+    PreferenceExample,
+    PromptExample,
     TextExample,
 )
 from service.rendering.template import INSTRUCTION_TEMPLATE, ChatTemplate, RenderingError
@@ -61,6 +63,8 @@ class Renderer:
                 ids, mask = self._raw(example.prompt, example.completion)
             case TextExample():
                 ids, mask = self._raw("", example.text)
+            case PreferenceExample() | PromptExample():
+                raise RenderingError(f"a {type(example).__name__} is nothing to learn by heart")
         return Rendered(ids[:max_length], mask[:max_length], len(ids) > len(ids[:max_length]))
 
     def prompt(

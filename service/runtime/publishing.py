@@ -12,7 +12,7 @@ from adapters_store import Origin
 from service.adapters.repository import RevisionRepository
 from service.database.models import JobRow
 from service.datasets.repository import FileRepository
-from service.rendering.examples import ChatExample, Example
+from service.rendering.examples import Example, is_chat
 from service.runtime.training_parts import Parts
 from service.training.spec import TrainingSpec
 
@@ -65,7 +65,7 @@ def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list
         compute_dtype=parts.compute_dtype,
         tokenizer_digest=parts.base.tokenizer_digest,
         chat_template_digest=parts.base.chat_template_digest,
-        format="chat" if isinstance(examples[0], ChatExample) else "raw",
+        format="chat" if is_chat(examples[0]) else "raw",
         job_id=job.id,
         dataset_digests=digests,
         spec=job.spec,

@@ -84,17 +84,21 @@ def _step(event: StepDone) -> Told:
         "learning_rate": event.learning_rate,
         "tokens_per_second": event.tokens_per_second,
         "trained_tokens": event.tokens,
+        **event.metrics,
     }
     return Told(message, data=data)
 
 
 def _evaluated(event: Evaluated, total_steps: int) -> Told:
-    message = f"Step {event.step}/{total_steps}: validation loss={event.valid_loss:.2f}"
+    measured = {"loss": event.valid_loss} | event.metrics
+    told = ", ".join(f"{name}={value:.2f}" for name, value in measured.items() if value is not None)
+    message = f"Step {event.step}/{total_steps}: validation {told}"
     data = {
         "step": event.step,
         "total_steps": total_steps,
         "valid_loss": event.valid_loss,
         "valid_mean_token_accuracy": event.valid_mean_token_accuracy,
+        **event.metrics,
     }
     return Told(message, data=data)
 

@@ -1,17 +1,15 @@
-"""A LoRA on the resident base for the length of one task, and its files in PEFT's format."""
+"""A LoRA on a twin of the resident base, and its files in PEFT's format."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
-from service.training.spec import LoraSpec
+from service.training.spec import LoraSpec, Method
 from service.training.trainer import TrainingError
 
 CONFIG_FILE = "adapter_config.json"
@@ -36,38 +34,13 @@ def peft_config(spec: LoraSpec) -> LoraConfig:
     )
 
 
-def check_targets(base: torch.nn.Module, spec: LoraSpec) -> None:
+def check_targets(base: torch.nn.Module, spec: LoraSpec, method: Method) -> None:
     """Raise TrainingError unless the base has linear layers of each name."""
     linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
     for target in spec.target_modules:
         if not any(name.rsplit(".", 1)[-1] == target for name in linear):
             message = f"The base has no linear layer '{target}'"
-            raise TrainingError(message, "invalid_value", "method.supervised.lora.target_modules")
-
-
-@contextmanager
-def lent(base: Any) -> Iterator[None]:
-    """Lend the base to a trainer, and take back whatever was put on it, however the task ends.
-
-    TRL, PEFT and transformers inject layers, hang hooks on others, put a forward pass of their own
-    on the instance, and write into the configs.
-    """
-    holders = [base, base.config, base.generation_config]
-    before = [dict(vars(holder)) for holder in holders]
-    hooks = {number for table in _hook_tables(base) for number in table}
-    try:
-        yield
-    finally:
-        _strip(base)
-        if base.is_activation_checkpointing:
-            base.activation_checkpointing_disable()
-        for table in _hook_tables(base):
-            for number in table.keys() - hooks:
-                del table[number]
-        for holder, attributes in zip(holders, before, strict=True):
-            _restore(vars(holder), attributes)
-        base.requires_grad_(False)
-        base.eval()
+            raise TrainingError(message, "invalid_value", f"method.{method}.lora.target_modules")
 
 
 def keep_fp32(model: PeftModel) -> None:
@@ -81,7 +54,7 @@ def keep_fp32(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def write(model: PeftModel, folder: Path, base_name: str) -> Path:
+def write(model: PeftModel, folder: Path, base_name: str, method: Method) -> Path:
     """Write the adapter's two files, naming the base by its public id instead of a path.
 
     PEFT's own method asks the hub about the base. Raises TrainingError if a weight is not finite.
@@ -89,7 +62,7 @@ def write(model: PeftModel, folder: Path, base_name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     weights = _weights(model)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise non_finite("A weight of the adapter")
+        raise non_finite("A weight of the adapter", method)
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = model.peft_config[_ADAPTER].to_dict()
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}
@@ -106,10 +79,10 @@ def read(model: PeftModel, folder: Path) -> None:
     set_peft_model_state_dict(model, weights, _ADAPTER)
 
 
-def non_finite(what: str) -> TrainingError:
+def non_finite(what: str, method: Method) -> TrainingError:
     """Say that the arithmetic overflowed."""
     message = f"{what} is no longer a finite number; a lower learning rate may help"
-    return TrainingError(message, "non_finite_loss", "method.supervised.learning_rate")
+    return TrainingError(message, "non_finite_loss", f"method.{method}.learning_rate")
 
 
 def _weights(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -126,24 +99,3 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise NotImplementedError(type(value))
-
-
-def _strip(base: torch.nn.Module) -> None:
-    """Put the plain linear layers back where LoRA layers stand."""
-    for parent in list(base.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BaseTunerLayer):
-                setattr(parent, name, child.get_base_layer())
-
-
-def _hook_tables(base: torch.nn.Module) -> Iterator[dict[int, Any]]:
-    """Give every module's hooks, by numbers that are unique in the process."""
-    for module in base.modules():
-        yield module._forward_hooks
-        yield module._forward_pre_hooks
-
-
-def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in now.keys() - before.keys():
-        del now[name]
-    now.update(before)

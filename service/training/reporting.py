@@ -2,24 +2,27 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from service.training.lora import non_finite
+from service.training.spec import Method
 from service.training.trainer import Evaluated, StepDone, TrainingEvent
 
 Metrics = dict[str, float | None]
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """How many steps a run has, and after how many it saves."""
+    """How many steps a run has, and after how many it saves and, epochs aside, measures."""
 
     steps_per_epoch: int
     total_steps: int
     checkpoint_steps: int
+    eval_steps: int = 0
+    """0: never."""
 
     def ends_epoch(self, step: int) -> bool:
         """Tell whether an epoch ends with this step."""
@@ -29,26 +32,36 @@ class Schedule(msgspec.Struct, frozen=True):
         """Tell whether a checkpoint is due after this step, epochs aside."""
         return step % self.checkpoint_steps == 0
 
+    def measures(self, step: int) -> bool:
+        """Tell whether to measure after this step, epochs aside."""
+        due = self.eval_steps > 0 and step % self.eval_steps == 0
+        return due and not self.ends_epoch(step)
+
 
 class Reporter(TrainerCallback):
     """Turns the trainer's callbacks into our events.
 
     An epoch is reported before the checkpoint that lies behind it is written: a crash between the
-    two reports it again, and never loses it. `metrics` are the latest of each kind.
+    two reports it again, and never loses it. `metrics` are the latest of each kind. `logged` names
+    what the trainer logs besides the loss, and what we call it.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         metrics: Metrics,
+        method: Method,
+        logged: Mapping[str, str],
         *,
         report: Callable[[TrainingEvent], None],
         should_stop: Callable[[], bool],
-        evaluate: Callable[[], tuple[float, float] | None],
+        evaluate: Callable[[int], Evaluated | None],
         end_epoch: Callable[[int, int], None],
     ) -> None:
         self._schedule = schedule
         self.metrics = metrics
+        self._method = method
+        self._logged = logged
         self._report = report
         self._should_stop = should_stop
         self._evaluate = evaluate
@@ -96,8 +109,9 @@ class Reporter(TrainerCallback):
             return
         loss, accuracy = float(logs["loss"]), logs.get("mean_token_accuracy")
         if not math.isfinite(loss):
-            raise non_finite(f"The loss at step {state.global_step}")
-        self.metrics |= {"train_loss": loss, "train_mean_token_accuracy": accuracy}
+            raise non_finite(f"The loss at step {state.global_step}", self._method)
+        more = {name: float(logs[key]) for key, name in self._logged.items() if key in logs}
+        self.metrics |= {"train_loss": loss, "train_mean_token_accuracy": accuracy, **more}
         tokens = int(state.num_input_tokens_seen)
         self._report(
             StepDone(
@@ -108,9 +122,12 @@ class Reporter(TrainerCallback):
                 learning_rate=float(logs["learning_rate"]),
                 tokens=tokens,
                 tokens_per_second=(tokens - self._tokens) / max(self._seconds, 1e-9),
+                metrics=more,
             )
         )
         self._tokens = tokens
+        if self._schedule.measures(state.global_step):
+            self._measure(state.global_step)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -123,10 +140,12 @@ class Reporter(TrainerCallback):
             control.should_save = True
 
     def _measure(self, step: int) -> None:
-        measured = self._evaluate()
-        if measured is not None:
-            loss, accuracy = measured
-            if not math.isfinite(loss):
-                raise non_finite(f"The validation loss at step {step}")
-            self.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
-            self._report(Evaluated(step, loss, accuracy))
+        measured = self._evaluate(step)
+        if measured is None:
+            return
+        loss, accuracy = measured.valid_loss, measured.valid_mean_token_accuracy
+        if loss is not None and not math.isfinite(loss):
+            raise non_finite(f"The validation loss at step {step}", self._method)
+        self.metrics |= {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
+        self.metrics |= measured.metrics
+        self._report(measured)

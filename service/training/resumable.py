@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, held to checkpoints that are whole or absent and to no network."""
+"""TRL's trainers, held to checkpoints that are whole or absent and to no network."""
 
 import math
 from collections.abc import Callable
@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from datasets import Dataset
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTConfig, SFTTrainer
 
 from service.training import lora
 from service.training.checkpoints import Checkpoints
 from service.training.reporting import Metrics
-from service.training.rows import Row
 from service.training.spec import TrainingSpec
 
 METRICS_FILE = "metrics.json"
@@ -33,37 +30,15 @@ REQUIRED = (
 _SEEDS = 2**32
 
 
-class ResumableTrainer(SFTTrainer):
-    """Saves into, and resumes from, `Checkpoints`; `metrics` travel along."""
+class Resumable(Trainer):
+    """Put before one of TRL's: saves into, and resumes from, `Checkpoints`; `metrics` go along."""
 
-    def __init__(
-        self,
-        base: Any,
-        base_name: str,
-        spec: TrainingSpec,
-        args: SFTConfig,
-        rows: list[Row],
-        collator: Callable[..., Any],
-    ) -> None:
-        super().__init__(
-            model=base,
-            args=args,
-            train_dataset=Dataset.from_dict(
-                {
-                    "input_ids": [row.input_ids for row in rows],
-                    "labels": [row.labels for row in rows],
-                }
-            ),
-            # Rows are tokens already: this one has nothing to do but be there.
-            processing_class=PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_NONE)),
-            peft_config=lora.peft_config(spec.lora),
-            data_collator=collator,
-        )
-        # It would be saved, and its special tokens written into the base's config.
-        self.processing_class = None
+    def __init__(self, base_name: str, spec: TrainingSpec, **given: Any) -> None:
+        super().__init__(peft_config=lora.peft_config(spec.lora), **given)
         self.remove_callback(PrinterCallback)
         lora.keep_fp32(self.model)
         self._base_name = base_name
+        self._method = spec.method
         self._checkpoints: Checkpoints | None = None
         self._before_saving: Callable[[int], None] = lambda _: None
         self.metrics: Metrics = {}
@@ -76,7 +51,7 @@ class ResumableTrainer(SFTTrainer):
 
     def write(self, folder: Path) -> Path:
         """Write the adapter as it is now."""
-        return lora.write(self.model, folder, self._base_name)
+        return lora.write(self.model, folder, self._base_name, self._method)
 
     def _save_checkpoint(self, _model: Any, _trial: Any) -> None:
         assert self._checkpoints is not None
@@ -103,41 +78,50 @@ class ResumableTrainer(SFTTrainer):
 
 
 def arguments(
-    spec: TrainingSpec, micro_batch: int, total_steps: int, workdir: Path, device: str
-) -> SFTConfig:
-    """Spell a spec as TRL does."""
+    spec: TrainingSpec,
+    *,
+    sequences: int,
+    micro_batch: int,
+    total_steps: int,
+    workdir: Path,
+    device: str,
+) -> dict[str, Any]:
+    """Spell as TRL does what its methods share; `sequences` are those of an optimizer step."""
     seed = spec.seed % _SEEDS
-    return SFTConfig(
-        output_dir=str(workdir),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=spec.batch_size // micro_batch,
-        num_train_epochs=spec.n_epochs,
-        learning_rate=spec.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=math.ceil(spec.warmup_ratio * total_steps),
-        max_grad_norm=spec.gradient_clip,
-        optim="adamw_torch",
-        weight_decay=0.0,
-        seed=seed,
-        data_seed=seed,
-        bf16=device == "cuda",
-        use_cpu=device == "cpu",
-        activation_checkpointing=device == "cuda",
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="non_padding",
+    return {
+        "output_dir": str(workdir),
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": sequences // micro_batch,
+        "num_train_epochs": spec.n_epochs,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": math.ceil(spec.warmup_ratio * total_steps),
+        "max_grad_norm": spec.gradient_clip,
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "seed": seed,
+        "data_seed": seed,
+        "bf16": device == "cuda",
+        "use_cpu": device == "cpu",
+        "activation_checkpointing": device == "cuda",
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "include_num_input_tokens_seen": "non_padding",
         # The reporter says when to save, and measures by itself.
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+    }
+
+
+def no_tokenizer() -> PreTrainedTokenizerFast:
+    """Make one that has nothing to do but be there: our rows are tokens already."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_NONE), pad_token="?")  # noqa: S106
 
 
 _NONE = (

@@ -6,7 +6,7 @@ import msgspec
 
 from service.errors import BadRequest
 from service.rendering.examples import Example
-from service.rendering.renderer import Renderer
+from service.rendering.renderer import Rendered, Renderer
 from service.training.trainer import TrainingError, TrainingTask
 
 IGNORED = -100
@@ -18,6 +18,11 @@ class Row(msgspec.Struct, frozen=True):
 
     input_ids: list[int]
     labels: list[int]
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a token carries loss."""
+        return any(label != IGNORED for label in self.labels)
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -40,8 +45,7 @@ def render(renderer: Renderer, task: TrainingTask) -> Rows:
     train, cut, dropped = _render(renderer, task.train, limit, "training_file")
     validation, cut_too, dropped_too = _render(renderer, task.validation, limit, "validation_file")
     if not train:
-        message = f"No example has a token to learn within max_length ({limit} tokens)"
-        raise TrainingError(message, "no_trainable_examples", "training_file")
+        raise nothing_to_learn(limit)
     return Rows(train, validation, cut + cut_too, dropped + dropped_too)
 
 
@@ -53,18 +57,35 @@ def _render(
         try:
             rendered = renderer.example(example, limit)
         except BadRequest as fault:
-            message = f"Example {number} cannot be rendered: {fault.message}"
-            raise TrainingError(message, "invalid_training_file", param) from None
+            raise unrenderable(number, fault.message, param) from None
         truncated += rendered.truncated
-        labels = [
-            token if bit else IGNORED
-            for token, bit in zip(rendered.input_ids, rendered.loss_mask, strict=True)
-        ]
-        # Nothing comes before the first token, so nothing can predict it.
-        labels[:1] = [IGNORED] * len(labels[:1])
-        if any(label != IGNORED for label in labels):
-            rows.append(Row(rendered.input_ids, labels))
+        row = row_of(rendered)
+        if row.teaches:
+            rows.append(row)
     return rows, truncated, len(examples) - len(rows)
+
+
+def row_of(rendered: Rendered) -> Row:
+    """Label the tokens that carry loss."""
+    labels = [
+        token if bit else IGNORED
+        for token, bit in zip(rendered.input_ids, rendered.loss_mask, strict=True)
+    ]
+    # Nothing comes before the first token, so nothing can predict it.
+    labels[:1] = [IGNORED] * len(labels[:1])
+    return Row(rendered.input_ids, labels)
+
+
+def nothing_to_learn(limit: int) -> TrainingError:
+    """Say that no example is left."""
+    message = f"No example has a token to learn within max_length ({limit} tokens)"
+    return TrainingError(message, "no_trainable_examples", "training_file")
+
+
+def unrenderable(number: int, reason: str, param: str) -> TrainingError:
+    """Say which example of which file, counted from 1, cannot be trained on."""
+    message = f"Example {number} cannot be rendered: {reason}"
+    return TrainingError(message, "invalid_training_file", param)
 
 
 def micro_batch(batch_size: int, longest: int, budget: int) -> int:

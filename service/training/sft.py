@@ -1,61 +1,71 @@
-"""Supervised fine-tuning of one LoRA at a time, on TRL's SFTTrainer and the resident base."""
+"""Supervised fine-tuning of one LoRA at a time, on TRL's SFTTrainer and a twin of the base."""
 
-import hashlib
 import math
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from datasets import Dataset
 from peft import prepare_model_for_kbit_training
+from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from service.base.loading import LoadedBase
-from service.rendering.renderer import Renderer
-from service.training import lora
-from service.training.checkpoints import Checkpoints
-from service.training.reporting import Reporter, Schedule
-from service.training.resumable import REQUIRED, ResumableTrainer, arguments
+from service.training import resumable
+from service.training.reporting import Schedule
+from service.training.resumable import Resumable, no_tokenizer
 from service.training.rows import Rows, micro_batch, render
+from service.training.solo import Counts, Run, SoloTrainer
 from service.training.spec import TrainingSpec
-from service.training.trainer import (
-    CheckpointDue,
-    EpochDone,
-    Started,
-    TrainingError,
-    TrainingEvent,
-    TrainingOutcome,
-    TrainingTask,
-)
+from service.training.trainer import Evaluated, TrainingError, TrainingTask
 
 TOKENS_AT_ONCE = 16384
 """In one forward pass, padding included; larger batches accumulate."""
 
+Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
-class SftTrainer:
-    """Implements `Trainer`. The base must be for training alone: nothing else may run on it."""
 
-    def __init__(self, loaded: LoadedBase, renderer: Renderer, checkpoint_steps: int) -> None:
-        self._loaded = loaded
-        self._renderer = renderer
-        self._checkpoint_steps = checkpoint_steps
-        if loaded.quantization == "nf4":
-            prepare_model_for_kbit_training(loaded.model, use_gradient_checkpointing=False)
+class SftTrainer(SoloTrainer):
+    """Implements `Trainer`."""
 
-    def train(
-        self,
-        task: TrainingTask,
-        report: Callable[[TrainingEvent], None],
-        should_stop: Callable[[], bool],
-    ) -> TrainingOutcome:
-        """See Trainer.train."""
+    def prepare(self, task: TrainingTask, model: Any) -> Run:
+        """See SoloTrainer.prepare."""
         _refuse_early_stopping(task.spec)
-        rows = render(self._renderer, task)
-        lora.check_targets(self._loaded.model, task.spec.lora)
-        with lora.lent(self._loaded.model):
-            return _Run(self._loaded, task, rows, self._checkpoint_steps).go(report, should_stop)
+        spec, rows = task.spec, render(self.renderer, task)
+        if self.loaded.quantization == "nf4":
+            prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        steps = math.ceil(len(rows.train) / spec.batch_size)
+        schedule = Schedule(steps, steps * spec.n_epochs, self.checkpoint_steps)
+        # What fills shorter rows is masked out: any token will do.
+        collate = DataCollatorForLanguageModeling(pad_token_id=0)
+        trainer = ResumableSft(
+            self.loaded.description.name,
+            spec,
+            model=model,
+            args=self._arguments(task, rows, schedule.total_steps),
+            train_dataset=Dataset.from_list([msgspec.structs.asdict(row) for row in rows.train]),
+            processing_class=no_tokenizer(),
+            data_collator=collate,
+        )
+        return Run(
+            task=task,
+            trainer=trainer,
+            schedule=schedule,
+            checkpoints=self.checkpoints(task, [*rows.train, *rows.validation]),
+            counts=Counts(len(rows.train), len(rows.validation), rows.truncated, rows.dropped),
+            evaluate=lambda step: evaluate(trainer, rows, collate, step),
+        )
+
+    def _arguments(self, task: TrainingTask, rows: Rows, total_steps: int) -> SFTConfig:
+        micro = micro_batch(task.spec.batch_size, rows.longest, TOKENS_AT_ONCE)
+        return arguments(
+            task.spec,
+            sequences=task.spec.batch_size,
+            micro_batch=micro,
+            total_steps=total_steps,
+            workdir=task.workdir,
+            device=self.loaded.device,
+        )
 
 
 def _refuse_early_stopping(spec: TrainingSpec) -> None:
@@ -65,107 +75,45 @@ def _refuse_early_stopping(spec: TrainingSpec) -> None:
             raise TrainingError(message, "unsupported_parameter", f"method.supervised.{field}")
 
 
-class _Run:
-    """One call of `train`: from its newest checkpoint, or from the start."""
+class ResumableSft(Resumable, SFTTrainer):
+    """TRL's trainer on our checkpoints."""
 
-    def __init__(
-        self, loaded: LoadedBase, task: TrainingTask, rows: Rows, checkpoint_steps: int
-    ) -> None:
-        spec = task.spec
-        self._task = task
-        self._device = loaded.device
-        self._rows = rows
-        steps = math.ceil(len(rows.train) / spec.batch_size)
-        self._schedule = Schedule(steps, steps * spec.n_epochs, checkpoint_steps)
-        self._checkpoints = Checkpoints(
-            task.workdir / "checkpoints", _fingerprint(loaded, task, rows), REQUIRED
-        )
-        # What fills shorter rows is masked out: any token will do.
-        self._collate = DataCollatorForLanguageModeling(pad_token_id=0)
-        micro = micro_batch(spec.batch_size, rows.longest, TOKENS_AT_ONCE)
-        self._trainer = ResumableTrainer(
-            loaded.model,
-            loaded.description.name,
-            spec,
-            arguments(spec, micro, self._schedule.total_steps, task.workdir, loaded.device),
-            rows.train,
-            self._collate,
-        )
-
-    def go(
-        self, report: Callable[[TrainingEvent], None], should_stop: Callable[[], bool]
-    ) -> TrainingOutcome:
-        """Train to the end, or to the next step once asked to stop."""
-        trainer = self._trainer
-        reporter = Reporter(
-            self._schedule,
-            trainer.metrics,
-            report=report,
-            should_stop=should_stop,
-            evaluate=self._evaluate,
-            end_epoch=lambda epoch, step: report(
-                EpochDone(epoch, step, self._write("epoch"), dict(trainer.metrics))
-            ),
-        )
-        trainer.add_callback(reporter)
-        report(self._started())
-        if self._task.parent is not None:
-            lora.read(trainer.model, self._task.parent)
-        trainer.run(self._checkpoints, lambda step: report(CheckpointDue(step)))
-        return TrainingOutcome(
-            adapter=self._write("final"),
-            steps=trainer.state.global_step,
-            trained_tokens=int(trainer.state.num_input_tokens_seen),
-            stopped=trainer.state.global_step < self._schedule.total_steps,
-            metrics=dict(trainer.metrics),
-        )
-
-    def _started(self) -> Started:
-        return Started(
-            step=self._checkpoints.newest_step(),
-            total_steps=self._schedule.total_steps,
-            train_examples=len(self._rows.train),
-            validation_examples=len(self._rows.validation),
-            truncated_examples=self._rows.truncated,
-            dropped_examples=self._rows.dropped,
-        )
-
-    def _write(self, name: str) -> Path:
-        folder = self._task.workdir / name
-        shutil.rmtree(folder, ignore_errors=True)
-        return self._trainer.write(folder)
-
-    def _evaluate(self) -> tuple[float, float] | None:
-        """Measure loss and token accuracy over the held-out tokens that carry loss.
-
-        Weighted by tokens, unlike the mean of batch means; draws no random numbers, so that a run
-        with evaluations equals one without.
-        """
-        if not self._rows.validation:
-            return None
-        model = self._trainer.model
-        model.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
-        with torch.no_grad(), self._trainer.accelerator.autocast():
-            for batch in self._batches():
-                out = model(**batch, fused_lm_head=True)
-                found = (-out.log_probs.sum(), out.is_top1.sum(), out.label_mask.sum())
-                sums += torch.stack([value.double().cpu() for value in found])
-        model.train()
-        nll, right, tokens = sums.tolist()
-        return nll / tokens, right / tokens
-
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        rows = self._rows.validation
-        size = max(1, TOKENS_AT_ONCE // self._rows.longest)
-        for start in range(0, len(rows), size):
-            batch = self._collate([msgspec.structs.asdict(row) for row in rows[start:][:size]])
-            yield {name: tensor.to(self._device) for name, tensor in batch.items()}
+    def __init__(self, base_name: str, spec: TrainingSpec, **given: Any) -> None:
+        super().__init__(base_name, spec, **given)
+        # Its special tokens would be written into the model's config.
+        self.processing_class = None
 
 
-def _fingerprint(loaded: LoadedBase, task: TrainingTask, rows: Rows) -> str:
-    """Tell a task by all that decides its result."""
-    whole = hashlib.sha256(f"{loaded.description.digest} {loaded.quantization}".encode())
-    for part in [task.spec, *rows.train, *rows.validation]:
-        whole.update(msgspec.json.encode(part))
-    return whole.hexdigest()
+def arguments(spec: TrainingSpec, **given: Any) -> SFTConfig:
+    """Spell a spec as TRL does."""
+    shared = resumable.arguments(spec, **given)
+    return SFTConfig(**shared, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
+
+
+def evaluate(trainer: Resumable, rows: Rows, collate: Collate, step: int) -> Evaluated | None:
+    """Measure loss and token accuracy over the held-out tokens that carry loss.
+
+    Weighted by tokens, unlike the mean of batch means; draws no random numbers, so that a run
+    with evaluations equals one without.
+    """
+    if not rows.validation:
+        return None
+    model = trainer.model
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    with torch.no_grad(), trainer.accelerator.autocast():
+        for batch in _batches(rows, collate):
+            given = {name: tensor.to(trainer.args.device) for name, tensor in batch.items()}
+            out = model(**given, fused_lm_head=True)
+            found = (-out.log_probs.sum(), out.is_top1.sum(), out.label_mask.sum())
+            sums += torch.stack([value.double().cpu() for value in found])
+    model.train()
+    nll, right, tokens = sums.tolist()
+    return Evaluated(step, nll / tokens, right / tokens)
+
+
+def _batches(rows: Rows, collate: Collate) -> Iterator[dict[str, Any]]:
+    held_out = rows.validation
+    size = max(1, TOKENS_AT_ONCE // rows.longest)
+    for start in range(0, len(held_out), size):
+        yield collate([msgspec.structs.asdict(row) for row in held_out[start:][:size]])

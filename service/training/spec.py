@@ -4,6 +4,10 @@ from typing import Literal
 
 import msgspec
 
+from service.training.graders.shapes import Grader
+
+Method = Literal["supervised", "dpo", "reinforcement"]
+
 MAX_RANK = 256
 MAX_LENGTH = 32768
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -17,6 +21,26 @@ class LoraSpec(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.05
     target_modules: tuple[str, ...] = DEFAULT_TARGETS
     rslora: bool = False
+
+
+class DpoSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Direct preference optimisation."""
+
+    beta: float = 0.1
+    """How much it costs to move away from the base."""
+
+
+class ReinforcementSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Group-relative policy optimisation: answers are sampled, graded, and compared."""
+
+    grader: Grader
+    completions: int = 8
+    """Sampled for each prompt of a batch."""
+    max_completion_tokens: int = 256
+    eval_interval: int = 0
+    """Steps between two measurements; an epoch's end is always measured. 0: only that."""
+    eval_samples: int = 1
+    """Sampled for each held-out prompt when measuring."""
 
 
 class EarlyStopping(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +62,10 @@ class BaseAdapter(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides the resulting weights, besides base and data."""
 
-    method: Literal["supervised"] = "supervised"
+    method: Method = "supervised"
+    dpo: DpoSpec | None = None
+    """Given for the method of that name, as is `reinforcement`."""
+    reinforcement: ReinforcementSpec | None = None
     lora: LoraSpec = LoraSpec()
     quantization: Literal["nf4", "none", "auto"] = "nf4"
     """`auto` is chosen by the memory there is when the base is loaded."""

@@ -59,14 +59,18 @@ class StepDone(msgspec.Struct, frozen=True, tag=True):
     tokens: int
     """Trained so far in this task, epochs counted, padding not."""
     tokens_per_second: float
+    metrics: dict[str, float] = {}
+    """What else the method measures: `rewards/margins`, `train_reward_mean`."""
 
 
 class Evaluated(msgspec.Struct, frozen=True, tag=True):
     """The held-out examples were measured; step 0 is before training: the base, or the parent."""
 
     step: int
-    valid_loss: float
+    valid_loss: float | None
+    """None for `reinforcement`, which has rewards instead."""
     valid_mean_token_accuracy: float | None
+    metrics: dict[str, float] = {}
 
 
 class EpochDone(msgspec.Struct, frozen=True, tag=True):

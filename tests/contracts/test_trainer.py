@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 
 import msgspec
@@ -35,10 +36,12 @@ from tests.unit.training.tasks import (
 EVERY = 3
 """Steps between checkpoints."""
 
+TORCH = ("trl", "batch", "dpo", "reinforcement")
+
 
 @pytest.fixture(
     scope="module",
-    params=["fake", *(pytest.param(name, marks=pytest.mark.torch) for name in ("trl", "batch"))],
+    params=["fake", *(pytest.param(name, marks=pytest.mark.torch) for name in TORCH)],
 )
 def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
     if request.param == "fake":
@@ -47,6 +50,14 @@ def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
         from tests.unit.training.real import real_trainer
 
         yield real_trainer("nf4", EVERY)
+    elif request.param == "dpo":
+        from tests.unit.training.methods import Translated, preference_trainer, preferring
+
+        yield Translated(preference_trainer("nf4", EVERY), preferring)
+    elif request.param == "reinforcement":
+        from tests.unit.training.methods import Translated, reinforcement_trainer, reinforcing
+
+        yield Translated(reinforcement_trainer("nf4", EVERY), reinforcing)
     else:
         from tests.unit.training.batch.real import batch_trainer
 
@@ -97,15 +108,20 @@ def test_steps_say_how_training_goes(trainer: Trainer, tmp_path: Path) -> None:
     assert tokens == sorted(set(tokens))
     assert outcome.trained_tokens == tokens[-1]
     assert all(step.total_steps == len(steps) for step in steps)
-    assert all(step.tokens_per_second > 0 and step.train_loss > 0 for step in steps)
+    assert all(step.tokens_per_second > 0 and isfinite(step.train_loss) for step in steps)
     assert all(0 <= (step.train_mean_token_accuracy or 0) <= 1 for step in steps)
     first, last = log.of(Evaluated)[0], log.of(Evaluated)[-1]
-    assert last.valid_loss < first.valid_loss
+    if first.valid_loss is not None:  # a policy has rewards, and its loss says nothing
+        assert last.valid_loss < first.valid_loss
+        assert all(step.train_loss > 0 for step in steps)
+    assert first.metrics.keys() == last.metrics.keys()
     assert outcome.metrics == {
         "train_loss": steps[-1].train_loss,
         "train_mean_token_accuracy": steps[-1].train_mean_token_accuracy,
+        **steps[-1].metrics,
         "valid_loss": last.valid_loss,
         "valid_mean_token_accuracy": last.valid_mean_token_accuracy,
+        **last.metrics,
     }
     assert log.of(EpochDone)[-1].metrics == outcome.metrics
 
@@ -227,12 +243,14 @@ def test_without_held_out_examples_nothing_is_measured(trainer: Trainer, tmp_pat
     log = Log()
     outcome = train(trainer, a_task(tmp_path, validation=0), log)
     assert log.of(Evaluated) == []
-    assert outcome.metrics.keys() == {"train_loss", "train_mean_token_accuracy"}
+    assert outcome.metrics.keys() >= {"train_loss", "train_mean_token_accuracy"}
+    assert not [name for name in outcome.metrics if name.startswith("valid")]
 
 
 def test_examples_that_teach_nothing_cannot_be_trained(trainer: Trainer, tmp_path: Path) -> None:
-    task = a_task(tmp_path)
-    mute = [chat("Say nothing", "Nothing.", weight=0)] * 3
+    # Of answers that carry no loss, and no room for a sampled one.
+    task = a_task(tmp_path, max_length=10)
+    mute = [chat("Say nothing at all, ever, whatever else is asked", "Nothing.", weight=0)] * 3
     with pytest.raises(TrainingError) as raised:
         train(trainer, msgspec.structs.replace(task, train=mute))
     assert (raised.value.code, raised.value.param) == ("no_trainable_examples", "training_file")

@@ -147,7 +147,7 @@ def test_alone_it_learns_what_trl_teaches(tmp_path: Path, monkeypatch: pytest.Mo
     """From the same first weights and in the same order, loss by loss."""
     from service.training import lora as trl_lora
     from service.training.batch.order import Order
-    from service.training.resumable import ResumableTrainer
+    from service.training.sft import ResumableSft
     from tests.unit.training.batch.real import batch_trainer
     from tests.unit.training.real import real_trainer
 
@@ -176,7 +176,7 @@ def test_alone_it_learns_what_trl_teaches(tmp_path: Path, monkeypatch: pytest.Mo
                 yield from order.batch(step)
             self.epoch += 1
 
-    monkeypatch.setattr(ResumableTrainer, "_get_train_sampler", lambda *_: Ordered())
+    monkeypatch.setattr(ResumableSft, "_get_train_sampler", lambda *_: Ordered())
     keep = trl_lora.keep_fp32
 
     def begin_equal(model: Any) -> None:

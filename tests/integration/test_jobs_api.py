@@ -20,7 +20,12 @@ BASE = "lorehouse-tiny"
 
 async def a_file(database: Database, file_id: str, tenant: str = "acme", **fields: Any) -> str:
     """Keep the row of a parsed training file."""
-    row = {"purpose": "fine-tune", "rows": 400, "longest_example": 30} | fields
+    row = {
+        "purpose": "fine-tune",
+        "rows": 400,
+        "longest_example": 30,
+        "row_format": "messages",
+    } | fields
     async with database.write() as session:
         session.add(
             FileRow(
@@ -30,7 +35,6 @@ async def a_file(database: Database, file_id: str, tenant: str = "acme", **field
                 bytes=1,
                 sha256="0" * 64,
                 created_at=1,
-                row_format="messages",
                 tokens=100,
                 **row,
             )
@@ -134,7 +138,8 @@ async def test_few_examples_and_long_ones_are_warned_about(
             {"method": {"type": "supervised", "supervised": {"lora": {"target_modules": ["x"]}}}},
             "method.supervised.lora.target_modules",
         ),
-        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"method": {"type": "dpo"}}, "training_file"),
+        ({"method": {"type": "sft"}}, "method.type"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
         ({"suffix": "My Suffix_1"}, "suffix"),
         (

@@ -6,7 +6,7 @@ import pytest
 from service.datasets.inspection import Summary, examples_of, inspect, lines_of
 from service.datasets.parsing import MAX_LINE_BYTES
 from service.errors import InvalidTrainingFile
-from service.rendering.examples import TextExample
+from service.rendering.examples import CompletionExample, TextExample
 from service.rendering.renderer import Renderer
 from tests.unit.rendering import templates
 from tests.unit.rendering.bases import base_of, byte_level
@@ -59,6 +59,27 @@ def test_a_row_whose_answer_lies_beyond_the_context_is_a_fault(
     with pytest.raises(InvalidTrainingFile) as caught:
         inspect(written(tmp_path, CHAT % ("hi " * 200)), renderer)
     assert "64 tokens" in caught.value.errors[0][1]
+
+
+def test_of_a_preference_both_answers_count(tmp_path: Path, renderer: Renderer) -> None:
+    row = '{"prompt": "a ", "chosen": "%s", "rejected": "%s"}'
+    whole = inspect(written(tmp_path, row % ("b", "b b")), renderer)
+    both = [
+        len(renderer.example(CompletionExample("a ", text), None).input_ids)
+        for text in ("b", "b b")
+    ]
+    assert whole == Summary("preference", 1, sum(both), max(both))
+    with pytest.raises(InvalidTrainingFile, match="64 tokens"):
+        inspect(written(tmp_path, row.replace("a ", "a " * 70) % ("b", "b b")), renderer)
+
+
+def test_a_prompt_must_leave_room_for_an_answer(tmp_path: Path, renderer: Renderer) -> None:
+    row = '{"messages": [{"role": "user", "content": "%s"}], "answer": 4}'
+    tokens = len(renderer.instruction("hi"))
+    summary = inspect(written(tmp_path, row % "hi"), renderer)
+    assert summary == Summary("reinforcement", 1, tokens, tokens)
+    with pytest.raises(InvalidTrainingFile, match="64 tokens"):
+        inspect(written(tmp_path, row % ("hi " * 200)), renderer)
 
 
 def test_all_faults_are_counted(tmp_path: Path, renderer: Renderer) -> None:

@@ -6,10 +6,25 @@ from typing import Any
 import pytest
 
 from service.datasets.parsing import MAX_FAULTS, MAX_LINE_BYTES, Fault, Faults, Row, parse
-from service.rendering.examples import ChatExample, CompletionExample, Message, TextExample
+from service.rendering.examples import (
+    ChatExample,
+    CompletionExample,
+    Message,
+    PreferenceExample,
+    PromptExample,
+    TextExample,
+)
 
 ASK, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 GOOD = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}'
+
+
+WORSE = {"role": "assistant", "content": "no"}
+PREFERENCE: dict[str, Any] = {
+    "input": {"messages": [ASK]},
+    "preferred_output": [ANSWER],
+    "non_preferred_output": [WORSE],
+}
 
 
 def one(line: bytes | dict[str, Any]) -> Row | Fault:
@@ -53,6 +68,37 @@ class TestGoodRows:
         without = {"instruction": "Add", "input": "", "output": "3"}
         assert example(without) == ChatExample([Message("user", "Add"), answer])
 
+    def test_a_preference_is_of_two_conversations_that_end_differently(self) -> None:
+        asked = [Message("user", "hi"), Message("assistant", "hello", weight=0)]
+        again = Message("user", "and?")
+        row = {**PREFERENCE, "input": {"messages": [ASK, ANSWER, {**ASK, "content": "and?"}]}}
+        # What was answered before is read, and not compared.
+        assert example(row) == PreferenceExample(
+            ChatExample([*asked, again, Message("assistant", "hello")]),
+            ChatExample([*asked, again, Message("assistant", "no")]),
+        )
+
+    def test_a_preference_may_have_tools(self) -> None:
+        given = {"messages": [ASK], "tools": [{"type": "function"}], "parallel_tool_calls": True}
+        found = example({**PREFERENCE, "input": given})
+        assert isinstance(found, PreferenceExample)
+        assert isinstance(found.other, ChatExample)
+        assert found.other.tools == [{"type": "function"}]
+
+    def test_a_preference_of_plain_text(self) -> None:
+        assert example({"prompt": "", "chosen": "y", "rejected": "z"}) == PreferenceExample(
+            CompletionExample("", "y"), CompletionExample("", "z")
+        )
+
+    def test_messages_that_wait_for_an_answer_carry_what_a_grader_may_know(self) -> None:
+        row = {"messages": [ASK], "tools": [{"type": "function"}], "answer": {"n": [1]}}
+        assert example(row) == PromptExample(
+            [Message("user", "hi")], [{"type": "function"}], {"answer": {"n": [1]}}
+        )
+        assert example({"messages": [ASK, ANSWER, ASK]}) == PromptExample(
+            [Message("user", "hi"), Message("assistant", "hello"), Message("user", "hi")], None, {}
+        )
+
     def test_text_parts_are_joined(self) -> None:
         parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
         assert example(answered(content=parts)) == example(answered())
@@ -88,8 +134,22 @@ class TestGoodRows:
         (b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}', f"longer than {MAX_LINE_BYTES} bytes"),
         ({}, "unknown row shape with no keys"),
         ({"question": "x", "answer": "y"}, 'unknown row shape with the keys "question", "answer"'),
-        ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}, "DPO"),
-        ({"prompt": "x", "chosen": "y", "rejected": "z"}, "not supported yet"),
+        ({**PREFERENCE, "input": [ASK]}, '"input" must be an object with "messages"'),
+        ({**PREFERENCE, "input": {"messages": []}}, '"input.messages" must be a list of at least'),
+        ({**PREFERENCE, "input": {"messages": [ASK, ANSWER]}}, "input.messages ends with an ans"),
+        ({**PREFERENCE, "input": {"messages": [ASK], "n": 1}}, 'unknown key "n" in input'),
+        ({**PREFERENCE, "preferred_output": []}, '"preferred_output" must be a list'),
+        ({**PREFERENCE, "preferred_output": [ASK]}, "preferred_output must end with a message of"),
+        ({**PREFERENCE, "preferred_output": [{**ANSWER, "weight": 0}]}, "has a message of weight"),
+        ({**PREFERENCE, "preferred_output": [WORSE]}, "both answers are the same"),
+        ({**PREFERENCE, "id": 1}, 'unknown key "id" in the row'),
+        ({"preferred_output": [ANSWER]}, '"input" must be an object'),
+        ({"input": {"messages": [ASK]}, "preferred_output": [ANSWER]}, '"non_preferred_output" is'),
+        ({"prompt": "x", "chosen": "y"}, '"rejected" is missing'),
+        ({"chosen": "y", "rejected": "z"}, '"prompt" is missing'),
+        ({"prompt": "x", "chosen": "y", "rejected": "y"}, "both answers are the same"),
+        ({"prompt": "x", "chosen": [ANSWER], "rejected": [WORSE]}, '"chosen" must be a string'),
+        ({"prompt": "x", "completion": "y", "chosen": "z"}, 'unknown key "completion" in the row'),
         ({"prompt": "x"}, '"completion" is missing'),
         ({"completion": "x"}, '"prompt" is missing'),
         ({"prompt": "x", "completion": ""}, '"completion" is empty'),
@@ -104,7 +164,9 @@ class TestGoodRows:
         ({"messages": []}, "at least one message"),
         ({"messages": "hi"}, "must be a list"),
         ({"messages": ["hi"]}, "messages[0] must be an object"),
-        ({"messages": [ASK]}, "no message has the role assistant"),
+        ({"messages": [{**ASK, "role": "system"}]}, "no message has the role assistant"),
+        ({"messages": ["hi", ASK]}, "messages[0] must be an object"),
+        ({"messages": [ASK], "tools": 3}, '"tools" must be a list of objects'),
         ({"messages": [{"content": "x"}]}, "messages[0].role must be one of system"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role must be one of"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role must be one of"),

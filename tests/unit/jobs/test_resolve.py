@@ -46,8 +46,8 @@ def test_defaults_are_the_guides() -> None:
     spec, method = resolved(ask())
     assert spec == TrainingSpec(seed=7)
     assert method.type == "supervised"
-    assert method.supervised.hyperparameters.batch_size == 8
-    assert method.supervised.quantization == "nf4"
+    assert method.chosen().hyperparameters.batch_size == 8
+    assert method.chosen().quantization == "nf4"
 
 
 def test_what_is_shown_is_what_is_trained() -> None:
@@ -70,7 +70,7 @@ def test_what_is_shown_is_what_is_trained() -> None:
         ),
         quantization="none",
     )
-    shown = method.supervised
+    shown = method.chosen()
     assert spec.learning_rate == pytest.approx(2e-3)
     assert (shown.learning_rate, shown.hyperparameters.learning_rate_multiplier) == (1e-3, 2.0)
     assert spec.lora.target_modules == ("up_proj",)
@@ -277,9 +277,6 @@ def test_a_suffix_that_means_something_else_is_refused(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"method": {"type": "dpo", "dpo": {}}}, "method.type"),
-        ({"method": {"type": "reinforcement"}}, "method.type"),
-        ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo"),
         ({"publish": {}}, "publish"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
     ],

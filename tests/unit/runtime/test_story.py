@@ -54,6 +54,19 @@ def test_a_step_has_figures_and_a_sentence() -> None:
     }
 
 
+def test_what_a_method_measures_besides_is_told_too() -> None:
+    [one] = Story().tell(StepDone(3, 20, 1.25, 0.5, 1e-4, 30, 99.0, {"rewards/margins": 2.0}))
+    assert one.data is not None
+    assert one.data["rewards/margins"] == 2.0
+    rewards = {"valid_mean_reward": 0.75}
+    [one] = Story().tell(Evaluated(5, None, None, rewards))
+    assert one.message == "Step 5/0: validation valid_mean_reward=0.75"
+    assert one.data is not None
+    assert (one.data["valid_mean_reward"], one.data["valid_loss"]) == (0.75, None)
+    [one] = Story().tell(Evaluated(5, 0.5, 0.9))
+    assert one.message == "Step 5/0: validation loss=0.50"
+
+
 def test_what_was_cut_or_left_out_is_a_warning() -> None:
     said = Story().tell(Started(0, 20, 80, 8, 2, 1))
     assert [one.level for one in said] == ["warn", "warn"]

@@ -94,10 +94,10 @@ def test_nor_does_one_that_trains_as_on_a_gpu(
 
     ours = sft.arguments
 
-    def as_on_a_gpu(*given: Any) -> Any:
+    def as_on_a_gpu(*spec: Any, **given: Any) -> Any:
         checkpointing = {"activation_checkpointing_kwargs": {"use_reentrant": False}}
         return dataclasses.replace(
-            ours(*given), activation_checkpointing=True, bf16=True, **checkpointing
+            ours(*spec, **given), activation_checkpointing=True, bf16=True, **checkpointing
         )
 
     monkeypatch.setattr(sft, "arguments", as_on_a_gpu)

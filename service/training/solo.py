@@ -1,0 +1,157 @@
+"""One task at a time through one of TRL's trainers, on a twin of the base."""
+
+import gc
+import hashlib
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import msgspec
+
+from service.base.loading import LoadedBase
+from service.rendering.renderer import Renderer
+from service.training import lora
+from service.training.checkpoints import Checkpoints
+from service.training.reporting import Reporter, Schedule
+from service.training.resumable import REQUIRED, Resumable
+from service.training.trainer import (
+    CheckpointDue,
+    EpochDone,
+    Evaluated,
+    Started,
+    TrainingEvent,
+    TrainingOutcome,
+    TrainingTask,
+)
+from service.training.twin import twin
+
+WAIT_SECONDS = 0.5
+"""Between two looks whether to stop waiting."""
+
+_ALONE = Lock()
+
+_FORMAT = "solo 2"
+"""Change it when a checkpoint of before must not be resumed from."""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many examples a task has."""
+
+    train: int
+    validation: int
+    truncated: int
+    dropped: int
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A task, ready to be trained: from its newest checkpoint, or from the start."""
+
+    task: TrainingTask
+    trainer: Resumable
+    schedule: Schedule
+    checkpoints: Checkpoints
+    counts: Counts
+    evaluate: Callable[[int], Evaluated | None]
+    """Measures at a step; draws no random numbers that training would have drawn."""
+    logged: Mapping[str, str] = {}
+    """See Reporter."""
+
+    def go(
+        self, report: Callable[[TrainingEvent], None], should_stop: Callable[[], bool]
+    ) -> TrainingOutcome:
+        """Train to the end, or to the next step once asked to stop."""
+        trainer = self.trainer
+        reporter = Reporter(
+            self.schedule,
+            trainer.metrics,
+            self.task.spec.method,
+            self.logged,
+            report=report,
+            should_stop=should_stop,
+            evaluate=self.evaluate,
+            end_epoch=lambda epoch, step: report(
+                EpochDone(epoch, step, self._write("epoch"), dict(trainer.metrics))
+            ),
+        )
+        trainer.add_callback(reporter)
+        report(self._started())
+        if self.task.parent is not None:
+            lora.read(trainer.model, self.task.parent)
+        trainer.run(self.checkpoints, lambda step: report(CheckpointDue(step)))
+        return TrainingOutcome(
+            adapter=self._write("final"),
+            steps=trainer.state.global_step,
+            trained_tokens=int(trainer.state.num_input_tokens_seen),
+            stopped=trainer.state.global_step < self.schedule.total_steps,
+            metrics=dict(trainer.metrics),
+        )
+
+    def _started(self) -> Started:
+        return Started(
+            step=self.checkpoints.newest_step(),
+            total_steps=self.schedule.total_steps,
+            train_examples=self.counts.train,
+            validation_examples=self.counts.validation,
+            truncated_examples=self.counts.truncated,
+            dropped_examples=self.counts.dropped,
+        )
+
+    def _write(self, name: str) -> Path:
+        folder = self.task.workdir / name
+        shutil.rmtree(folder, ignore_errors=True)
+        return self.trainer.write(folder)
+
+
+class SoloTrainer(ABC):
+    """Implements `Trainer` for one method, in any one thread.
+
+    The base may serve and train meanwhile; `pause` is called before each decoder layer. In a
+    process one of these trains at a time and others wait: TRL draws from torch's global random
+    state.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedBase,
+        renderer: Renderer,
+        checkpoint_steps: int,
+        pause: Callable[[], None] | None = None,
+    ) -> None:
+        self.loaded = loaded
+        self.renderer = renderer
+        self.checkpoint_steps = checkpoint_steps
+        self._pause = pause
+
+    def train(
+        self,
+        task: TrainingTask,
+        report: Callable[[TrainingEvent], None],
+        should_stop: Callable[[], bool],
+    ) -> TrainingOutcome:
+        """See Trainer.train."""
+        while not _ALONE.acquire(timeout=WAIT_SECONDS):
+            if should_stop():
+                return TrainingOutcome(task.workdir, 0, 0, stopped=True, metrics={})
+        try:
+            model = twin(self.loaded.model, self._pause)
+            lora.check_targets(model, task.spec.lora, task.spec.method)
+            return self.prepare(task, model).go(report, should_stop)
+        finally:
+            # A trainer, its model and its hooks hold each other, and their memory with them.
+            gc.collect()
+            _ALONE.release()
+
+    @abstractmethod
+    def prepare(self, task: TrainingTask, model: Any) -> Run:
+        """Render the task, and put its adapter on the twin. Raises TrainingError."""
+
+    def checkpoints(self, task: TrainingTask, rows: Iterable[Any]) -> Checkpoints:
+        """Find the task's checkpoints, told from others by all that decides its result."""
+        base = f"{_FORMAT} {self.loaded.description.digest} {self.loaded.quantization}"
+        whole = hashlib.sha256(base.encode())
+        for part in [task.spec, *rows]:
+            whole.update(msgspec.json.encode(part))
+        return Checkpoints(task.workdir / "checkpoints", whole.hexdigest(), REQUIRED)
