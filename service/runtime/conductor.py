@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Event, Thread
+from threading import Event, Thread, local
 from typing import Protocol
 
 from service.runtime.shares import Shares
@@ -74,6 +74,9 @@ class Conductor:
         self._training: Training | None = None
         self._generated_at = float("-inf")
         self._resumed = self._longest = 0.0
+        self._quiet = Event()
+        self._quiet.set()
+        self._went_on = local()
         self.ended: Future[None] = Future()
         """Done when the thread is; with the fault that ended it, if one did."""
 
@@ -101,6 +104,17 @@ class Conductor:
                 break
         self._resumed = self._clock()
 
+    def give_way(self) -> None:
+        """Wait, in any other thread that trains on the base's weights, while generation goes on.
+
+        Not for longer than leaves that thread training's share, either.
+        """
+        now = self._clock()
+        if not self._quiet.is_set():
+            began = getattr(self._went_on, "at", now)
+            self._quiet.wait(self._shares.patience(now - began))
+        self._went_on.at = self._clock()
+
     def _run(self) -> None:
         try:
             while not self._stopping:
@@ -108,8 +122,10 @@ class Conductor:
                 if not self._round():
                     self._woken.wait()
         except BaseException as fault:  # noqa: BLE001  told to whoever waits for the end
+            self._quiet.set()
             self.ended.set_exception(fault)
         else:
+            self._quiet.set()
             self.ended.set_result(None)
 
     def _round(self) -> bool:
@@ -121,7 +137,9 @@ class Conductor:
     def _generate(self) -> bool:
         generation = self._generation
         if generation is None or not generation.wanted:
+            self._quiet.set()
             return False
+        self._quiet.clear()
         began = self._clock()
         worked = generation.turn()
         self._generated_at = self._clock()

@@ -72,6 +72,8 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     from service.serving.resident_engine import ResidentEngine
     from service.training.batch.loop import BatchLoop
     from service.training.batch.trainer import TOKENS_AT_ONCE, BatchTrainer
+    from service.training.preference import PreferenceTrainer
+    from service.training.reinforcement import ReinforcementTrainer
 
     description = renderer.base
     free = free_memory()
@@ -86,6 +88,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     shares, stalls = Shares(settings.training_share), Stalls(settings.max_stall_ms / 1000)
     conductor = Conductor(shares, stalls, most_tokens, pace=Pace(base.device))
     engine = batch = None
+    trainers: dict[str, Trainer] = {}
     if generates:
         engine = ResidentEngine(
             base,
@@ -110,6 +113,12 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
             pause=conductor.pause,
         )
         batch = BatchLoop(trainer, conductor.wake)
+        alone = (loaded, renderer, settings.checkpoint_steps, conductor.give_way)
+        trainers = {
+            "supervised": batch,
+            "dpo": PreferenceTrainer(*alone),
+            "reinforcement": ReinforcementTrainer(*alone),
+        }
     return Residence(
         description=description,
         quantization=loaded.quantization,
@@ -117,7 +126,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
         conductor=conductor,
         engine=engine,
         batch=batch,
-        trainers={} if batch is None else {"supervised": batch},
+        trainers=trainers,
         healthy=base.computes,
         facts={
             "base": description.name,

@@ -16,6 +16,10 @@ class Shares:
         self._worth = training / (1 - training)
         self._owed = 0.0
 
+    def patience(self, trained: float) -> float | None:
+        """Tell how long who trained for so many seconds waits at most; None is for ever."""
+        return trained / self._worth if self._worth else None
+
     @property
     def generation_may(self) -> bool:
         """Whether generation may have a turn now."""

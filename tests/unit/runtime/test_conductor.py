@@ -115,6 +115,35 @@ def test_rows_never_shrink_to_nothing() -> None:
     assert stalls.tokens(5) == FEWEST
 
 
+def test_other_threads_wait_while_generation_goes_on_but_for_their_share() -> None:
+    turns, goes_on = threading.Semaphore(0), threading.Event()
+
+    class Slow(Answers):
+        def turn(self) -> bool:
+            goes_on.set()
+            turns.acquire()
+            return super().turn()
+
+    clock = Clock()
+    answers = Slow(clock, 0.1, 3)
+    for share, waits in ((0.0, True), (0.999, False)):
+        answers.left = 3
+        conductor = Conductor(Shares(share), Stalls(1.0), 10)
+        conductor.give_way()
+        conductor.start(answers, None)
+        assert goes_on.wait(30)
+        other = threading.Thread(target=conductor.give_way)
+        other.start()
+        if not waits:
+            other.join(30)
+        assert other.is_alive() == waits
+        turns.release(3)
+        other.join(30)
+        assert not other.is_alive()
+        conductor.stop()
+        goes_on.clear()
+
+
 def test_a_fault_ends_the_thread_and_is_told() -> None:
     class Broken(Answers):
         def turn(self) -> bool:
