@@ -113,10 +113,18 @@ class SegmentedBase:
         return functional.linear(hidden, head.weight, head.bias)
 
     def loss(self, hidden: Tensor, rows: Tensor, targets: Tensor, weights: Tensor) -> TokenLosses:
-        """Give the losses of `rows` of the hidden states against `targets`, each weighted."""
+        """Give the losses of `rows` of the hidden states against `targets`, each weighted.
+
+        Within `running`: the batch pauses here as well.
+        """
         head = self.model.get_output_embeddings()
         return token_losses(
-            hidden.index_select(0, rows), head.weight, targets, weights, bias=head.bias
+            hidden.index_select(0, rows),
+            head.weight,
+            targets,
+            weights,
+            bias=head.bias,
+            pause=self._context.batch.pause,
         )
 
     def computes(self) -> bool:

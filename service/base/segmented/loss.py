@@ -5,6 +5,7 @@
 were right. Here the weights are known beforehand, so the gradient is made in the same pass.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from service.base.segmented.batch import go_on
 from service.base.segmented.products import has_triton
 
 _NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
@@ -36,13 +38,14 @@ def token_losses(
     *,
     bias: Tensor | None = None,
     rows_at_once: int | None = None,
+    pause: Callable[[], None] = go_on,
 ) -> TokenLosses:
     """Compare each row of `hidden` with its target: `[n, width]`, `[n]`; `head` is frozen.
 
-    The logits of at most `rows_at_once` rows exist at a time.
+    The logits of at most `rows_at_once` rows exist at a time; `pause` is called before each.
     """
     chunk = rows_at_once or max(1, _NUMBERS_AT_ONCE[hidden.device.type] // head.shape[0])
-    total, nll, correct = _Chunked.apply(hidden, head, bias, targets, weights, chunk)
+    total, nll, correct = _Chunked.apply(hidden, head, bias, targets, weights, chunk, pause)
     return TokenLosses(total, nll, correct)
 
 
@@ -56,12 +59,14 @@ class _Chunked(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         chunk: int,
+        pause: Callable[[], None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.empty(len(targets), dtype=exact, device=hidden.device)
         correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
         into = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(targets), chunk):
+            pause()
             piece = slice(start, start + chunk)
             logits = functional.linear(hidden[piece], head, bias)
             compare = _compare if logits.is_cuda and has_triton() else _plain
@@ -78,7 +83,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         into = ctx.into
         ctx.into = None
-        return (into * gradient.to(into.dtype), None, None, None, None, None)
+        return (into * gradient.to(into.dtype), *[None] * 6)
 
 
 def _compare(

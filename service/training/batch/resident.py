@@ -35,12 +35,12 @@ class Resident:
         self.base = base
         self._capacity = capacity
         self._dtype = dtype
-        self._pause = pause
+        self.pause = pause
         self.slots, self.optimizer = self._make(rank)
 
     def batch(self, parts: Iterable[Part]) -> Batch:
         """Lay parts out; others have their turns while it runs."""
-        return self.base.batch(self.slots, parts, pause=self._pause)
+        return self.base.batch(self.slots, parts, pause=self.pause)
 
     def allocate(self, shape: LoraSpec, seed: int) -> int:
         """Take a slot. Raises NoFreeSlot, and TrainingError for what the base cannot carry."""

@@ -69,6 +69,8 @@ class BatchTrainer:
         self._jobs: dict[int, Job] = {}
         self._cramped: set[int] = set()
         """Slots whose next example, alone in a row, found no memory once."""
+        self._suspects: set[int] = set()
+        """Slots that were in a row that failed: each is alone in its next one."""
 
     @property
     def resident(self) -> Resident:
@@ -125,7 +127,8 @@ class BatchTrainer:
     def step(self) -> bool:
         """Take one row to learn from and one to measure with, and the steps that are due.
 
-        Tells whether there was anything to do. A task's fault ends that task, a fault of ours all.
+        Tells whether there was anything to do. A fault within a row ends the task that has it when
+        it is alone, any other fault of ours ends all.
         """
         for job in list(self._jobs.values()):
             if job.fault is not None:
@@ -165,6 +168,8 @@ class BatchTrainer:
 
     def _row(self, *, learning: bool) -> bool:
         jobs = [j for j in self._jobs.values() if j.sweep and j.sweep.learning == learning]
+        if self._suspects:
+            jobs = [job for job in jobs if job.slot == min(self._suspects)]
         waiting = [job.waiting() for job in jobs]
         budget = min(self._budget, self.most_tokens)
         counts = self._packers[learning].fill(waiting, budget)
@@ -174,23 +179,28 @@ class BatchTrainer:
         pieces = {slot: self._sweep(slot).next(count) for slot, count in taken.items()}
         tokens = sum(one.length for piece in pieces.values() for one in piece.examples)
         self.row_tokens = max(self.row_tokens, tokens)
-        sums = self._run(pieces, learning=learning)
-        if sums is None:
+        run = row.learn if learning else row.measure
+        try:
+            sums = run(self._resident, pieces)
+        except torch.OutOfMemoryError:
             self._shrink(pieces)
+        except Exception as fault:  # noqa: BLE001  raised to whoever waits for the task that has it
+            self._suspect(pieces, fault)
         else:
             self._note(taken, sums)
         return True
 
-    def _run(self, pieces: Mapping[int, Piece], *, learning: bool) -> dict[int, Sums] | None:
-        """Give the sums, or None if there is not enough memory for this row."""
-        run = row.learn if learning else row.measure
-        try:
-            return run(self._resident, pieces)
-        except torch.OutOfMemoryError:
-            return None
+    def _suspect(self, pieces: Mapping[int, Piece], fault: Exception) -> None:
+        """Find out whose fault it is: whoever fails alone ends with it, and nobody else."""
+        if len(pieces) == 1:
+            self._drop(self._jobs[next(iter(pieces))], fault)
+            return
+        self._suspects |= pieces.keys()
+        self._rewind(pieces)
 
     def _note(self, taken: Mapping[int, int], sums: Mapping[int, Sums]) -> None:
         self._cramped -= taken.keys()
+        self._suspects -= taken.keys()
         for slot, count in taken.items():
             self._sweep(slot).add(count, sums[slot])
         done = [self._jobs[slot] for slot in taken if self._sweep(slot).done]
@@ -203,7 +213,9 @@ class BatchTrainer:
         settings: dict[int, AdamW] = {}
         for job in jobs:
             self._guard(job, partial(job.settle, settings))
-        self._resident.optimizer.step(settings)
+        for slot, wanted in settings.items():
+            self._resident.pause()
+            self._resident.optimizer.step({slot: wanted})
 
     def _shrink(self, pieces: Mapping[int, Piece]) -> None:
         """Take half as much at once from now on; what was summed up may be half of a row.
@@ -218,11 +230,14 @@ class BatchTrainer:
             return
         else:
             self._cramped |= pieces.keys()
+        self._rewind(pieces)
+        if self._resident.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _rewind(self, pieces: Mapping[int, Piece]) -> None:
         for slot in pieces:
             self._sweep(slot).rewind()
             self._resident.forget_gradient(slot)
-        if self._resident.base.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _sweep(self, slot: int) -> Sweep:
         sweep = self._jobs[slot].sweep
@@ -245,6 +260,7 @@ class BatchTrainer:
     def _leave(self, job: Job) -> None:
         del self._jobs[job.slot]
         self._cramped.discard(job.slot)
+        self._suspects.discard(job.slot)
         self._resident.free(job.slot)
         if not self._jobs:
             self._budget = self._tokens_at_once

@@ -112,15 +112,38 @@ def test_who_cannot_be_asked_ends_alone(trainer: BatchTrainer, tmp_path: Path) -
     assert good.result().steps == 8
 
 
-def test_a_fault_of_ours_ends_all_and_the_trainer_goes_on(
+def test_a_fault_within_a_row_ends_only_who_has_it_alone(
+    trainer: BatchTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, logs = Log(), [Log() for _ in range(3)]
+    train(trainer, a_task(tmp_path / "calm"), calm)
+    results = [add(trainer, tmp_path / str(i), log) for i, log in enumerate(logs)]
+    learn, crashed = row.learn, []
+
+    def crashes(resident: Any, pieces: Any) -> Any:
+        if 1 in pieces:
+            crashed.append(len(pieces))
+            resident.slots.pool.gradients[sorted(pieces)] += 1.0
+            raise RuntimeError("broken")
+        return learn(resident, pieces)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(row, "learn", crashes)
+        trainer.run(*results)
+    assert crashed == [3, 1]
+    assert str(results[1].exception()) == "broken"
+    for log in (logs[0], logs[2]):
+        assert log.losses == pytest.approx(calm.losses, rel=1e-4)
+    assert train(trainer, a_task(tmp_path / "next")).steps == 8
+
+
+def test_a_fault_that_does_not_come_again_ends_nobody(
     trainer: BatchTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = [add(trainer, tmp_path / str(i)) for i in range(2)]
-    with monkeypatch.context() as patched:
-        patched.setattr(row, "learn", failing(RuntimeError("broken"), 1, row.learn))
-        trainer.run(*results)
-    assert [str(result.exception()) for result in results] == ["broken", "broken"]
-    assert train(trainer, a_task(tmp_path / "next")).steps == 8
+    monkeypatch.setattr(row, "learn", failing(RuntimeError("broken"), 1, row.learn))
+    trainer.run(*results)
+    assert [result.result().steps for result in results] == [8, 8]
 
 
 def failing(fault: Exception, times: int, then: Callable[..., Any]) -> Callable[..., Any]:
