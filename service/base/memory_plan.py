@@ -42,6 +42,11 @@ class Held(msgspec.Struct, frozen=True):
     """Bytes of a number in the dtype that is computed in."""
     device: Literal["cpu", "cuda"]
 
+    @property
+    def fused(self) -> bool:
+        """Whether norms, gates and the loss have kernels of their own."""
+        return self.device == "cuda"
+
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """What the device is to do at the same time; without serving slots it only trains."""
@@ -77,8 +82,6 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The largest of them, while it is used, if they are not."""
     training_slots: int
     serving_slots: int
-    taken: int
-    """Copies of all slots' adapters in the dtype that is computed in, kept for backward passes."""
     loss: int
     """While some rows' logits are compared."""
     kv_per_token: int
@@ -96,7 +99,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     def fixed(self) -> int:
         """What is taken whatever is trained."""
         weights = self.base + (self.cache if self.keeps_dequantised else self.dequantised)
-        slots = self.training_slots + self.serving_slots + self.taken
+        slots = self.training_slots + self.serving_slots
         return weights + slots + self.loss + self.kv_tokens * self.kv_per_token
 
 
@@ -135,11 +138,17 @@ def admit(planned: MemoryPlan, shape: LoraShape, longest: int) -> Refusal | None
     Counted is that example alone in a row, and one slot more for an adapter that is wider than the
     slots that there are.
     """
-    model, each, available = planned.model, planned.held.each, planned.available
+    model, held, available = planned.model, planned.held, planned.available
     numbers = model.adapter_parameters(shape.rank, shape.target_modules)
     wider = shape.rank > planned.demand.training_rank or not planned.demand.training_slots
-    adapter = planned.fixed - planned.taken + numbers * (each + (TRAINING if wider else 0))
-    token = model.per_token(shape.rank, shape.target_modules, each, recomputes=planned.recomputes)
+    adapter = planned.fixed + (numbers * TRAINING if wider else 0)
+    token = model.per_token(
+        shape.rank,
+        shape.target_modules,
+        held.each,
+        recomputes=planned.recomputes,
+        fused=held.fused,
+    )
     if adapter + token > available:
         return Refusal("adapter", adapter + token, available)
     needed = adapter + longest * token
@@ -154,7 +163,9 @@ def _parts(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPl
     quantised = held.quantization == "nf4"
     weight = NF4 if quantised else each
     kept, recomputed = (
-        model.per_token(demand.training_rank, targets, each, recomputes=recomputes)
+        model.per_token(
+            demand.training_rank, targets, each, recomputes=recomputes, fused=held.fused
+        )
         for recomputes in (False, True)
     )
     largest = max(a * b for a, b in model.linears.values())
@@ -168,8 +179,9 @@ def _parts(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPl
         dequantised=largest * each if quantised else 0,
         training_slots=trained * TRAINING,
         serving_slots=served * each,
-        taken=trained * each,
-        loss=max(LOGITS_AT_ONCE[held.device], model.vocabulary) * (EXACT + 2 * each),
+        # Fused it is done in place; else there are the logits, their logarithm, and a copy of it.
+        loss=max(LOGITS_AT_ONCE[held.device], model.vocabulary)
+        * (each if held.fused else EXACT + 2 * each),
         kv_per_token=model.kv_bytes(each),
         kept_per_token=kept,
         recomputed_per_token=recomputed,

@@ -18,7 +18,9 @@ class UnknownShape(ValueError):
 class ModelShape(msgspec.Struct, frozen=True):
     """A dense decoder as Llama, Mistral and Qwen are built.
 
-    `each` is, in all methods, the bytes of a number in the dtype that is computed in.
+    In all methods, `each` is the bytes of a number in the dtype that is computed in, and `fused`
+    whether norms and gates are one kernel each (segmented/fused.py), that keeps only what it is
+    given.
     """
 
     layers: int
@@ -76,42 +78,53 @@ class ModelShape(msgspec.Struct, frozen=True):
         """Tell what a token takes in the cache of keys and values."""
         return 2 * self.layers * self.keys * each
 
-    def per_token(self, rank: int, targets: Collection[str], each: int, *, recomputes: bool) -> int:
+    def per_token(
+        self,
+        rank: int,
+        targets: Collection[str],
+        each: int,
+        *,
+        recomputes: bool,
+        fused: bool,
+    ) -> int:
         """Tell what a token of a training row takes at the most.
 
         With recomputation a layer keeps its input alone, until its own turn in the backward pass.
         """
-        layer = self.kept(rank, targets, each)
+        layer = self.kept(rank, targets, each, fused=fused)
         layers = self.layers * (self.hidden * each if recomputes else layer)
-        return layers + (layer if recomputes else 0) + self.ends(each) + self.working(each)
+        ends = self.ends(each, fused=fused) + self.working(each)
+        return layers + (layer if recomputes else 0) + ends
 
-    def kept(self, rank: int, targets: Collection[str], each: int) -> int:
+    def kept(self, rank: int, targets: Collection[str], each: int, *, fused: bool) -> int:
         """Tell what one layer keeps of a token for its backward pass.
 
-        Each of these is one tensor, however many operations share it: what a norm turned into fp32
-        and its scale; an adapted linear's input, which o_proj has for free (attention's output),
-        and the rank-wide half of its adapter; queries, keys, values, output and the logarithm of
-        attention's sums; gate, its activation, and up. On a CPU examples of unequal lengths have
-        attention's output twice.
+        Each of these is one tensor, however many operations share it: what a norm is given, in
+        fp32 unless it is fused, and its scale; an adapted linear's input, which o_proj has for free
+        (attention's output), and the rank-wide half of its adapter; queries, keys, values, output
+        and the logarithm of attention's sums; gate, up, and unless they are fused the gate's
+        activation. On a CPU examples of unequal lengths have attention's output twice.
         """
         adapted = set(targets) & self.linears.keys()
-        norms = 2 * (self.hidden + 1)
+        normed, scales = 2 * self.hidden, 2
         if self.normed_heads:
-            norms += self.queries + self.keys + self.heads + self.kv_heads
+            normed += self.queries + self.keys
+            scales += self.heads + self.kv_heads
         attention = 2 * self.queries + 2 * self.keys
         inputs = self._inputs(adapted) + len(adapted) * padded(rank)
-        plain = attention + inputs + 3 * self.intermediate
-        return EXACT * (norms + self.heads) + each * plain
+        plain = attention + inputs + (2 if fused else 3) * self.intermediate
+        norms = normed * (each if fused else EXACT)
+        return EXACT * (scales + self.heads) + norms + each * plain
 
-    def ends(self, each: int) -> int:
+    def ends(self, each: int, *, fused: bool) -> int:
         """Tell what is kept of a token outside of the layers.
 
         The last norm; its result, what of it is to predict, and the gradient of that; the cosines
         and sines of its place; its keys of dropout and its scale.
         """
         masks = self.layers * len(self.linears)
-        exact = self.hidden + 1 + masks + 1
-        return EXACT * exact + each * (3 * self.hidden + 2 * self.head_dim)
+        norm = self.hidden * (each if fused else EXACT) + EXACT
+        return norm + EXACT * (masks + 1) + each * (3 * self.hidden + 2 * self.head_dim)
 
     def working(self, each: int) -> int:
         """Tell what a token takes for a while in a layer's backward pass, at the most.

@@ -105,9 +105,12 @@ def test_the_more_there_is_to_hold_the_more_is_computed_again() -> None:
     assert planned.cache == 2 * model.linear_parameters == 13 * 2**30
     many = msgspec.structs.replace(few, training_slots=64)
     planned = plan(model, Held("nf4", 2, "cuda"), many, H100)
-    assert planned.recomputes
+    assert (planned.keeps_dequantised, planned.recomputes) == (False, False)
     assert planned.training_slots == 64 * 16 * 41_943_040
-    assert planned.tokens_at_once > many.enough_tokens
+    more = msgspec.structs.replace(few, training_slots=80)
+    planned = plan(model, Held("nf4", 2, "cuda"), more, H100)
+    assert (planned.keeps_dequantised, planned.recomputes) == (False, True)
+    assert planned.tokens_at_once == more.most_tokens
 
 
 def test_a_job_that_cannot_fit_is_refused_with_the_figures() -> None:
