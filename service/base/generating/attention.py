@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.base.generating.kv import KvCache
-from service.base.segmented.attention import varlen_causal
+from service.base.segmented.attention import causal_on_gpu
+from service.base.segmented.layout import ends
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -32,20 +33,27 @@ class Span(msgspec.Struct, frozen=True):
         return [blocks[at // size] * size + at % size for at in range(start, self.length)]
 
 
-class PagedAttention(ABC):
-    """One step's. `tables` are the blocks of the spans of one token, `[n, blocks]`."""
+class Singles(msgspec.Struct, frozen=True):
+    """Rows with one new token."""
 
-    def __init__(self, cache: KvCache, spans: Sequence[Span], tables: Tensor) -> None:
+    rows: Tensor
+    """Where they are in the row of tokens, `[n]`."""
+    tables: Tensor
+    """Their blocks, `[n, blocks]`, filled up with 0."""
+    lengths: Tensor
+    """Their sequences' tokens, `[n]`."""
+
+
+class PagedAttention(ABC):
+    """Implements `Attend` for one step. `places` is where new keys and values go, `[T]`."""
+
+    def __init__(
+        self, cache: KvCache, places: Tensor, singles: Singles, chunks: Sequence[Span]
+    ) -> None:
         self._cache = cache
-        self._device = cache.storage.device
-        self._places = self._tensor(
-            [p for span in spans for p in span.places(cache.size, span.length - span.count)]
-        )
-        singles = [span for span in spans if span.count == 1]
-        self._tables = tables.to(self._device)
-        self._rows = self._tensor([span.begin for span in singles])
-        self._lengths = self._tensor([span.length for span in singles])
-        self._chunks = [span for span in spans if span.count > 1]
+        self._places = places
+        self._singles = singles
+        self._chunks = chunks
 
     def __call__(
         self,
@@ -53,18 +61,22 @@ class PagedAttention(ABC):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        *,
         scaling: float | None,
         window: int | None,
     ) -> Tensor:
-        """Keep the new keys and values, and attend: `[T, heads, width]` each."""
+        """Keep the new keys and values, and attend."""
         self._cache.write(layer, self._places, k, v)
         if not self._chunks:
             return self._attend_singles(layer, q, scaling, window)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         self._attend_chunks(out, layer, q, scaling, window)
-        if len(self._rows):
-            out[self._rows] = self._attend_singles(layer, q[self._rows], scaling, window)
+        if len(rows := self._singles.rows):
+            out[rows] = self._attend_singles(layer, q[rows], scaling, window)
         return out
+
+    def renew(self) -> None:
+        """Forget what was worked out from tables and lengths: they hold another step's now."""
 
     @abstractmethod
     def _attend_singles(
@@ -76,22 +88,25 @@ class PagedAttention(ABC):
         self, out: Tensor, layer: int, q: Tensor, scaling: float | None, window: int | None
     ) -> None: ...
 
-    def _tensor(self, values: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=self._device)
-
 
 class PagedOnCpu(PagedAttention):
     """Gathers the past, and masks what is not one's own."""
 
-    def __init__(self, cache: KvCache, spans: Sequence[Span], tables: Tensor) -> None:
-        super().__init__(cache, spans, tables)
-        self._blocks = [self._tensor(span.blocks) for span in self._chunks]
+    def __init__(
+        self, cache: KvCache, places: Tensor, singles: Singles, chunks: Sequence[Span]
+    ) -> None:
+        super().__init__(cache, places, singles, chunks)
+        self._blocks = [torch.tensor(span.blocks) for span in chunks]
         self._masks: dict[tuple[object, int | None], Tensor] = {}
+
+    def renew(self) -> None:
+        """See PagedAttention."""
+        self._masks.clear()
 
     def _attend_singles(
         self, layer: int, q: Tensor, scaling: float | None, window: int | None
     ) -> Tensor:
-        keys, values = self._cache.gather(layer, self._tables)
+        keys, values = self._cache.gather(layer, self._singles.tables)
         mask = self._mask("singles", window, self._of_singles)
         return _attend(q.unsqueeze(1), keys, values, scaling, mask).squeeze(1)
 
@@ -113,8 +128,8 @@ class PagedOnCpu(PagedAttention):
         return self._masks[what, window]
 
     def _of_singles(self, window: int | None) -> Tensor:
-        at = torch.arange(self._tables.shape[1] * self._cache.size)
-        lengths = self._lengths.unsqueeze(-1)
+        at = torch.arange(self._singles.tables.shape[1] * self._cache.size)
+        lengths = self._singles.lengths.unsqueeze(-1)
         seen = at < lengths
         if window is not None:
             seen &= at >= lengths - window
@@ -124,18 +139,21 @@ class PagedOnCpu(PagedAttention):
 class PagedOnGpu(PagedAttention):
     """Reads singles' past where it lies; gathers that of chunks."""
 
-    def __init__(self, cache: KvCache, spans: Sequence[Span], tables: Tensor) -> None:
-        super().__init__(cache, spans, tables)
+    def __init__(
+        self, cache: KvCache, places: Tensor, singles: Singles, chunks: Sequence[Span]
+    ) -> None:
+        super().__init__(cache, places, singles, chunks)
         # Triton comes with the torch of a GPU machine only.
         from service.base.generating.paged_triton import paged_decode
 
         self._paged_decode = paged_decode
-        if chunks := self._chunks:
+        if chunks:
             rows = [at for span in chunks for at in range(span.begin, span.begin + span.count)]
-            self._chunk_rows = self._tensor(rows)
-            self._past = self._tensor([p for span in chunks for p in span.places(cache.size)])
-            self._new = self._bounds([span.count for span in chunks])
-            self._all = self._bounds([span.length for span in chunks])
+            past = [place for span in chunks for place in span.places(cache.size)]
+            self._rows = torch.tensor(rows, device=places.device)
+            self._past = torch.tensor(past, device=places.device)
+            self._new = _bounds([span.count for span in chunks], places.device)
+            self._all = _bounds([span.length for span in chunks], places.device)
             self._most_new = max(span.count for span in chunks)
             self._most = max(span.length for span in chunks)
 
@@ -143,14 +161,15 @@ class PagedOnGpu(PagedAttention):
         self, layer: int, q: Tensor, scaling: float | None, window: int | None
     ) -> Tensor:
         keys, values = self._cache.layers[layer]
-        return self._paged_decode(q, keys, values, self._tables, self._lengths, scaling, window)
+        tables, lengths = self._singles.tables, self._singles.lengths
+        return self._paged_decode(q, keys, values, tables, lengths, scaling, window)
 
     def _attend_chunks(
         self, out: Tensor, layer: int, q: Tensor, scaling: float | None, window: int | None
     ) -> None:
         keys, values = self._cache.tokens(layer, self._past)
-        out[self._chunk_rows] = varlen_causal(
-            q[self._chunk_rows],
+        out[self._rows] = causal_on_gpu(
+            q[self._rows],
             keys,
             values,
             (self._new, self._all),
@@ -159,14 +178,30 @@ class PagedOnGpu(PagedAttention):
             window,
         )
 
-    def _bounds(self, counts: Sequence[int]) -> Tensor:
-        return functional.pad(self._tensor(counts, torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
 
-
-def paged(cache: KvCache, spans: Sequence[Span], tables: Tensor) -> PagedAttention:
+def paged(
+    cache: KvCache, places: Tensor, singles: Singles, chunks: Sequence[Span] = ()
+) -> PagedAttention:
     """Make a step's attention for the device that the cache is on."""
     kind = PagedOnGpu if cache.storage.is_cuda else PagedOnCpu
-    return kind(cache, spans, tables)
+    return kind(cache, places, singles, chunks)
+
+
+def paged_spans(cache: KvCache, spans: Sequence[Span], tables: Tensor) -> PagedAttention:
+    """Make it for new tokens as they lie; `tables` are the blocks of the spans of one token."""
+    device = cache.storage.device
+    places = [p for span in spans for p in span.places(cache.size, span.length - span.count)]
+    singles = [span for span in spans if span.count == 1]
+    return paged(
+        cache,
+        torch.tensor(places, device=device),
+        Singles(
+            torch.tensor([span.begin for span in singles], dtype=torch.int64, device=device),
+            tables.to(device),
+            torch.tensor([span.length for span in singles], dtype=torch.int64, device=device),
+        ),
+        [span for span in spans if span.count > 1],
+    )
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, mask: Tensor) -> Tensor:
@@ -184,3 +219,7 @@ def _of_chunk(span: Span, window: int | None) -> Tensor:
     behind = at[-span.count :, None] - at
     seen = behind >= 0
     return seen if window is None else seen & (behind < window)
+
+
+def _bounds(counts: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *ends(counts)], dtype=torch.int32, device=device)
