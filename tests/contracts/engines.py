@@ -110,7 +110,9 @@ async def remote(folder: Path) -> AsyncIterator[House]:
 async def resident(folder: Path) -> AsyncIterator[House]:
     """The real engine on a tiny random base."""
     from service.base.loading import load_base
+    from service.base.segmented.base import SegmentedBase
     from service.rendering.renderer import Renderer
+    from service.serving.own_thread import OwnThread
     from service.serving.resident_engine import ResidentEngine
     from tests.fakes.tiny import publish, tiny_base
 
@@ -121,8 +123,9 @@ async def resident(folder: Path) -> AsyncIterator[House]:
         publish(store, base, tenant, adapter, seed=seed, **how)
         for seed, ((tenant, adapter), how) in enumerate(zip(ADAPTERS, made, strict=True))
     ]
-    loaded = load_base(base, "none", 1)
-    engine = ResidentEngine(loaded, store, Renderer(base), **_limits())
+    segmented = SegmentedBase(load_base(base, "none", 1).model)
+    engine = ResidentEngine(segmented, base, store, Renderer(base), **_limits())
+    OwnThread(engine.loop)
     yield House(engine, store, refs)
     await engine.close()
 

@@ -10,6 +10,7 @@ from service.base.generating.attention import Span, paged_spans
 from service.base.generating.blocks import SIZE, Blocks
 from service.base.generating.graphs import Graphs
 from service.base.generating.kv import KvCache, KvShape, require_plain_attention
+from service.base.generating.room import tokens_that_fit
 from service.base.generating.schedule import Chunk
 from service.base.generating.tables import Tables
 from service.base.segmented.base import SegmentedBase
@@ -17,7 +18,7 @@ from service.base.segmented.layout import Part
 
 
 class GenerationModel:
-    """Owns the cache of `tokens` tokens and the slots of at most `most_adapters`.
+    """Owns the cache of `tokens` tokens (0: what memory allows) and `most_adapters` slots.
 
     The base may be another's too, as long as it is the same thread's. At most `most` sequences
     have a place at once. `static` runs decode steps with tensors that stay where they are, and
@@ -36,13 +37,13 @@ class GenerationModel:
         static: bool | None = None,
     ) -> None:
         self.adapters = Adapters(base, most_adapters)
-        self.blocks = Blocks(max(1, tokens // size), size)
         self.most = most
         self._base = base
         shape = measure(base)
+        tokens = tokens or tokens_that_fit(shape, base.device, context=context, sequences=most)
+        self.blocks = Blocks(max(1, tokens // size), size)
         self._cache = KvCache(shape, count=self.blocks.count, size=size, device=base.device)
         self._tables = Tables(most, min(self.blocks.count, self.blocks.needed(context)))
-        self._context = context
         static = base.device.type == "cuda" if static is None else static
         self._graphs = Graphs(base, self._cache, most, self._tables.columns) if static else None
 
