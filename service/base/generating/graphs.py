@@ -48,7 +48,9 @@ class StaticBatch:
         everyone = torch.arange(rows, device=device)
         self.attend = paged(cache, self._places, Singles(everyone, self._tables, self._lengths))
         weights = pool.weights
-        self._weights = {name: (pool.a(weights, name), pool.b(weights, name)) for name in pool.shapes}
+        self._weights = {
+            name: (pool.a(weights, name), pool.b(weights, name)) for name in pool.shapes
+        }
 
     def weights(self, layer: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Give all slots' A and B of a layer; the slots are in the dtype to compute in."""

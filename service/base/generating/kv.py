@@ -59,8 +59,7 @@ class KvCache:
     def gather(self, layer: int, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Give the content of tables `[..., n]` as `[..., n * size, heads, width]`."""
         keys, values = (
-            held.index_select(0, blocks.flatten())
-            .view(*blocks.shape[:-1], -1, *held.shape[2:])
+            held.index_select(0, blocks.flatten()).view(*blocks.shape[:-1], -1, *held.shape[2:])
             for held in self.layers[layer]
         )
         return keys, values

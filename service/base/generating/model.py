@@ -137,5 +137,3 @@ def _ranks(order: Sequence[int], chunks: Sequence[Chunk]) -> list[int]:
     """Give where, among the logits in sorted order, those of each last chunk are."""
     rank = {at: n for n, at in enumerate(at for at in order if chunks[at].last)}
     return [rank[at] for at, chunk in enumerate(chunks) if chunk.last]
-
-

@@ -5,7 +5,6 @@ the parts together. The query heads that share a key head are done at once. The 
 shapes only, so that a CUDA graph can hold it while lengths and tables change.
 """
 
-
 import torch
 import triton
 import triton.language as tl
@@ -131,5 +130,3 @@ def _join_parts(
     part = tl.load(sums + of_sums, mask=real[None, :], other=0.0)
     joined = tl.sum(part * weight[:, None], 0) / tl.sum(weight, 0)
     tl.store(out + of_head * width + in_width, joined, mask=real)
-
-

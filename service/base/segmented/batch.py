@@ -37,6 +37,8 @@ class Batch:
         pause: Callable[[], None] = go_on,
     ) -> None:
         self.layout = layout
+        self.tokens = layout.tokens
+        """How long the row is."""
         self.adapted = sum(layout.sizes)
         """Tokens that have an adapter; they come first."""
         self.layers = layers
@@ -51,15 +53,9 @@ class Batch:
         self.scaling = scaling.unsqueeze(-1).to(pool.device)
         self._pool = pool
 
-    @property
-    def tokens(self) -> int:
-        """How long the row is."""
-        return self.layout.tokens
-
     def weights(self, layer: str) -> tuple[Tensor, Tensor]:
         """View a layer's A and B of all slots; the products know which of them are present."""
-        weights = self._pool.weights
-        return self._pool.a(weights, layer), self._pool.b(weights, layer)
+        return self._pool.layer(layer)
 
     def gradients(self, layer: str) -> tuple[Tensor, Tensor]:
         """View the gradients of these, likewise."""
