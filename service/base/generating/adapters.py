@@ -50,7 +50,11 @@ class Adapters:
         self.slots.free(self._names.pop(name))
 
     def _make(self, rank: int) -> Slots:
-        return self._base.slots(capacity=self._most + 1, rank=rank, dtype=self._base.dtype)
+        slots = self._base.slots(capacity=self._most + 1, rank=rank, dtype=self._base.dtype)
+        # Now, when it is one adapter's fault, and not at a step of all. (What is made in inference
+        # mode could not be written to outside of it, either.)
+        assert slots.pool.weights.shape[0] == self._most + 1
+        return slots
 
     def _widen(self, rank: int) -> None:
         self._check_room(rank)
