@@ -18,6 +18,9 @@ from service.base.segmented.base import SegmentedBase
 from service.base.segmented.batch import go_on
 from service.base.segmented.products import Grouped
 from service.base.segmented.slots import Slots
+from service.telemetry import logger
+
+_log = logger(__name__)
 
 
 def buckets(most: int) -> list[int]:
@@ -126,7 +129,11 @@ class _Step:
         self._base = base
         self._graph: torch.cuda.CUDAGraph | None = None
         if base.device.type == "cuda":
-            self._capture()
+            try:
+                self._capture()
+            except RuntimeError as fault:
+                # Some models ask the device while they run (rotary tables that grow): slower, then.
+                _log.warning("generation.not_captured", rows=batch.tokens, exc_info=fault)
 
     def run(self) -> Tensor:
         if self._graph is None:
@@ -135,7 +142,7 @@ class _Step:
         return self._logits
 
     def _capture(self) -> None:
-        # Kernels are compiled and workspaces made at the first runs, which cannot be captured.
+        # Kernels are compiled and workspaces made at the first runs; that cannot be captured.
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):

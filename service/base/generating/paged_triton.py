@@ -15,7 +15,7 @@ _TOKENS = 64
 _PROGRAMS = 512
 """About how many keep a large GPU busy."""
 _MOST_PARTS = 32
-_LEAST_GROUP = 16
+_LEAST = 16
 """What the tensor cores take at least."""
 
 
@@ -41,14 +41,14 @@ def paged_decode(
     scores = torch.empty((rows, heads, parts), dtype=torch.float32, device=q.device)
     out = torch.empty_like(q)
     group = heads // key_heads
-    padded = triton.next_power_of_2(width)
+    padded = max(_LEAST, triton.next_power_of_2(width))
     _attend_part[(rows, key_heads, parts)](
         q, keys, values, tables, lengths, sums, scores,
         width**-0.5 if scaling is None else scaling,
         tables.stride(0), keys.stride(0), keys.stride(1), keys.stride(2),
         window=-1 if window is None else window,
         parts=parts, heads=heads, group=group, width=width, size=size,
-        padded_group=max(_LEAST_GROUP, triton.next_power_of_2(group)),
+        padded_group=max(_LEAST, triton.next_power_of_2(group)),
         padded_width=padded, tokens=_TOKENS,
     )  # fmt: skip
     _join_parts[(rows, heads)](
