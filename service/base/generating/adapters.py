@@ -2,8 +2,8 @@
 
 import torch
 
-from service.base.lora_files import BadLora, LoraFiles
 from service.base.generating.room import free_memory
+from service.base.lora_files import BadLora, LoraFiles
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.slots import BadShape, Slots
 

@@ -6,6 +6,7 @@ prompts. Indices and masks are made once for a step, not in each layer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import torch
@@ -75,6 +76,7 @@ class PagedAttention(ABC):
             out[rows] = self._attend_singles(layer, q[rows], scaling, window)
         return out
 
+    @abstractmethod
     def renew(self) -> None:
         """Forget what was worked out from tables and lengths: they hold another step's now."""
 
@@ -115,10 +117,10 @@ class PagedOnCpu(PagedAttention):
     ) -> None:
         for span, blocks in zip(self._chunks, self._blocks, strict=True):
             keys, values = self._cache.gather(layer, blocks)
-            mask = self._mask(span.begin, window, lambda w, span=span: _of_chunk(span, w))
+            mask = self._mask(span.begin, window, partial(_of_chunk, span))
             rows = slice(span.begin, span.begin + span.count)
-            past = (held[: span.length].unsqueeze(0) for held in (keys, values))
-            out[rows] = _attend(q[rows].unsqueeze(0), *past, scaling, mask)[0]
+            keys, values = (held[: span.length].unsqueeze(0) for held in (keys, values))
+            out[rows] = _attend(q[rows].unsqueeze(0), keys, values, scaling, mask)[0]
 
     def _mask(
         self, what: object, window: int | None, make: Callable[[int | None], Tensor]
@@ -156,6 +158,9 @@ class PagedOnGpu(PagedAttention):
             self._all = _bounds([span.length for span in chunks], places.device)
             self._most_new = max(span.count for span in chunks)
             self._most = max(span.length for span in chunks)
+
+    def renew(self) -> None:
+        """Do nothing: the kernels read tables and lengths themselves."""
 
     def _attend_singles(
         self, layer: int, q: Tensor, scaling: float | None, window: int | None

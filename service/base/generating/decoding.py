@@ -11,8 +11,8 @@ from torch import Tensor
 
 from service.base.generating.blocks import Blocks, root
 from service.base.generating.schedule import CHUNK_TOKENS, Chunk, Schedule
-from service.base.rows import KvUse, Pick, Round, Row
-from service.base.sampling import pick, ranked_logprobs
+from service.base.rows import KvUse, Round, Row
+from service.base.sampling import pick
 
 
 class Model(Protocol):
@@ -37,6 +37,7 @@ class DecodingBatch:
         self._model = model
         self._schedule = Schedule(model.blocks, model.most, chunk_tokens)
         self._rows: dict[int, Row] = {}
+        self._generated: dict[int, list[int]] = {}
 
     @property
     def busy(self) -> bool:
@@ -53,6 +54,7 @@ class DecodingBatch:
         """Let rows in; the next rounds take in their prompts."""
         for row in rows:
             self._rows[row.key] = row
+            self._generated[row.key] = []
             self._schedule.add(row.key, root(row.salt, row.adapter), row.prompt)
 
     def drop(self, keys: Collection[int]) -> None:
@@ -61,6 +63,7 @@ class DecodingBatch:
         self._model.drop(keys)
         for key in keys:
             self._rows.pop(key, None)
+            self._generated.pop(key, None)
 
     def round(self) -> Round:
         """Run one forward pass: the next token of each running row, and chunks of prompts.
@@ -86,7 +89,8 @@ class DecodingBatch:
         try:
             logits = self._model.forward([row.adapter for row in rows], chunks)
             wanted = [row for row, chunk in zip(rows, chunks, strict=True) if chunk.last]
-            picks = _picks(wanted, logits) if wanted else []
+            made = [self._generated[row.key] for row in wanted]
+            picks = pick(logits, wanted, made) if wanted else []
         except Exception as fault:  # noqa: BLE001 - whatever it was, the other rows must go on
             if len(chunks) == 1:
                 self._lose([chunks[0].key], fault, result)
@@ -99,6 +103,8 @@ class DecodingBatch:
         tokens = {one.key: one.token for one in picks}
         for chunk in chunks:
             self._schedule.advance(chunk, tokens.get(chunk.key))
+        for key, token in tokens.items():
+            self._generated[key].append(token)
         result.picks += picks
 
     def _lose(self, keys: Collection[int], fault: Exception, result: Round) -> None:
@@ -106,14 +112,3 @@ class DecodingBatch:
             self.drop(keys)
             result.lost += keys
             result.faults.append(fault)
-
-
-def _picks(rows: list[Row], logits: Tensor) -> list[Pick]:
-    temperatures = [row.temperature for row in rows]
-    chances = [row.chance() if row.temperature > 0 else 0.0 for row in rows]
-    tokens = pick(logits, temperatures, [row.top_p for row in rows], chances)
-    ranked = ranked_logprobs(logits, tokens, [row.logprobs for row in rows])
-    return [
-        Pick(row.key, token, *(found or (None, [])))
-        for row, token, found in zip(rows, tokens, ranked, strict=True)
-    ]

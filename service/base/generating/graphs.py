@@ -14,9 +14,11 @@ from service.base.generating.adapters import Adapters
 from service.base.generating.attention import Singles, paged
 from service.base.generating.kv import KvCache
 from service.base.generating.schedule import Chunk
+from service.base.segmented.attention import Attend
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.batch import go_on
-from service.base.segmented.products import Grouped
+from service.base.segmented.dropout import Dropout
+from service.base.segmented.products import Grouped, Products
 from service.base.segmented.slots import Slots
 from service.telemetry import logger
 
@@ -29,14 +31,13 @@ def buckets(most: int) -> list[int]:
 
 
 class StaticBatch:
-    """Offers the layers what a `Batch` does, for one token in each of `rows` rows."""
-
-    dropout = None
-    pause = staticmethod(go_on)
+    """Implements `Pass` for one token in each of `rows` rows."""
 
     def __init__(self, slots: Slots, nothing: int, cache: KvCache, rows: int, columns: int) -> None:
         pool, device = slots.pool, slots.pool.device
         self.tokens = self.adapted = rows
+        self.dropout: Dropout | None = None
+        self.pause = go_on
         self.layers = frozenset(pool.shapes)
         self.ids = torch.zeros(rows, dtype=torch.int64, device=device)
         self.positions = torch.zeros((1, rows), dtype=torch.int64, device=device)
@@ -47,9 +48,10 @@ class StaticBatch:
         self._lengths = torch.ones(rows, dtype=torch.int64, device=device)
         self._ends = torch.zeros(pool.capacity, dtype=torch.int32, device=device)
         self._ends[nothing:] = rows
-        self.products = Grouped(self._ends)
+        self.products: Products = Grouped(self._ends)
         everyone = torch.arange(rows, device=device)
-        self.attend = paged(cache, self._places, Singles(everyone, self._tables, self._lengths))
+        self._paged = paged(cache, self._places, Singles(everyone, self._tables, self._lengths))
+        self.attend: Attend = self._paged
         weights = pool.weights
         self._weights = {
             name: (pool.a(weights, name), pool.b(weights, name)) for name in pool.shapes
@@ -77,7 +79,7 @@ class StaticBatch:
         _set(self._ends, self._group_ends(slots))
         self._tables[: len(chunks), : tables.shape[1]].copy_(tables)
         self._tables[len(chunks) :, :1] = 0
-        self.attend.renew()
+        self._paged.renew()
 
     def _group_ends(self, slots: Sequence[int | None]) -> list[int]:
         ends = [0] * len(self._ends)

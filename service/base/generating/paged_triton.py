@@ -28,10 +28,10 @@ def paged_decode(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """Attend: `q` is `[rows, heads, width]`, `keys` and `values` `[blocks, size, key heads, width]`.
+    """Attend: `q` is `[rows, heads, width]`, of one new token for each row.
 
-    Row r's past is `lengths[r]` tokens (the new one included) in the blocks `tables[r]`; of it the
-    last `window` are seen.
+    `keys` and `values` are `[blocks, size, key heads, width]`. Row r's past is `lengths[r]` tokens
+    (the new one included) in the blocks `tables[r]`; of it the last `window` are seen.
     """
     rows, heads, width = q.shape
     size, key_heads = keys.shape[1:3]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from service.base.segmented.batch import Batch, Context
+from service.base.segmented.batch import Batch, Context, Pass
 
 
 class SegmentedLoraLinear(nn.Module):
@@ -93,7 +93,7 @@ class _Segmented(torch.autograd.Function):
 
 
 def _forward(
-    x: Tensor, layer: SegmentedLoraLinear, batch: Batch, *, keep: bool
+    x: Tensor, layer: SegmentedLoraLinear, batch: Pass, *, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Give the layer's answer and, to keep, what lies between A and B if an adapter is there."""
     batch.pause()
@@ -147,5 +147,5 @@ def _through_products(
     return inner
 
 
-def _dropped(x: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:
+def _dropped(x: Tensor, layer: SegmentedLoraLinear, batch: Pass) -> Tensor:
     return x if batch.dropout is None else batch.dropout.apply(x, layer.index)

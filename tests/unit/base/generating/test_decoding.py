@@ -1,7 +1,6 @@
 """The running batch against PEFT's own `generate`, and its behaviour when a step fails."""
 
 import random
-from pathlib import Path
 
 import pytest
 
@@ -189,11 +188,12 @@ class Failing:
 def test_a_pass_that_fails_for_one_row_is_run_again_without_it(bench, static) -> None:
     model = Failing(bench.model(static=static), lambda adapters: False)
     batch = DecodingBatch(model)
-    rows = [row(k, adapter, p) for k, (adapter, p) in enumerate(zip([None, *ADAPTERS], prompts(4)))]
+    adapters = [None, *ADAPTERS]
+    rows = [row(k, adapters[k], prompt) for k, prompt in enumerate(prompts(4))]
     batch.add(rows)
     made = {}
     for number in range(8):
-        model.when = lambda adapters: number == 3 and "two" in adapters
+        model.when = (lambda adapters: "two" in adapters) if number == 3 else (lambda _: False)
         result = batch.round()
         for picked in result.picks:
             made.setdefault(picked.key, []).append(picked.token)
