@@ -16,8 +16,8 @@ from service.serving.calls import Call
 from service.serving.choices import Choice
 from service.serving.engine import GenerationRequest, Piece, Sampling
 from service.serving.generation_loop import GenerationLoop
-from service.serving.own_thread import OwnThread
 from service.settings import BUNDLED_BASE
+from tests.fakes.own_thread import OwnThread
 
 TOKENIZER = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
 REF = RevisionRef("acme", "support", "a" * 64)

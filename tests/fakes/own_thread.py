@@ -3,9 +3,6 @@
 import threading
 
 from service.serving.generation_loop import GenerationLoop
-from service.telemetry import logger
-
-_log = logger(__name__)
 
 
 class OwnThread:
@@ -24,8 +21,5 @@ class OwnThread:
                 self._called.clear()
                 if not self._loop.turn():
                     self._called.wait()
-        except BaseException:
-            _log.exception("generation.thread_died")
-            raise
         finally:
             self._loop.end()
