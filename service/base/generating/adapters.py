@@ -12,7 +12,7 @@ MOST_OF_FREE = 0.5
 
 
 class Adapters:
-    """At most `most`. One slot more stays empty for ever: it changes nothing about a row."""
+    """At most `most`."""
 
     def __init__(self, base: SegmentedBase, most: int, rank: int = 16) -> None:
         self._base = base
@@ -24,11 +24,6 @@ class Adapters:
     def names(self) -> frozenset[str]:
         """Those that can be used."""
         return frozenset(self._names)
-
-    @property
-    def nothing(self) -> int:
-        """The slot that is always empty."""
-        return self._most
 
     def slot(self, name: str | None) -> int | None:
         """Give an adapter's slot; None is the bare base's. Raises KeyError for one not there."""
@@ -50,10 +45,10 @@ class Adapters:
         self.slots.free(self._names.pop(name))
 
     def _make(self, rank: int) -> Slots:
-        slots = self._base.slots(capacity=self._most + 1, rank=rank, dtype=self._base.dtype)
+        slots = self._base.slots(capacity=self._most, rank=rank, dtype=self._base.dtype)
         # Now, when it is one adapter's fault, and not at a step of all. (What is made in inference
         # mode could not be written to outside of it, either.)
-        assert slots.pool.weights.shape[0] == self._most + 1
+        assert slots.pool.weights.shape[0] == self._most
         return slots
 
     def _widen(self, rank: int) -> None:

@@ -1,10 +1,10 @@
 """Decode steps whose tensors stay where they are, so that CUDA replays them as graphs.
 
-A step of n rows runs in the next larger bucket. Every serving slot is a group of `grouped_mm`, so
-their number is always the same; the rows that are left over, and those of the bare base, go through
-the slot that is always empty, and write to the block that is nobody's.
+A step of n rows runs in the next larger bucket. The rows that are left over are the bare base's,
+and write to the block that is nobody's.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +18,7 @@ from service.base.segmented.attention import Attend
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.batch import go_on
 from service.base.segmented.dropout import Dropout
-from service.base.segmented.products import Grouped, Products
+from service.base.segmented.products import Products, choose
 from service.base.segmented.slots import Slots
 from service.telemetry import logger
 
@@ -31,36 +31,34 @@ def buckets(most: int) -> list[int]:
 
 
 class StaticBatch:
-    """Implements `Pass` for one token in each of `rows` rows."""
+    """Implements `Pass` for one token in each of at most `rows` rows."""
 
-    def __init__(self, slots: Slots, nothing: int, cache: KvCache, rows: int, columns: int) -> None:
+    def __init__(self, slots: Slots, cache: KvCache, rows: int, columns: int) -> None:
         pool, device = slots.pool, slots.pool.device
         self.tokens = self.adapted = rows
+        self.layers = frozenset(pool.shapes)
         self.dropout: Dropout | None = None
         self.pause = go_on
-        self.layers = frozenset(pool.shapes)
         self.ids = torch.zeros(rows, dtype=torch.int64, device=device)
         self.positions = torch.zeros((1, rows), dtype=torch.int64, device=device)
         self.scaling = torch.zeros((rows, 1), dtype=pool.dtype, device=device)
-        self._slots, self._nothing, self._size = slots, nothing, cache.size
+        self.products: Products
+        self._slots, self._size = slots, cache.size
         self._places = torch.zeros(rows, dtype=torch.int64, device=device)
         self._tables = torch.zeros((rows, columns), dtype=torch.int64, device=device)
         self._lengths = torch.ones(rows, dtype=torch.int64, device=device)
-        self._ends = torch.zeros(pool.capacity, dtype=torch.int32, device=device)
-        self._ends[nothing:] = rows
-        self.products: Products = Grouped(self._ends)
         everyone = torch.arange(rows, device=device)
         self._paged = paged(cache, self._places, Singles(everyone, self._tables, self._lengths))
         self.attend: Attend = self._paged
-        weights = pool.weights
-        self._weights = {
-            name: (pool.a(weights, name), pool.b(weights, name)) for name in pool.shapes
-        }
+        self._tiled = None
+        if device.type == "cuda":
+            from service.base.segmented.products_triton import unused
 
-    def weights(self, layer: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Give all slots' A and B of a layer; the slots are in the dtype to compute in."""
-        a, b = self._weights[layer]
-        return a.to(dtype), b.to(dtype)
+            self._tiled = self.products = unused(rows, device)
+
+    def weights(self, layer: str) -> tuple[Tensor, Tensor]:
+        """See Pass."""
+        return self._slots.pool.layer(layer)
 
     def fill(self, slots: Sequence[int | None], chunks: Sequence[Chunk], tables: Tensor) -> None:
         """Put in rows sorted by slot, the bare base's last; what is left over means nothing."""
@@ -74,22 +72,24 @@ class StaticBatch:
         _set(self.positions[0], starts + [0] * left)
         _set(self._places, places + [0] * left)
         _set(self._lengths, [start + 1 for start in starts] + [1] * left)
-        scalings = [0.0 if slot is None else self._slots[slot].scaling for slot in slots]
-        _set(self.scaling[:, 0], scalings + [0.0] * left)
-        _set(self._ends, self._group_ends(slots))
         self._tables[: len(chunks), : tables.shape[1]].copy_(tables)
         self._tables[len(chunks) :, :1] = 0
         self._paged.renew()
+        self._adapt([slot for slot in slots if slot is not None])
 
-    def _group_ends(self, slots: Sequence[int | None]) -> list[int]:
-        ends = [0] * len(self._ends)
-        for slot in slots:
-            if slot is not None:
-                ends[slot] += 1
-        for slot in range(1, len(ends)):
-            ends[slot] += ends[slot - 1]
-        ends[self._nothing] = self.tokens
-        return ends
+    def _adapt(self, slots: Sequence[int]) -> None:
+        """Say which slot each of the first rows goes through; the others meet no adapter."""
+        scalings = [self._slots[slot].scaling for slot in slots]
+        _set(self.scaling[:, 0], scalings + [0.0] * (self.tokens - len(slots)))
+        rows = Counter(slots)
+        sizes, present = list(rows.values()), list(rows)
+        if self._tiled is not None:
+            self._tiled.put(sizes, present)
+            return
+        # Without a graph nothing has to stay as it is.
+        self.adapted = len(slots)
+        self.layers = frozenset(self._slots.pool.shapes if slots else ())
+        self.products = choose(sizes, present, self._slots.pool.device)
 
 
 class Graphs:
@@ -116,8 +116,8 @@ class Graphs:
             self._slots, self._steps = adapters.slots, {}
         rows = next(bucket for bucket in self._buckets if bucket >= len(chunks))
         if rows not in self._steps:
-            empty = (adapters.slots, adapters.nothing, self._cache, rows, self._columns)
-            self._steps[rows] = _Step(self._base, StaticBatch(*empty))
+            batch = StaticBatch(adapters.slots, self._cache, rows, self._columns)
+            self._steps[rows] = _Step(self._base, batch)
         step = self._steps[rows]
         step.batch.fill(slots, chunks, tables)
         return step.run()[: len(chunks)]

@@ -71,9 +71,7 @@ _ANCHOR = torch.empty(0, requires_grad=True)
 
 class _Segmented(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, _: Tensor, layer: SegmentedLoraLinear, batch: Batch
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, _: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:
         out, hidden = _forward(x, layer, batch, keep=True)
         ctx.layer, ctx.batch = layer, batch
         ctx.adapts = hidden is not None
