@@ -180,11 +180,15 @@ def _engine_families(engine: EngineStatus) -> Iterator[Metric]:
         "running": (engine.running, "Sequences that are being generated"),
         "waiting": (engine.waiting, "Requests that wait for a place"),
         "resident_adapters": (len(engine.resident), "Adapters held in the engine"),
+        "kv_blocks_used": (engine.kv_blocks_used, "Blocks of the key-value cache in use"),
+        "kv_blocks": (engine.kv_blocks, "Blocks of the key-value cache"),
     }
     since_start = {
         "generated_tokens": (engine.generated_tokens, "Tokens generated"),
         "adapter_loads": (engine.adapter_loads, "Adapters loaded"),
         "adapter_evictions": (engine.adapter_evictions, "Adapters evicted"),
+        "preemptions": (engine.preemptions, "Sequences sent back to wait for blocks"),
+        "prefix_hits": (engine.prefix_hits, "Prompt tokens found in the key-value cache"),
     }
     for name, (value, meaning) in now.items():
         yield GaugeMetricFamily(f"lorehouse_engine_{name}", meaning, value)

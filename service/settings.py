@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Sequences generated at once."""
     max_queue: Positive = 1024
     """Generation requests that may wait; beyond it the answer is 503."""
+    kv_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Tokens that the engine's key-value cache holds; 0 is as many as memory allows."""
     checkpoint_steps: Positive = 50
     """Optimizer steps between two resumable checkpoints of a job."""
     lease_seconds: Positive = 15

@@ -6,12 +6,13 @@ import msgspec
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence to generate. Rows of equal `prompt_id` have equal prompt and adapter."""
+    """One sequence to generate."""
 
     key: int
-    prompt_id: int
     adapter: str | None
     """The adapter's name in the model; None is the base."""
+    salt: str
+    """Whose it is: rows of different salts share nothing, whatever they have in common."""
     prompt: list[int]
     temperature: float
     top_p: float
@@ -59,3 +60,15 @@ class Round(msgspec.Struct):
     picks: list[Pick] = []
     lost: list[int] = []
     faults: list[Exception] = []
+
+
+class KvUse(msgspec.Struct, frozen=True):
+    """How the cache of keys and values fares."""
+
+    used: int
+    total: int
+    """Blocks."""
+    preemptions: int
+    """Rows that had to go back and wait for blocks, since the start."""
+    reused: int
+    """Prompt tokens that were there already, since the start."""

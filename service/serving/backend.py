@@ -4,11 +4,12 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from adapters_store import RevisionRef
-from service.base.rows import Round, Row
+from service.base.rows import KvUse, Round, Row
 
 
 class Backend(Protocol):
-    """What an engine's model can do. All but `prepare` is called on the loop's thread only."""
+    """What an engine's model can do. All but `prepare` and `busy` is for the one
+    thread that owns the model."""
 
     def prepare(self, ref: RevisionRef) -> Any:
         """Read and check a revision, on any thread. Raises ServiceError."""
@@ -31,6 +32,11 @@ class Backend(Protocol):
         """Whether a round would do anything."""
         ...
 
+    @property
+    def use(self) -> KvUse:
+        """How the key-value cache fares."""
+        ...
+
     def add(self, rows: Iterable[Row]) -> None:
         """Let rows into the batch."""
         ...
@@ -40,5 +46,5 @@ class Backend(Protocol):
         ...
 
     def round(self) -> Round:
-        """Give every running row its next token. Never raises."""
+        """Take prompts in, and give running rows their next token. Never raises."""
         ...

@@ -83,6 +83,13 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     generated_tokens: int
     adapter_loads: int
     adapter_evictions: int
+    kv_blocks_used: int = 0
+    kv_blocks: int = 0
+    """Of the paged key-value cache; 0 where there is none."""
+    preemptions: int = 0
+    """Sequences that had to wait again because others needed their blocks."""
+    prefix_hits: int = 0
+    """Prompt tokens whose keys and values were in the cache already."""
 
 
 class Engine(Protocol):

@@ -1,6 +1,7 @@
-"""The engine's thread: lets requests in, runs rounds, hands out pieces. No torch.
+"""The engine's work: lets requests in, runs rounds, hands out pieces. No torch.
 
-Everything that touches the model happens here, on one thread; other threads only leave messages.
+Everything that touches the model happens in `turn`, on the one thread that owns the model; other
+threads only leave messages.
 """
 
 import copy
@@ -35,7 +36,10 @@ class _Sequence(msgspec.Struct, frozen=True):
 
 
 class GenerationLoop:
-    """Starts its thread at once. `submit`, `cancel`, `status` and `close` are for other threads."""
+    """`turn` and `end` are for the thread that owns the model, `wanted` and the rest for any.
+
+    Whoever drives it sets `wake`, which is called on any thread when there is something to do.
+    """
 
     def __init__(
         self,
@@ -58,10 +62,20 @@ class GenerationLoop:
         self._door = threading.Lock()
         self._closed = False
         self._stopping = False
+        self._ended = threading.Event()
         self._loader = ThreadPoolExecutor(2, thread_name_prefix="adapter-files")
         self._status = self._observe()
-        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
-        self._thread.start()
+        self.wake: Callable[[], None] = _nobody
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a turn would do something now."""
+        return not self.ended and (not self._inbox.empty() or self._backend.busy)
+
+    @property
+    def ended(self) -> bool:
+        """Whether turns will never do anything again."""
+        return self._ended.is_set()
 
     def submit(self, call: Call) -> None:
         """Let a call in. Raises EngineUnavailable once closed."""
@@ -70,7 +84,7 @@ class GenerationLoop:
     def cancel(self, call: Call) -> None:
         """Free a call's places, unless it has ended."""
         if not self._closed:
-            self._inbox.put(partial(self._withdraw, call))
+            self._put(partial(self._withdraw, call))
 
     def status(self) -> EngineStatus:
         """Report how it was after the last round. Raises EngineUnavailable once closed."""
@@ -79,42 +93,67 @@ class GenerationLoop:
         return self._status
 
     def close(self) -> None:
-        """Fail what is under way and end the thread. Blocks until it has ended."""
+        """Fail what is under way. Blocks until the thread that drives it has done so."""
         with self._door:
-            self._closed = True
-            self._inbox.put(self._stop)
-        self._thread.join()
+            if not self._closed:
+                self._closed = True
+                self._put(self._stop)
+        self._ended.wait()
         self._loader.shutdown()
 
     def _leave(self, message: Callable[[], None]) -> None:
-        # Behind a lock, so that nothing is left after the message that stops the thread.
+        # Behind a lock, so that nothing is left after the message that ends it.
         with self._door:
             if self._closed:
                 raise _closed()
-            self._inbox.put(message)
+            self._put(message)
 
-    # From here on: the loop's own thread.
+    def _put(self, message: Callable[[], None]) -> None:
+        self._inbox.put(message)
+        self.wake()
 
-    def _run(self) -> None:
-        while not self._stopping:
-            try:
-                self._hear()
+    # From here on: the thread that owns the model.
+
+    def turn(self) -> bool:
+        """Hear what was left, run at most one round, hand out what it brought; never blocks.
+
+        Tells whether there was anything to do.
+        """
+        if not self.wanted:
+            return False
+        try:
+            self._hear()
+            if self._backend.busy:
                 self._round()
-            except Exception:  # noqa: BLE001 - nobody may wait for an answer that never comes
-                _log.exception("generation.loop_failed")
-                self._fail_all(EngineUnavailable("the generation engine failed"))
-            self._status = self._observe()
+        except Exception:  # noqa: BLE001 - nobody may wait for an answer that never comes
+            _log.exception("generation.loop_failed")
+            self._fail_all(EngineUnavailable("the generation engine failed"))
+        self._status = self._observe()
+        self._courier.deliver()
+        if self._stopping:
+            self.end()
+        return True
+
+    def end(self) -> None:
+        """Fail what is under way and do nothing ever after; whoever drives it may go then."""
+        if self.ended:
+            return
+        with self._door:
+            self._closed = True
+        try:
+            self._hear()
+            self._fail_all(_closed())
             self._courier.deliver()
+        finally:
+            self._ended.set()
 
     def _hear(self) -> None:
-        message = None if self._backend.busy else self._inbox.get()
         while True:
-            if message is not None:
-                message()
             try:
                 message = self._inbox.get_nowait()
             except queue.Empty:
                 return
+            message()
 
     def _submit(self, call: Call) -> None:
         request = call.request
@@ -124,16 +163,16 @@ class GenerationLoop:
             return
         call.open.update(keys)
         for index, key in enumerate(keys):
-            self._sequences[key] = self._sequence(call, key, keys[0], index)
+            self._sequences[key] = self._sequence(call, key, index)
         self._admit()
 
-    def _sequence(self, call: Call, key: int, prompt_id: int, index: int) -> _Sequence:
+    def _sequence(self, call: Call, key: int, index: int) -> _Sequence:
         request, sampling, ref = call.request, call.request.sampling, call.request.revision
         choice = self._make_choice(index, sampling)
         row = Row(
             key=key,
-            prompt_id=prompt_id,
             adapter=None if ref is None else self._backend.name(ref),
+            salt=request.tenant,
             prompt=request.prompt,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -161,9 +200,9 @@ class GenerationLoop:
     def _prepare(self, ref: RevisionRef) -> None:
         """Read the files; the one thing here that runs on another thread."""
         try:
-            self._inbox.put(partial(self._install, ref, self._backend.prepare(ref)))
+            self._put(partial(self._install, ref, self._backend.prepare(ref)))
         except Exception as fault:  # noqa: BLE001 - whoever waits for it must hear of any fault
-            self._inbox.put(partial(self._load_failed, ref, fault))
+            self._put(partial(self._load_failed, ref, fault))
 
     def _install(self, ref: RevisionRef, prepared: Any) -> None:
         try:
@@ -233,9 +272,9 @@ class GenerationLoop:
 
     def _stop(self) -> None:
         self._stopping = True
-        self._fail_all(_closed())
 
     def _observe(self) -> EngineStatus:
+        use = self._backend.use
         return EngineStatus(
             ready=True,
             running=self._admission.running,
@@ -244,7 +283,15 @@ class GenerationLoop:
             generated_tokens=self._generated,
             adapter_loads=self._residency.loads,
             adapter_evictions=self._residency.evictions,
+            kv_blocks_used=use.used,
+            kv_blocks=use.total,
+            preemptions=use.preemptions,
+            prefix_hits=use.reused,
         )
+
+
+def _nobody() -> None:
+    """Wake nobody: nobody drives it yet."""
 
 
 def _closed() -> EngineUnavailable:

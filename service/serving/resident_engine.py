@@ -1,4 +1,4 @@
-"""`ResidentEngine`: PEFT's mixed batch on one resident base, driven by the generation loop."""
+"""`ResidentEngine`: any mixture of adapters in one batch on the resident base."""
 
 import asyncio
 import hashlib
@@ -12,13 +12,13 @@ from adapters_store import (
     RevisionNotFound,
     RevisionRef,
 )
-from service.base.decoding import DecodingBatch
 from service.base.description import BaseDescription
-from service.base.loading import LoadedBase
+from service.base.generating.decoding import DecodingBatch
+from service.base.generating.model import GenerationModel
 from service.base.lora_files import BadLora, LoraFiles, read_lora
-from service.base.mixed_lora import MixedLora
-from service.base.rows import Round, Row
-from service.errors import Conflict, NotFound
+from service.base.rows import KvUse, Round, Row
+from service.base.segmented.base import SegmentedBase
+from service.errors import BadRequest, Conflict, NotFound
 from service.rendering.detokenizer import Detokenizer
 from service.rendering.renderer import Renderer
 from service.serving.calls import Call
@@ -29,23 +29,36 @@ from service.serving.requests import check_request
 
 
 class ResidentEngine:
-    """Implements `Engine`. It owns `loaded`: nothing else may use that model from now on."""
+    """Implements `Engine`. The base may be shared with training, on one thread.
+
+    That thread drives `loop`, or an `OwnThread` does; before, nothing is answered.
+    """
 
     def __init__(
         self,
-        loaded: LoadedBase,
+        base: SegmentedBase,
+        description: BaseDescription,
         store: AdapterStore,
         renderer: Renderer,
         *,
         max_resident: int,
         max_batch: int,
         max_queue: int,
+        kv_tokens: int = 0,
     ) -> None:
-        self._base = loaded.description
+        self._base = description
         self._tokenizer = renderer.tokenizer
-        self._vocabulary = int(self._base.config["vocab_size"])
-        self._loop = GenerationLoop(
-            MixedBackend(loaded, store),
+        self._vocabulary = int(description.config["vocab_size"])
+        model = GenerationModel(
+            base,
+            most=max_batch,
+            most_adapters=max_resident,
+            tokens=kv_tokens,
+            context=description.context_length,
+        )
+        self._room = model.blocks.count * model.blocks.size
+        self.loop = GenerationLoop(
+            SegmentedBackend(model, base, description, store),
             self._choice,
             max_resident=max_resident,
             max_batch=max_batch,
@@ -55,41 +68,49 @@ class ResidentEngine:
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
         """Yield pieces as the batch goes on; closing early frees the place at the next step."""
         check_request(request, self._base.context_length, self._vocabulary)
+        _check_room(request, self._room)
         call = Call(request)
-        self._loop.submit(call)
+        self.loop.submit(call)
         try:
             async for piece in call.pieces():
                 yield piece
         finally:
-            self._loop.cancel(call)
+            self.loop.cancel(call)
 
     async def status(self) -> EngineStatus:
         """Report how it was after the last step."""
-        return self._loop.status()
+        return self.loop.status()
 
     async def close(self) -> None:
-        """End the thread; requests under way raise EngineUnavailable."""
-        await asyncio.to_thread(self._loop.close)
+        """Answer nothing any more; requests under way raise EngineUnavailable."""
+        await asyncio.to_thread(self.loop.close)
 
     def _choice(self, index: int, sampling: Sampling) -> Choice:
         return Choice(index, sampling, self._base.eos_token_ids, Detokenizer(self._tokenizer))
 
 
-class MixedBackend:
+class SegmentedBackend:
     """The model and the batch on it, with revisions for names."""
 
-    def __init__(self, loaded: LoadedBase, store: AdapterStore) -> None:
-        self._base = loaded.description
+    def __init__(
+        self,
+        model: GenerationModel,
+        base: SegmentedBase,
+        description: BaseDescription,
+        store: AdapterStore,
+    ) -> None:
+        self._adapters = model.adapters
+        self._shapes = base.shapes
+        self._base = description
         self._store = store
-        self._lora = MixedLora(loaded.model)
-        self._batch = DecodingBatch(self._lora.forward, self._lora.device)
+        self._batch = DecodingBatch(model)
 
     def prepare(self, ref: RevisionRef) -> LoraFiles:
         """Read and check a revision; also that it was made for the base that runs here."""
         try:
             revision = self._store.open(ref)
             _check_origin(revision.manifest.origin, self._base)
-            return read_lora(revision.path, self._lora.shapes)
+            return read_lora(revision.path, self._shapes)
         except (RevisionNotFound, InvalidName):
             message = "The files of this model are not there any more."
             raise NotFound(message, param="model", code="model_not_found") from None
@@ -99,13 +120,13 @@ class MixedBackend:
     def install(self, ref: RevisionRef, prepared: LoraFiles) -> None:
         """Put it on the base."""
         try:
-            self._lora.add(self.name(ref), prepared)
+            self._adapters.add(self.name(ref), prepared)
         except BadLora as fault:
             raise _not_loadable(str(fault)) from None
 
     def remove(self, ref: RevisionRef) -> None:
         """Take it off the base."""
-        self._lora.remove(self.name(ref))
+        self._adapters.remove(self.name(ref))
 
     def name(self, ref: RevisionRef) -> str:
         """Derive its name in the model: no other content ever has it."""
@@ -116,6 +137,11 @@ class MixedBackend:
     def busy(self) -> bool:
         """Whether a round would do anything."""
         return self._batch.busy
+
+    @property
+    def use(self) -> KvUse:
+        """How the key-value cache fares."""
+        return self._batch.use
 
     def add(self, rows: Iterable[Row]) -> None:
         """Let rows into the batch."""
@@ -128,6 +154,19 @@ class MixedBackend:
     def round(self) -> Round:
         """Run one round."""
         return self._batch.round()
+
+
+def _check_room(request: GenerationRequest, room: int) -> None:
+    """Raise BadRequest for what would not fit into the cache if it were alone there."""
+    # The last token is generated and never attended to.
+    wanted = len(request.prompt) + request.sampling.max_tokens - 1
+    if wanted > room:
+        raise BadRequest(
+            f"prompt ({len(request.prompt)}) and max_tokens ({request.sampling.max_tokens}) "
+            f"exceed the {room} tokens that this engine's cache holds",
+            param="max_tokens",
+            code="context_length_exceeded",
+        )
 
 
 def _check_origin(origin: Origin, base: BaseDescription) -> None:

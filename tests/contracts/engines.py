@@ -107,11 +107,13 @@ async def remote(folder: Path) -> AsyncIterator[House]:
 
 
 @asynccontextmanager
-async def resident(folder: Path) -> AsyncIterator[House]:
+async def resident(folder: Path, kv_tokens: int = 0) -> AsyncIterator[House]:
     """The real engine on a tiny random base."""
     from service.base.loading import load_base
+    from service.base.segmented.base import SegmentedBase
     from service.rendering.renderer import Renderer
     from service.serving.resident_engine import ResidentEngine
+    from tests.fakes.own_thread import OwnThread
     from tests.fakes.tiny import publish, tiny_base
 
     base = tiny_base(folder / "base")
@@ -121,8 +123,10 @@ async def resident(folder: Path) -> AsyncIterator[House]:
         publish(store, base, tenant, adapter, seed=seed, **how)
         for seed, ((tenant, adapter), how) in enumerate(zip(ADAPTERS, made, strict=True))
     ]
-    loaded = load_base(base, "none", 1)
-    engine = ResidentEngine(loaded, store, Renderer(base), **_limits())
+    segmented = SegmentedBase(load_base(base, "none", 1).model)
+    limits = {**_limits(), "kv_tokens": kv_tokens}
+    engine = ResidentEngine(segmented, base, store, Renderer(base), **limits)
+    OwnThread(engine.loop)
     yield House(engine, store, refs)
     await engine.close()
 

@@ -56,7 +56,7 @@ cases = st.tuples(
 
 def row(key: int, chance: float, **given: Any) -> Row:
     whole = {"top_p": 1.0, "logprobs": None, **given}
-    return Row(key=key, prompt_id=key, adapter=None, chance=lambda: chance, **whole)
+    return Row(key=key, adapter=None, salt="", chance=lambda: chance, **whole)
 
 
 @given(st.lists(cases, min_size=1, max_size=6), st.sampled_from([torch.float32, torch.bfloat16]))

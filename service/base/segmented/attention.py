@@ -62,18 +62,34 @@ class Packed:
             window = None
         if not q.is_cuda:
             return _on_cpu(q, k, v, self._lengths, scaling, window)
-        return _varlen_attn(
-            q,
-            k,
-            v,
-            self._boundaries,
-            self._boundaries,
-            self._longest,
-            self._longest,
-            scale=scaling,
-            window_size=(-1 if window is None else window - 1, 0),
-            **_SHARED,
-        )
+        boundaries, longest = (self._boundaries,) * 2, (self._longest,) * 2
+        return causal_on_gpu(q, k, v, boundaries, longest, scaling, window)
+
+
+def causal_on_gpu(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    boundaries: tuple[Tensor, Tensor],
+    longest: tuple[int, int],
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """Attend within examples that lie one after another, their last tokens side by side.
+
+    `boundaries` and `longest` are those of the queries and of the keys.
+    """
+    out: Tensor = _varlen_attn(
+        q,
+        k,
+        v,
+        *boundaries,
+        *longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        **_SHARED,
+    )
+    return out
 
 
 def packed_attention(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from service.base.lora_files import linear_shapes
 from service.base.segmented.attention import Attend, Packed
-from service.base.segmented.batch import Batch, Context, go_on
+from service.base.segmented.batch import Batch, Context, Pass, go_on
 from service.base.segmented.dropout import Dropout
 from service.base.segmented.inject import Injected, UnfitBase, target_linears
 from service.base.segmented.layout import Layout, Part, lay_out, positions
@@ -93,11 +93,11 @@ class SegmentedBase:
             pause=pause,
         )
 
-    def running(self, batch: Batch) -> AbstractContextManager[None]:
+    def running(self, batch: Pass) -> AbstractContextManager[None]:
         """Set the batch that the layers see, for the forward and the backward pass."""
         return self._context.running(batch)
 
-    def hidden(self, batch: Batch, input_ids: Tensor) -> Tensor:
+    def hidden(self, batch: Pass, input_ids: Tensor) -> Tensor:
         """Give the last hidden states, `[T, width]`, of the row `[T]`."""
         out = self.model.base_model(
             input_ids=input_ids.unsqueeze(0),

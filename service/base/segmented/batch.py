@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +18,26 @@ def go_on() -> None:
     """Let nobody else have a turn."""
 
 
+class Pass(Protocol):
+    """What the layers read of a batch while its tokens go through them."""
+
+    tokens: int
+    adapted: int
+    layers: frozenset[str]
+    positions: Tensor
+    scaling: Tensor
+    products: products.Products
+    attend: Attend
+    dropout: Dropout | None
+    pause: Callable[[], None]
+
+    def weights(self, layer: str) -> tuple[Tensor, Tensor]:
+        """View a layer's A and B of all slots; the products know which of them are present."""
+        ...
+
+
 class Batch:
-    """What the layers share while one row of tokens goes through them.
+    """Implements `Pass`: what the layers share while one row of tokens goes through them.
 
     `pause` is called before each layer's products, on the way there and back: somebody else may
     use the base then, with a batch of their own.
@@ -37,6 +56,8 @@ class Batch:
         pause: Callable[[], None] = go_on,
     ) -> None:
         self.layout = layout
+        self.tokens = layout.tokens
+        """How long the row is."""
         self.adapted = sum(layout.sizes)
         """Tokens that have an adapter; they come first."""
         self.layers = layers
@@ -51,15 +72,9 @@ class Batch:
         self.scaling = scaling.unsqueeze(-1).to(pool.device)
         self._pool = pool
 
-    @property
-    def tokens(self) -> int:
-        """How long the row is."""
-        return self.layout.tokens
-
     def weights(self, layer: str) -> tuple[Tensor, Tensor]:
-        """View a layer's A and B of all slots; the products know which of them are present."""
-        weights = self._pool.weights
-        return self._pool.a(weights, layer), self._pool.b(weights, layer)
+        """See Pass."""
+        return self._pool.layer(layer)
 
     def gradients(self, layer: str) -> tuple[Tensor, Tensor]:
         """View the gradients of these, likewise."""
@@ -71,17 +86,17 @@ class Context:
     """Where all layers of one model find the batch in hand."""
 
     def __init__(self) -> None:
-        self._batch: Batch | None = None
+        self._batch: Pass | None = None
 
     @property
-    def batch(self) -> Batch:
+    def batch(self) -> Pass:
         """The batch. Raises RuntimeError outside of `running`: nobody is answered by mistake."""
         if self._batch is None:
             raise RuntimeError("no batch is running on this base")
         return self._batch
 
     @contextmanager
-    def running(self, batch: Batch) -> Iterator[None]:
+    def running(self, batch: Pass) -> Iterator[None]:
         """Set the batch, for the forward and the backward pass.
 
         One that runs already waits meanwhile: it is set again afterwards.

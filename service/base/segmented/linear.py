@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from service.base.segmented.batch import Batch, Context
+from service.base.segmented.batch import Batch, Context, Pass
 
 
 class SegmentedLoraLinear(nn.Module):
@@ -47,7 +47,10 @@ class SegmentedLoraLinear(nn.Module):
         if x.numel() != batch.tokens * self.in_features:
             raise ValueError(f"{tuple(x.shape)} is not the batch of {batch.tokens} tokens")
         rows = x.reshape(-1, self.in_features)
-        out = _Segmented.apply(rows, _ANCHOR, self, batch, torch.is_grad_enabled())
+        if torch.is_grad_enabled():
+            out = _Segmented.apply(rows, _ANCHOR, self, batch)
+        else:
+            out, _ = _forward(rows, self, batch, keep=False)
         return out.view(*x.shape[:-1], self.out_features)
 
     def plain(self, rows: Tensor) -> Tensor:
@@ -68,35 +71,41 @@ _ANCHOR = torch.empty(0, requires_grad=True)
 
 class _Segmented(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, _: Tensor, layer: SegmentedLoraLinear, batch: Batch, learns: bool
-    ) -> Tensor:
-        batch.pause()
-        out = layer.plain(x)
+    def forward(ctx: Any, x: Tensor, _: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:
+        out, hidden = _forward(x, layer, batch, keep=True)
         ctx.layer, ctx.batch = layer, batch
-        ctx.adapts = layer.name in batch.layers
-        if not ctx.adapts:
-            return out
-        hidden = batch.products.add_through(
-            out[: batch.adapted],
-            _dropped(x[: batch.adapted], layer, batch),
-            *batch.weights(layer.name),
-            batch.scaling,
-            keep=learns,
-        )
-        if learns:
+        ctx.adapts = hidden is not None
+        if hidden is not None:
             ctx.save_for_backward(x, hidden)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         layer, batch = ctx.layer, ctx.batch
         batch.pause()
         into = _through_base(layer, gradient) if ctx.needs_input_grad[0] else None
         if ctx.adapts:
             _through_adapters(ctx.saved_tensors, gradient, into, layer, batch)
-        return into, None, None, None, None
+        return into, None, None, None
+
+
+def _forward(
+    x: Tensor, layer: SegmentedLoraLinear, batch: Pass, *, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Give the layer's answer and, to keep, what lies between A and B if an adapter is there."""
+    batch.pause()
+    out = layer.plain(x)
+    if layer.name not in batch.layers:
+        return out, None
+    hidden = batch.products.add_through(
+        out[: batch.adapted],
+        _dropped(x[: batch.adapted], layer, batch),
+        *batch.weights(layer.name),
+        batch.scaling,
+        keep=keep,
+    )
+    return out, hidden
 
 
 def _through_base(layer: SegmentedLoraLinear, gradient: Tensor) -> Tensor:
@@ -136,5 +145,5 @@ def _through_products(
     return inner
 
 
-def _dropped(x: Tensor, layer: SegmentedLoraLinear, batch: Batch) -> Tensor:
+def _dropped(x: Tensor, layer: SegmentedLoraLinear, batch: Pass) -> Tensor:
     return x if batch.dropout is None else batch.dropout.apply(x, layer.index)

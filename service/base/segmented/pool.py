@@ -37,6 +37,7 @@ class Pool:
             self._starts[name] = self.row
             self.row += (features_in + features_out) * self.padded_rank
         self._buffers: dict[str, Tensor] = {}
+        self._layers: dict[str, tuple[Tensor, Tensor]] = {}
         self.steps = torch.zeros(capacity, dtype=torch.float32, device=device)
         """Optimizer steps that each slot has taken."""
 
@@ -61,6 +62,12 @@ class Pool:
     def gradients(self) -> Tensor:
         """Summed since each slot's last step."""
         return self.buffer("gradients")
+
+    def layer(self, layer: str) -> tuple[Tensor, Tensor]:
+        """View a layer's weights of all slots, A and B: the same views each time."""
+        if layer not in self._layers:
+            self._layers[layer] = self.a(self.weights, layer), self.b(self.weights, layer)
+        return self._layers[layer]
 
     def a(self, buffer: Tensor, layer: str) -> Tensor:
         """View a layer's A of all slots: `[capacity, in, padded rank]`."""

@@ -7,6 +7,7 @@ slots. One class for each way to do it.
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional
 
 MOST_GROUPS = 1023
 """What one `grouped_mm` takes."""
+_MOST_PADDED = 8
+"""Rows of an adapter above which a product of its own is cheap."""
 
 
 class Products(Protocol):
@@ -53,9 +56,9 @@ class Present:
 
     def __init__(self, slots: Sequence[int], device: torch.device) -> None:
         start = slots[0] if slots else 0
-        together = not slots or slots[-1] - start + 1 == len(slots)
-        self._slice = slice(start, start + len(slots)) if together else None
-        self._index = None if together else torch.tensor(slots, device=device)
+        self.together = not slots or slots[-1] - start + 1 == len(slots)
+        self._slice = slice(start, start + len(slots)) if self.together else None
+        self._index = None if self.together else torch.tensor(slots, device=device)
 
     def take(self, held: Tensor, dtype: torch.dtype) -> Tensor:
         """Give their part of `[capacity, ...]` in the dtype to compute in."""
@@ -127,6 +130,58 @@ class Batched(Products):
         return rows.view(self._adapters, -1, rows.shape[1])
 
 
+class Padded(Products):
+    """Adapters with few rows as if all had `most`, the others one after another.
+
+    For passes without gradients on a CPU, where many small products cost more than what they
+    multiply, and copying weights that do not lie together costs more than passing over the others.
+    """
+
+    def __init__(self, sizes: Sequence[int], slots: Sequence[int], most: int) -> None:
+        self._most = most
+        self._span = slice(slots[0], slots[-1] + 1)
+        self._adapters = slots[-1] + 1 - slots[0]
+        self._long: list[tuple[int, int, int]] = []
+        rows: list[int] = []
+        places: list[int] = []
+        for slot, size, end in zip(slots, sizes, accumulate(sizes), strict=True):
+            if size > most:
+                self._long.append((slot, end - size, end))
+            else:
+                place = (slot - slots[0]) * most
+                rows += range(end - size, end)
+                places += range(place, place + size)
+        self._rows = torch.tensor(rows) if rows else None
+        self._places = torch.tensor(places)
+
+    def times(self, x: Tensor, w: Tensor, scaling: Tensor | None = None) -> Tensor:
+        """See Products."""
+        out = x.new_empty(x.shape[0], w.shape[2])
+        for slot, start, end in self._long:
+            torch.mm(x[start:end], w[slot].to(x.dtype), out=out[start:end])
+        if self._rows is not None:
+            out.index_copy_(0, self._rows, self._few(x, w, self._rows))
+        return _scaled(out, scaling)
+
+    def add_times(self, out: Tensor, x: Tensor, w: Tensor) -> None:
+        """See Products."""
+        for slot, start, end in self._long:
+            out[start:end].addmm_(x[start:end], w[slot].to(x.dtype))
+        if self._rows is not None:
+            out.index_add_(0, self._rows, self._few(x, w, self._rows))
+
+    def add_outer(self, into: Tensor, x: Tensor, y: Tensor) -> None:
+        """Raise: it is for passes without gradients."""
+        raise NotImplementedError
+
+    def _few(self, x: Tensor, w: Tensor, rows: Tensor) -> Tensor:
+        spread = x.new_zeros(self._adapters * self._most, x.shape[1])
+        spread.index_copy_(0, self._places, x.index_select(0, rows))
+        spread = spread.view(self._adapters, self._most, -1)
+        products = torch.bmm(spread, w[self._span].to(x.dtype))
+        return products.flatten(0, 1).index_select(0, self._places)
+
+
 class Grouped(Products):
     """Any lengths, in one kernel, on a GPU without Triton. `ends` is int32 there.
 
@@ -170,9 +225,22 @@ def choose(sizes: Sequence[int], slots: Sequence[int], device: torch.device) -> 
     present = Present(slots, device)
     if device.type == "cuda":
         return Grouped(_ends(sizes, device), present)
-    if len(sizes) > 1 and len(set(sizes)) == 1:
+    equal = len(sizes) > 1 and len(set(sizes)) == 1
+    if equal and (present.together or torch.is_grad_enabled()):
         return Batched(len(sizes), present)
-    return Looped(sizes, present)
+    if torch.is_grad_enabled() or len(sizes) < 2:
+        return Looped(sizes, present)
+    return Padded(sizes, slots, _usual(sizes, slots[-1] + 1 - slots[0]))
+
+
+def _usual(sizes: Sequence[int], span: int) -> int:
+    """Give a number of rows to pad to; 0 if padding would cost more than it spares.
+
+    The matrices of a whole span of slots are read then, also of those with more rows, or none.
+    """
+    most = sorted(sizes)[len(sizes) * 3 // 4]
+    few = sum(size <= most for size in sizes)
+    return most if most <= _MOST_PADDED and 4 * (span - few) <= few else 0
 
 
 @cache

@@ -16,7 +16,7 @@ LOGITS = torch.tensor([[0.0, 2.0, 1.0, float("-inf")]])
 
 def row(key: int = 0, chance: float = 0.5, **wishes: Any) -> Row:
     given = {"prompt": [0], "temperature": 1.0, "top_p": 1.0, "logprobs": None, **wishes}
-    return Row(key=key, prompt_id=key, adapter=None, chance=lambda: chance, **given)
+    return Row(key=key, adapter=None, salt="", chance=lambda: chance, **given)
 
 
 def picked(logits, rows: list[Row], generated: list[list[int]] | None = None) -> list[int]:

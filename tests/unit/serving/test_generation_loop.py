@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from adapters_store import RevisionRef
-from service.base.rows import Pick, Round, Row
+from service.base.rows import KvUse, Pick, Round, Row
 from service.errors import Conflict, EngineUnavailable
 from service.rendering.detokenizer import Detokenizer
 from service.serving.calls import Call
@@ -17,6 +17,7 @@ from service.serving.choices import Choice
 from service.serving.engine import GenerationRequest, Piece, Sampling
 from service.serving.generation_loop import GenerationLoop
 from service.settings import BUNDLED_BASE
+from tests.fakes.own_thread import OwnThread
 
 TOKENIZER = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
 REF = RevisionRef("acme", "support", "a" * 64)
@@ -58,6 +59,10 @@ class Numbers:
     def busy(self) -> bool:
         return bool(self.rows)
 
+    @property
+    def use(self) -> KvUse:
+        return KvUse(len(self.rows), 100, 2, 3)
+
     def add(self, rows: Iterable[Row]) -> None:
         self._here()
         self.rows |= {row.key: row for row in rows}
@@ -90,10 +95,15 @@ class Fragile(Choice):
         return super().take(token, *rest)
 
 
+def loop_on(backend: Numbers) -> GenerationLoop:
+    limits = {"max_resident": 1, "max_batch": 4, "max_queue": 4}
+    return GenerationLoop(backend, lambda i, s: Fragile(i, s, (), Detokenizer(TOKENIZER)), **limits)
+
+
 @asynccontextmanager
-async def running(backend: Numbers, **limits: int) -> AsyncIterator[GenerationLoop]:
-    given = {"max_resident": 1, "max_batch": 4, "max_queue": 4, **limits}
-    loop = GenerationLoop(backend, lambda i, s: Fragile(i, s, (), Detokenizer(TOKENIZER)), **given)
+async def running(backend: Numbers) -> AsyncIterator[GenerationLoop]:
+    loop = loop_on(backend)
+    OwnThread(loop)
     try:
         yield loop
     finally:
@@ -197,3 +207,49 @@ async def test_closing_while_an_adapter_loads_fails_who_waits_for_it() -> None:
         await closing
         with pytest.raises(EngineUnavailable):
             await ask(loop)
+
+
+async def test_it_can_be_driven_by_whoever_owns_the_model() -> None:
+    loop = loop_on(Numbers())
+    called = asyncio.Event()
+    loop.wake = called.set
+    assert not loop.wanted
+    assert not loop.turn()
+    asked = asyncio.create_task(ask(loop, tokens=4))
+    await called.wait()
+    assert loop.wanted
+    turns = 0
+    while not asked.done():
+        turns += loop.turn()
+        await asyncio.sleep(0)
+    assert await asked == 4
+    assert turns >= 4, "a turn runs at most one round"
+    while loop.turn():
+        pass
+    assert not loop.wanted
+    loop.end()
+    await asyncio.to_thread(loop.close)
+
+
+async def test_a_driver_that_goes_fails_what_is_under_way() -> None:
+    loop = loop_on(Numbers())
+    waiting = [asyncio.create_task(ask(loop, tokens=50)) for _ in range(2)]
+    await asyncio.sleep(0)
+    loop.turn()
+    late = asyncio.create_task(ask(loop))
+    await asyncio.sleep(0)
+    loop.end()
+    for outcome in await asyncio.gather(*waiting, late, return_exceptions=True):
+        assert isinstance(outcome, EngineUnavailable)
+    assert not loop.turn()
+    with pytest.raises(EngineUnavailable):
+        await ask(loop)
+    await asyncio.to_thread(loop.close)
+
+
+async def test_the_status_tells_of_the_cache() -> None:
+    async with running(Numbers()) as loop:
+        assert await ask(loop) == 3
+        status = loop.status()
+    assert (status.kv_blocks_used, status.kv_blocks) == (0, 100)
+    assert (status.preemptions, status.prefix_hits) == (2, 3)

@@ -1,5 +1,6 @@
 """What the resident engine refuses to serve."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from msgspec.structs import replace
 torch = pytest.importorskip("torch")
 
 from adapters_store import RevisionRef  # noqa: E402
-from service.errors import Conflict  # noqa: E402
+from service.errors import BadRequest, Conflict  # noqa: E402
 from tests.builders import a_peft_folder  # noqa: E402
-from tests.contracts.engines import House, resident  # noqa: E402
+from tests.contracts.engines import CONTEXT, MAX_BATCH, House, resident  # noqa: E402
 from tests.fakes.tiny import origin_of, tiny_base, write_adapter  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -73,3 +74,58 @@ async def test_equal_bytes_of_two_tenants_are_two_adapters(house: House, base) -
     one, two = [(await house.answer(ref)).text for ref in refs]
     assert one == two
     assert (await house.engine.status()).resident == refs
+
+
+async def test_what_the_cache_can_never_hold_is_refused_with_the_figures(tmp_path: Path) -> None:
+    async with resident(tmp_path, kv_tokens=64) as house:
+        assert (await house.answer(prompt="x" * 60, max_tokens=5)).tokens == 5
+        with pytest.raises(
+            BadRequest, match=r"\(60\) and max_tokens \(6\) exceed the 64"
+        ) as caught:
+            await house.answer(prompt="x" * 60, max_tokens=6)
+        assert caught.value.param == "max_tokens"
+        assert (await house.engine.status()).kv_blocks == 4
+
+
+async def test_a_small_cache_answers_everyone_as_a_large_one_does(tmp_path: Path) -> None:
+    asked = [{"prompt": text * 4, "max_tokens": 30} for text in ("ab", "cde", "fg", "hi")]
+    texts = []
+    for kv_tokens in (2048, 64):
+        async with resident(tmp_path / str(kv_tokens), kv_tokens=kv_tokens) as house:
+            refs = [None, *house.refs[:2], None]
+            each = [house.answer(ref, **how) for ref, how in zip(refs, asked, strict=True)]
+            texts.append([answer.text for answer in await asyncio.gather(*each)])
+            status = await house.until(lambda status: status.running == 0)
+            assert bool(status.preemptions) == (kv_tokens == 64)
+            assert status.kv_blocks_used == 0
+    assert texts[0] == texts[1]
+
+
+async def test_the_status_tells_what_is_in_the_cache(house: House) -> None:
+    idle = await house.engine.status()
+    # On a CPU, room for as much as the batch can ever hold.
+    assert (idle.kv_blocks, idle.kv_blocks_used) == (MAX_BATCH * CONTEXT // 16, 0)
+    async with house.begun(house.request(prompt="y" * 40, max_tokens=200)):
+        assert (await house.engine.status()).kv_blocks_used >= 3
+    assert idle.prefix_hits == 0
+    await house.answer(prompt="y" * 40)
+    assert (await house.engine.status()).prefix_hits == 32
+
+
+async def test_tenants_share_no_prompt_of_the_base(house: House) -> None:
+    for tenant in ("acme", "globex"):
+        request = replace(house.request(prompt="z" * 40), tenant=tenant)
+        await house.choices(request)
+    assert (await house.engine.status()).prefix_hits == 0
+
+
+async def test_an_adapter_wider_than_the_others_is_served_beside_them(house: House, base) -> None:
+    with house.store.stage() as staged:
+        write_adapter(staged, seed=9, rank=48)
+        wide = house.store.publish("acme", "wide", staged, origin_of(base)).ref
+    narrow = await house.answer(house.refs[0])
+    async with house.begun(house.request(house.refs[0], max_tokens=200)):
+        text = (await house.answer(wide)).text
+        assert (await house.answer(house.refs[0])).text == narrow.text
+    assert text != narrow.text
+    assert (await house.answer(wide)).text == text

@@ -1,0 +1,114 @@
+"""One running batch on one resident base: rows with different adapters join and leave at any step.
+
+Not thread-safe: the layers find the batch in hand in one place.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from service.base.generating.blocks import Blocks, root
+from service.base.generating.schedule import CHUNK_TOKENS, Chunk, Schedule
+from service.base.rows import KvUse, Round, Row
+from service.base.sampling import pick
+
+
+class Model(Protocol):
+    """What computes; `GenerationModel` does."""
+
+    blocks: Blocks
+    most: int
+
+    def clear(self, blocks: Sequence[int]) -> None: ...
+    def drop(self, keys: Collection[int]) -> None: ...
+    def forward(self, adapters: Sequence[str | None], chunks: Sequence[Chunk]) -> Tensor: ...
+
+
+class NoRoom(Exception):
+    """A row has grown beyond the whole cache."""
+
+
+class DecodingBatch:
+    """Runs `round` after `round`; in each, rows whose prompt is in get one token more."""
+
+    def __init__(self, model: Model, chunk_tokens: int = CHUNK_TOKENS) -> None:
+        self._model = model
+        self._schedule = Schedule(model.blocks, model.most, chunk_tokens)
+        self._rows: dict[int, Row] = {}
+        self._generated: dict[int, list[int]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a round would do anything."""
+        return self._schedule.busy
+
+    @property
+    def use(self) -> KvUse:
+        """How the cache fares."""
+        blocks = self._model.blocks
+        return KvUse(blocks.used, blocks.count, self._schedule.preemptions, self._schedule.reused)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Let rows in; the next rounds take in their prompts."""
+        for row in rows:
+            self._rows[row.key] = row
+            self._generated[row.key] = []
+            self._schedule.add(row.key, root(row.salt, row.adapter), row.prompt)
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Let rows go, wherever they are."""
+        self._schedule.drop(keys)
+        self._model.drop(keys)
+        for key in keys:
+            self._rows.pop(key, None)
+            self._generated.pop(key, None)
+
+    def round(self) -> Round:
+        """Run one forward pass: the next token of each running row, and chunks of prompts.
+
+        Never raises: rows without which the pass would not have failed are not lost.
+        """
+        result = Round([], [], [])
+        step = self._schedule.next()
+        self._lose(step.lost, NoRoom("the key-value cache is too small for it"), result)
+        with torch.inference_mode():
+            try:
+                self._model.clear(step.fresh)
+            except Exception as fault:  # noqa: BLE001 - what was in them must never be read
+                self._lose([chunk.key for chunk in step.chunks], fault, result)
+            else:
+                self._run(step.chunks, result)
+        return result
+
+    def _run(self, chunks: Sequence[Chunk], result: Round) -> None:
+        if not chunks:
+            return
+        rows = [self._rows[chunk.key] for chunk in chunks]
+        try:
+            logits = self._model.forward([row.adapter for row in rows], chunks)
+            wanted = [row for row, chunk in zip(rows, chunks, strict=True) if chunk.last]
+            made = [self._generated[row.key] for row in wanted]
+            picks = pick(logits, wanted, made) if wanted else []
+        except Exception as fault:  # noqa: BLE001 - whatever it was, the other rows must go on
+            if len(chunks) == 1:
+                self._lose([chunks[0].key], fault, result)
+                return
+            # It writes the same to the same places again. Who is to blame is found by halving.
+            middle = len(chunks) // 2
+            self._run(chunks[:middle], result)
+            self._run(chunks[middle:], result)
+            return
+        tokens = {one.key: one.token for one in picks}
+        for chunk in chunks:
+            self._schedule.advance(chunk, tokens.get(chunk.key))
+        for key, token in tokens.items():
+            self._generated[key].append(token)
+        result.picks += picks
+
+    def _lose(self, keys: Collection[int], fault: Exception, result: Round) -> None:
+        if keys:
+            self.drop(keys)
+            result.lost += keys
+            result.faults.append(fault)

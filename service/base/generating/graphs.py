@@ -1,0 +1,165 @@
+"""Decode steps whose tensors stay where they are, so that CUDA replays them as graphs.
+
+A step of n rows runs in the next larger bucket. The rows that are left over are the bare base's,
+and write to the block that is nobody's.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.base.generating.adapters import Adapters
+from service.base.generating.attention import Singles, paged
+from service.base.generating.kv import KvCache
+from service.base.generating.schedule import Chunk
+from service.base.segmented.attention import Attend
+from service.base.segmented.base import SegmentedBase
+from service.base.segmented.batch import go_on
+from service.base.segmented.dropout import Dropout
+from service.base.segmented.products import Products, choose
+from service.base.segmented.slots import Slots
+from service.telemetry import logger
+
+_log = logger(__name__)
+
+
+def buckets(most: int) -> list[int]:
+    """Give the numbers of rows that are captured: 1, 2, 4, 8, then by eights."""
+    return [n for n in (1, 2, 4, *range(8, most, 8)) if n < most] + [most]
+
+
+class StaticBatch:
+    """Implements `Pass` for one token in each of at most `rows` rows."""
+
+    def __init__(self, slots: Slots, cache: KvCache, rows: int, columns: int) -> None:
+        pool, device = slots.pool, slots.pool.device
+        self.tokens = self.adapted = rows
+        self.layers = frozenset(pool.shapes)
+        self.dropout: Dropout | None = None
+        self.pause = go_on
+        self.ids = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.positions = torch.zeros((1, rows), dtype=torch.int64, device=device)
+        self.scaling = torch.zeros((rows, 1), dtype=pool.dtype, device=device)
+        self.products: Products
+        self._slots, self._size = slots, cache.size
+        self._places = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._tables = torch.zeros((rows, columns), dtype=torch.int64, device=device)
+        self._lengths = torch.ones(rows, dtype=torch.int64, device=device)
+        everyone = torch.arange(rows, device=device)
+        self._paged = paged(cache, self._places, Singles(everyone, self._tables, self._lengths))
+        self.attend: Attend = self._paged
+        self._tiled = None
+        if device.type == "cuda":
+            from service.base.segmented.products_triton import unused
+
+            self._tiled = self.products = unused(rows, device)
+
+    def weights(self, layer: str) -> tuple[Tensor, Tensor]:
+        """See Pass."""
+        return self._slots.pool.layer(layer)
+
+    def fill(self, slots: Sequence[int | None], chunks: Sequence[Chunk], tables: Tensor) -> None:
+        """Put in rows sorted by slot, the bare base's last; what is left over means nothing."""
+        left = self.tokens - len(chunks)
+        starts = [chunk.start for chunk in chunks]
+        places = [
+            chunk.blocks[chunk.start // self._size] * self._size + chunk.start % self._size
+            for chunk in chunks
+        ]
+        _set(self.ids, [chunk.tokens[0] for chunk in chunks] + [0] * left)
+        _set(self.positions[0], starts + [0] * left)
+        _set(self._places, places + [0] * left)
+        _set(self._lengths, [start + 1 for start in starts] + [1] * left)
+        self._tables[: len(chunks), : tables.shape[1]].copy_(tables)
+        self._tables[len(chunks) :, :1] = 0
+        self._paged.renew()
+        self._adapt([slot for slot in slots if slot is not None])
+
+    def _adapt(self, slots: Sequence[int]) -> None:
+        """Say which slot each of the first rows goes through; the others meet no adapter."""
+        scalings = [self._slots[slot].scaling for slot in slots]
+        _set(self.scaling[:, 0], scalings + [0.0] * (self.tokens - len(slots)))
+        rows = Counter(slots)
+        sizes, present = list(rows.values()), list(rows)
+        if self._tiled is not None:
+            self._tiled.put(sizes, present)
+            return
+        # Without a graph nothing has to stay as it is.
+        self.adapted = len(slots)
+        self.layers = frozenset(self._slots.pool.shapes if slots else ())
+        self.products = choose(sizes, present, self._slots.pool.device)
+
+
+class Graphs:
+    """Makes a bucket's step when it is first wanted; captured once, replayed ever after."""
+
+    def __init__(self, base: SegmentedBase, cache: KvCache, most: int, columns: int) -> None:
+        self._base = base
+        self._cache = cache
+        self._columns = columns
+        self._buckets = buckets(most)
+        self._slots: Slots | None = None
+        self._steps: dict[int, _Step] = {}
+
+    def logits(
+        self,
+        adapters: Adapters,
+        slots: Sequence[int | None],
+        chunks: Sequence[Chunk],
+        tables: Tensor,
+    ) -> Tensor:
+        """Run one step of rows sorted by slot; the logits are overwritten by the next."""
+        if self._slots is not adapters.slots:
+            # They have been widened: the captured ones read the old ones.
+            self._slots, self._steps = adapters.slots, {}
+        rows = next(bucket for bucket in self._buckets if bucket >= len(chunks))
+        if rows not in self._steps:
+            batch = StaticBatch(adapters.slots, self._cache, rows, self._columns)
+            self._steps[rows] = _Step(self._base, batch)
+        step = self._steps[rows]
+        step.batch.fill(slots, chunks, tables)
+        return step.run()[: len(chunks)]
+
+
+class _Step:
+    """One bucket's forward pass."""
+
+    def __init__(self, base: SegmentedBase, batch: StaticBatch) -> None:
+        self.batch = batch
+        self._base = base
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if base.device.type == "cuda":
+            try:
+                self._capture()
+            except RuntimeError as fault:
+                # Some models ask the device while they run (rotary tables that grow): slower, then.
+                _log.warning("generation.not_captured", rows=batch.tokens, exc_info=fault)
+
+    def run(self) -> Tensor:
+        if self._graph is None:
+            return self._forward()
+        self._graph.replay()
+        return self._logits
+
+    def _capture(self) -> None:
+        # Kernels are compiled and workspaces made at the first runs; that cannot be captured.
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(2):
+                self._forward()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._logits = self._forward()
+        self._graph = graph
+
+    def _forward(self) -> Tensor:
+        with self._base.running(self.batch):
+            return self._base.logits(self._base.hidden(self.batch, self.batch.ids))
+
+
+def _set(into: Tensor, values: Sequence[float]) -> None:
+    into.copy_(torch.tensor(values, dtype=into.dtype))

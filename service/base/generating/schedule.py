@@ -1,0 +1,220 @@
+"""What the next step computes: running sequences' next tokens, and chunks of prompts. Pure.
+
+    waiting -> running (prompt in chunks, then token by token) -> gone
+       ^---------- preempted: its blocks are needed by an older one
+
+First come, first served. Blocks for the whole prompt are taken when a sequence is let in, others as
+it grows. When none is left, the youngest goes back to wait, with what it has generated as part of
+its prompt; the oldest is never sent back, so everyone ends.
+"""
+
+import bisect
+from collections.abc import Collection, Iterable, Iterator
+
+import msgspec
+
+from service.base.generating.blocks import Blocks, chain
+
+CHUNK_TOKENS = 512
+"""Prompt tokens in one step, so that running sequences go on."""
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Tokens of one sequence that a step computes."""
+
+    key: int
+    start: int
+    """How many of its tokens are in the cache already."""
+    tokens: list[int]
+    blocks: list[int]
+    """Where they and all before them lie."""
+    last: bool
+    """Whether the sequence's next token is to be picked then."""
+
+    @property
+    def end(self) -> int:
+        """How many tokens are in the cache after it."""
+        return self.start + len(self.tokens)
+
+
+class Step(msgspec.Struct):
+    """One forward pass."""
+
+    chunks: list[Chunk]
+    fresh: list[int]
+    """Blocks that were another's before."""
+    lost: list[int]
+    """Sequences that have grown beyond all the blocks there are."""
+
+
+class _Sequence(msgspec.Struct):
+    order: int
+    key: int
+    tokens: list[int]
+    digests: list[bytes]
+    start: bytes
+    blocks: list[int] = []
+    done: int = 0
+    """Tokens in the cache."""
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.done
+
+
+class Schedule:
+    """Owns `blocks`. At most `most` sequences run at once."""
+
+    def __init__(self, blocks: Blocks, most: int, chunk_tokens: int = CHUNK_TOKENS) -> None:
+        self._blocks = blocks
+        self._most = most
+        self._chunk_tokens = chunk_tokens
+        self._waiting: list[_Sequence] = []
+        self._running: dict[int, _Sequence] = {}
+        self._added = 0
+        self.preemptions = 0
+        self.reused = 0
+        """Tokens that were found in the cache."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._running or self._waiting)
+
+    def add(self, key: int, start: bytes, tokens: Iterable[int]) -> None:
+        """Let a sequence wait; its chain begins with `start`."""
+        tokens = list(tokens)
+        digests = chain(start, tokens, self._blocks.size)
+        self._waiting.append(_Sequence(self._added, key, tokens, digests, start))
+        self._added += 1
+
+    def drop(self, keys: Collection[int]) -> None:
+        """Let sequences go, wherever they are."""
+        self._waiting = [one for one in self._waiting if one.key not in keys]
+        for key in keys:
+            if key in self._running:
+                self._blocks.release(self._running.pop(key).blocks)
+
+    def next(self) -> Step:
+        """Say what to compute, and take the blocks for it."""
+        step = Step([], [], [])
+        preemptions = self.preemptions
+        for one in sorted(self._running.values(), key=_order):
+            if one.left == 1 and one.key in self._running and self._grow(one, step):
+                step.chunks.append(self._chunk(one, 1))
+        budget = self._chunk_tokens
+        for one in sorted(self._running.values(), key=_order):
+            if one.left > 1 and budget:
+                step.chunks.append(self._chunk(one, budget))
+                budget -= len(step.chunks[-1].tokens)
+        if self.preemptions == preemptions:
+            self._let_in(step, budget)
+        step.chunks = [chunk for chunk in step.chunks if chunk.key in self._running]
+        return step
+
+    def advance(self, chunk: Chunk, token: int | None = None) -> None:
+        """Report that a chunk is in the cache, and what was picked after it."""
+        one = self._running[chunk.key]
+        before, one.done = one.done // self._blocks.size, chunk.end
+        for at in range(before, one.done // self._blocks.size):
+            self._blocks.publish(one.blocks[at], one.digests[at])
+        if token is not None:
+            one.tokens.append(token)
+            if len(one.tokens) % self._blocks.size == 0:
+                self._add_digest(one)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if the books are wrong."""
+        self._blocks.check_integrity(one.blocks for one in self._running.values())
+        orders = [one.order for one in self._waiting]
+        assert orders == sorted(orders), "who waits is out of order"
+        assert len(self._running) <= self._most, "too many run"
+        for one in self._running.values():
+            assert one.done < len(one.tokens), "a sequence has nothing to compute"
+            assert len(one.blocks) >= self._blocks.needed(one.done), "tokens without a block"
+        for one in self._waiting:
+            assert not one.blocks, "who waits holds blocks"
+
+    def _grow(self, one: _Sequence, step: Step) -> bool:
+        """Take the block for the next token if it needs one; False if it had to go itself."""
+        if self._blocks.needed(len(one.tokens)) <= len(one.blocks):
+            return True
+        while not self._blocks.available:
+            if len(self._running) == 1:
+                step.lost.append(one.key)
+                self.drop([one.key])
+                return False
+            youngest = max(self._running.values(), key=_order)
+            self._preempt(youngest)
+            if youngest is one:
+                return False
+        self._take(one, 1, step)
+        return True
+
+    def _preempt(self, one: _Sequence) -> None:
+        del self._running[one.key]
+        self._blocks.release(one.blocks)
+        one.blocks, one.done = [], 0
+        bisect.insort(self._waiting, one, key=_order)
+        self.preemptions += 1
+
+    def _let_in(self, step: Step, budget: int) -> None:
+        coming = set(self._coming()) if self._waiting else set()
+        for one in list(self._waiting):
+            if not budget or len(self._running) >= self._most:
+                return
+            # The last token is computed in any case: its logits are wanted.
+            shareable = one.digests[: (len(one.tokens) - 1) // self._blocks.size]
+            found = self._blocks.find(shareable)
+            if shareable[len(found) : len(found) + 1] and shareable[len(found)] in coming:
+                continue
+            if not self._enter(one, found, step):
+                return
+            if one.key in self._running:
+                coming.update(one.digests[len(found) :])
+                step.chunks.append(self._chunk(one, budget))
+                budget -= len(step.chunks[-1].tokens)
+
+    def _enter(self, one: _Sequence, found: list[int], step: Step) -> bool:
+        """Let one in; False if those behind it have to wait as well."""
+        wanted = self._blocks.needed(len(one.tokens))
+        room = self._blocks.available - self._blocks.idle(found)
+        # One block for each that runs: else who is let in is sent back at once.
+        if wanted - len(found) + len(self._running) > room:
+            if self._running:
+                return False
+            step.lost.append(one.key)
+            self._waiting.remove(one)
+            return True
+        self._waiting.remove(one)
+        self._blocks.hold(found)
+        one.blocks, one.done = list(found), len(found) * self._blocks.size
+        self.reused += one.done
+        self._take(one, wanted - len(found), step)
+        self._running[one.key] = one
+        return True
+
+    def _take(self, one: _Sequence, count: int, step: Step) -> None:
+        taken = self._blocks.take(count)
+        one.blocks += taken
+        step.fresh += taken
+
+    def _coming(self) -> Iterator[bytes]:
+        """Walk the blocks that running sequences will have filled when their prompts are in."""
+        for one in self._running.values():
+            if one.left > 1:
+                yield from one.digests[one.done // self._blocks.size :]
+
+    def _chunk(self, one: _Sequence, most: int) -> Chunk:
+        tokens = one.tokens[one.done : one.done + most]
+        last = one.done + len(tokens) == len(one.tokens)
+        return Chunk(one.key, one.done, tokens, one.blocks, last)
+
+    def _add_digest(self, one: _Sequence) -> None:
+        size = self._blocks.size
+        parent = one.digests[-1] if one.digests else one.start
+        one.digests += chain(parent, one.tokens[-size:], size)
+
+
+def _order(one: _Sequence) -> int:
+    return one.order
