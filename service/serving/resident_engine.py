@@ -56,6 +56,7 @@ class ResidentEngine:
             tokens=kv_tokens,
             context=description.context_length,
         )
+        model.warm()
         self._room = model.blocks.count * model.blocks.size
         self.loop = GenerationLoop(
             SegmentedBackend(model, base, description, store),
@@ -103,7 +104,7 @@ class SegmentedBackend:
         self._shapes = base.shapes
         self._base = description
         self._store = store
-        self._batch = DecodingBatch(model)
+        self._batch = DecodingBatch(model, model.chunk_tokens)
 
     def prepare(self, ref: RevisionRef) -> LoraFiles:
         """Read and check a revision; also that it was made for the base that runs here."""

@@ -1,5 +1,7 @@
 """The adapters that rows name, in slots that are widened when one of a greater rank comes."""
 
+from collections.abc import Collection
+
 import torch
 
 from service.base.generating.room import free_memory
@@ -18,6 +20,7 @@ class Adapters:
         self._base = base
         self._most = most
         self._names: dict[str, int] = {}
+        self._layers: dict[int, frozenset[str]] = {}
         self.slots = self._make(rank)
 
     @property
@@ -29,6 +32,11 @@ class Adapters:
         """Give an adapter's slot; None is the bare base's. Raises KeyError for one not there."""
         return None if name is None else self._names[name]
 
+    def layers(self, slots: Collection[int]) -> frozenset[str]:
+        """Give the layers at which any of these slots' adapters is."""
+        kinds = {self._layers[slot] for slot in slots}
+        return next(iter(kinds)) if len(kinds) == 1 else frozenset().union(*kinds)
+
     def add(self, name: str, files: LoraFiles) -> None:
         """Put an adapter into a slot, wholly or not at all. Raises BadLora, and ValueError."""
         if name in self._names or len(self._names) >= self._most:
@@ -36,7 +44,8 @@ class Adapters:
         try:
             if files.rank > self.slots.pool.most_rank:
                 self._widen(files.rank)
-            self._names[name] = _load(self.slots, files)
+            self._names[name] = slot = _load(self.slots, files)
+            self._layers[slot] = frozenset(self.slots[slot].layers)
         except BadShape as fault:
             raise BadLora(f"the adapter could not be put on the base: {fault}") from fault
 
@@ -56,9 +65,10 @@ class Adapters:
         try:
             wider = self._make(rank)
             names = {name: _load(wider, self._files(slot)) for name, slot in self._names.items()}
+            layers = {slot: frozenset(wider[slot].layers) for slot in names.values()}
         except torch.OutOfMemoryError:
             raise BadLora(f"there is no memory for rank {rank}") from None
-        self.slots, self._names = wider, names
+        self.slots, self._names, self._layers = wider, names, layers
 
     def _check_room(self, rank: int) -> None:
         pool = self.slots.pool

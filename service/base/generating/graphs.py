@@ -6,6 +6,7 @@ and write to the block that is nobody's.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,14 @@ from service.base.segmented.attention import Attend
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.batch import go_on
 from service.base.segmented.dropout import Dropout
+from service.base.segmented.pool import named
 from service.base.segmented.products import Products, choose
 from service.base.segmented.slots import Slots
 from service.telemetry import logger
+
+USUAL = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""What adapters target where nobody says otherwise."""
+MOST_KINDS = 6
 
 _log = logger(__name__)
 
@@ -33,10 +39,13 @@ def buckets(most: int) -> list[int]:
 class StaticBatch:
     """Implements `Pass` for one token in each of at most `rows` rows."""
 
-    def __init__(self, slots: Slots, cache: KvCache, rows: int, columns: int) -> None:
+    def __init__(
+        self, slots: Slots, layers: frozenset[str], cache: KvCache, rows: int, columns: int
+    ) -> None:
+        """Send rows through the adapters at `layers` only."""
         pool, device = slots.pool, slots.pool.device
         self.tokens = self.adapted = rows
-        self.layers = frozenset(pool.shapes)
+        self.layers = layers
         self.dropout: Dropout | None = None
         self.pause = go_on
         self.ids = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -88,12 +97,15 @@ class StaticBatch:
             return
         # Without a graph nothing has to stay as it is.
         self.adapted = len(slots)
-        self.layers = frozenset(self._slots.pool.shapes if slots else ())
         self.products = choose(sizes, present, self._slots.pool.device)
 
 
 class Graphs:
-    """Makes a bucket's step when it is first wanted; captured once, replayed ever after."""
+    """Makes a step when it is first wanted; captured once, replayed ever after.
+
+    There is one for each bucket and each set of layers that adapters target: what no row goes
+    through costs nothing. Beyond MOST_KINDS such sets, rows go through all layers.
+    """
 
     def __init__(self, base: SegmentedBase, cache: KvCache, most: int, columns: int) -> None:
         self._base = base
@@ -101,7 +113,11 @@ class Graphs:
         self._columns = columns
         self._buckets = buckets(most)
         self._slots: Slots | None = None
-        self._steps: dict[int, _Step] = {}
+        self._kinds: list[frozenset[str]] = []
+        self._steps: dict[tuple[int, frozenset[str]], _Step] = {}
+        cuda = base.device.type == "cuda"
+        # One replay at a time, and each one's logits are read before the next.
+        self._memory = torch.cuda.graph_pool_handle() if cuda else None
 
     def logits(
         self,
@@ -111,24 +127,43 @@ class Graphs:
         tables: Tensor,
     ) -> Tensor:
         """Run one step of rows sorted by slot; the logits are overwritten by the next."""
-        if self._slots is not adapters.slots:
-            # They have been widened: the captured ones read the old ones.
-            self._slots, self._steps = adapters.slots, {}
         rows = next(bucket for bucket in self._buckets if bucket >= len(chunks))
-        if rows not in self._steps:
-            batch = StaticBatch(adapters.slots, self._cache, rows, self._columns)
-            self._steps[rows] = _Step(self._base, batch)
-        step = self._steps[rows]
+        present = {slot for slot in slots if slot is not None}
+        step = self._step(adapters, rows, adapters.layers(present))
         step.batch.fill(slots, chunks, tables)
         return step.run()[: len(chunks)]
+
+    def warm(self, adapters: Adapters) -> None:
+        """Make the usual steps now, so that no request waits for them."""
+        everywhere = adapters.slots.pool.shapes
+        usual = frozenset(name for name in everywhere if any(named(name, t) for t in USUAL))
+        with torch.inference_mode():
+            for layers in (frozenset[str](), usual, frozenset(everywhere)):
+                for rows in reversed(self._buckets):
+                    self._step(adapters, rows, layers)
+
+    def _step(self, adapters: Adapters, rows: int, layers: frozenset[str]) -> "_Step":
+        if self._slots is not adapters.slots:
+            # They have been widened: the captured ones read the old ones.
+            self._slots, self._kinds, self._steps = adapters.slots, [], {}
+        if layers not in self._kinds:
+            if len(self._kinds) < MOST_KINDS:
+                self._kinds.append(layers)
+            else:
+                layers = frozenset(adapters.slots.pool.shapes)
+        if (rows, layers) not in self._steps:
+            batch = StaticBatch(adapters.slots, layers, self._cache, rows, self._columns)
+            self._steps[rows, layers] = _Step(self._base, batch, self._memory)
+        return self._steps[rows, layers]
 
 
 class _Step:
     """One bucket's forward pass."""
 
-    def __init__(self, base: SegmentedBase, batch: StaticBatch) -> None:
+    def __init__(self, base: SegmentedBase, batch: StaticBatch, memory: Any) -> None:
         self.batch = batch
         self._base = base
+        self._memory = memory
         self._graph: torch.cuda.CUDAGraph | None = None
         if base.device.type == "cuda":
             try:
@@ -152,7 +187,8 @@ class _Step:
                 self._forward()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may compute meanwhile (dpo, reinforcement).
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             self._logits = self._forward()
         self._graph = graph
 

@@ -17,6 +17,10 @@ from service.base.segmented.base import SegmentedBase
 from service.base.segmented.layout import Part
 
 
+CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
+"""Prompt tokens in one step, so that running sequences go on. A GPU is half idle with fewer."""
+
+
 class GenerationModel:
     """Owns the cache of `tokens` tokens (0: what memory allows) and `most_adapters` slots.
 
@@ -37,6 +41,7 @@ class GenerationModel:
         static: bool | None = None,
     ) -> None:
         self.adapters = Adapters(base, most_adapters)
+        self.chunk_tokens = CHUNK_TOKENS[base.device.type]
         self.most = most
         self._base = base
         shape = measure(base)
@@ -46,6 +51,11 @@ class GenerationModel:
         self._tables = Tables(most, min(self.blocks.count, self.blocks.needed(context)))
         static = base.device.type == "cuda" if static is None else static
         self._graphs = Graphs(base, self._cache, most, self._tables.columns) if static else None
+
+    def warm(self) -> None:
+        """Capture what will be replayed, before anybody waits for it."""
+        if self._graphs is not None:
+            self._graphs.warm(self.adapters)
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Forget what was in blocks."""
