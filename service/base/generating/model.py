@@ -16,7 +16,6 @@ from service.base.generating.tables import Tables
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.layout import Part
 
-
 CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
 """Prompt tokens in one step, so that running sequences go on. A GPU is half idle with fewer."""
 
