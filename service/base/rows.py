@@ -55,7 +55,7 @@ class Pick(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct):
-    """What one round brought: tokens, and the rows that a failed forward pass lost."""
+    """What one round brought: tokens, rows that were lost, and the faults of every failed pass."""
 
     picks: list[Pick] = []
     lost: list[int] = []

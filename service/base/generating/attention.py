@@ -17,6 +17,9 @@ from service.base.generating.kv import KvCache
 from service.base.segmented.attention import causal_on_gpu
 from service.base.segmented.layout import ends
 
+_MOST_PADDING = 1.5
+"""How many times the blocks of groups apart may be gathered for all rows together."""
+
 
 class Span(msgspec.Struct, frozen=True):
     """New tokens of one sequence in the row of tokens."""
@@ -92,7 +95,10 @@ class PagedAttention(ABC):
 
 
 class PagedOnCpu(PagedAttention):
-    """Gathers the past, and masks what is not one's own."""
+    """Gathers the past, and masks what is not one's own.
+
+    Singles are padded to the longest; where that would be much, those of like length go together.
+    """
 
     def __init__(
         self, cache: KvCache, places: Tensor, singles: Singles, chunks: Sequence[Span]
@@ -100,17 +106,47 @@ class PagedOnCpu(PagedAttention):
         super().__init__(cache, places, singles, chunks)
         self._blocks = [torch.tensor(span.blocks) for span in chunks]
         self._masks: dict[tuple[object, int | None], Tensor] = {}
+        self._groups = self._grouped()
 
     def renew(self) -> None:
         """See PagedAttention."""
         self._masks.clear()
+        self._groups = self._grouped()
 
     def _attend_singles(
         self, layer: int, q: Tensor, scaling: float | None, window: int | None
     ) -> Tensor:
-        keys, values = self._cache.gather(layer, self._singles.tables)
-        mask = self._mask("singles", window, self._of_singles)
+        if len(self._groups) == 1:
+            return self._attend_group(layer, q, self._groups[0], scaling, window)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        for group in self._groups:
+            part = q.index_select(0, group.rows)
+            out[group.rows] = self._attend_group(layer, part, group, scaling, window)
+        return out
+
+    def _attend_group(
+        self, layer: int, q: Tensor, group: Singles, scaling: float | None, window: int | None
+    ) -> Tensor:
+        keys, values = self._cache.gather(layer, group.tables)
+        make = partial(_of_singles, group.lengths, keys.shape[1])
+        mask = self._mask(id(group), window, make)
         return _attend(q.unsqueeze(1), keys, values, scaling, mask).squeeze(1)
+
+    def _grouped(self) -> list[Singles]:
+        """Part the singles by the power of two that their blocks come to, if it spares much."""
+        lengths, tables = self._singles.lengths, self._singles.tables
+        blocks = [-(-length // self._cache.size) for length in lengths.tolist()]
+        alike: dict[int, list[int]] = {}
+        for row, count in enumerate(blocks):
+            alike.setdefault((count - 1).bit_length(), []).append(row)
+        apart = sum(len(rows) * max(blocks[row] for row in rows) for rows in alike.values())
+        if len(blocks) * max(blocks, default=0) <= _MOST_PADDING * apart:
+            alike = {0: list(range(len(blocks)))} if blocks else {}
+        groups = []
+        for rows in alike.values():
+            index, longest = torch.tensor(rows, dtype=torch.int64), max(blocks[r] for r in rows)
+            groups.append(Singles(index, tables[index, :longest], lengths[index]))
+        return groups
 
     def _attend_chunks(
         self, out: Tensor, layer: int, q: Tensor, scaling: float | None, window: int | None
@@ -128,14 +164,6 @@ class PagedOnCpu(PagedAttention):
         if (what, window) not in self._masks:
             self._masks[what, window] = make(window)
         return self._masks[what, window]
-
-    def _of_singles(self, window: int | None) -> Tensor:
-        at = torch.arange(self._singles.tables.shape[1] * self._cache.size)
-        lengths = self._singles.lengths.unsqueeze(-1)
-        seen = at < lengths
-        if window is not None:
-            seen &= at >= lengths - window
-        return seen[:, None, None]
 
 
 class PagedOnGpu(PagedAttention):
@@ -217,6 +245,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, mask: Tensor
         q, k, v, attn_mask=mask, scale=scaling, enable_gqa=shared
     )
     return out.transpose(1, 2)
+
+
+def _of_singles(lengths: Tensor, most: int, window: int | None) -> Tensor:
+    at, ends = torch.arange(most), lengths.unsqueeze(-1)
+    seen = at < ends
+    if window is not None:
+        seen &= at >= ends - window
+    return seen[:, None, None]
 
 
 def _of_chunk(span: Span, window: int | None) -> Tensor:

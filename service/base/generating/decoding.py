@@ -72,12 +72,15 @@ class DecodingBatch:
         """
         result = Round([], [], [])
         step = self._schedule.next()
-        self._lose(step.lost, NoRoom("the key-value cache is too small for it"), result)
+        if step.lost:
+            result.faults.append(NoRoom("the key-value cache is too small for a row"))
+            self._lose(step.lost, result)
         with torch.inference_mode():
             try:
                 self._model.clear(step.fresh)
             except Exception as fault:  # noqa: BLE001 - what was in them must never be read
-                self._lose([chunk.key for chunk in step.chunks], fault, result)
+                result.faults.append(fault)
+                self._lose([chunk.key for chunk in step.chunks], result)
             else:
                 self._run(step.chunks, result)
         return result
@@ -92,8 +95,9 @@ class DecodingBatch:
             made = [self._generated[row.key] for row in wanted]
             picks = pick(logits, wanted, made) if wanted else []
         except Exception as fault:  # noqa: BLE001 - whatever it was, the other rows must go on
+            result.faults.append(fault)
             if len(chunks) == 1:
-                self._lose([chunks[0].key], fault, result)
+                self._lose([chunks[0].key], result)
                 return
             # It writes the same to the same places again. Who is to blame is found by halving.
             middle = len(chunks) // 2
@@ -107,8 +111,6 @@ class DecodingBatch:
             self._generated[key].append(token)
         result.picks += picks
 
-    def _lose(self, keys: Collection[int], fault: Exception, result: Round) -> None:
-        if keys:
-            self.drop(keys)
-            result.lost += keys
-            result.faults.append(fault)
+    def _lose(self, keys: Collection[int], result: Round) -> None:
+        self.drop(keys)
+        result.lost += keys

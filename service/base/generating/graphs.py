@@ -50,7 +50,7 @@ class StaticBatch:
         self.pause = go_on
         self.ids = torch.zeros(rows, dtype=torch.int64, device=device)
         self.positions = torch.zeros((1, rows), dtype=torch.int64, device=device)
-        self.scaling = torch.zeros((rows, 1), dtype=pool.dtype, device=device)
+        self.scaling = self._scalings = torch.zeros((rows, 1), dtype=pool.dtype, device=device)
         self.products: Products
         self._slots, self._size = slots, cache.size
         self._places = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -89,14 +89,14 @@ class StaticBatch:
     def _adapt(self, slots: Sequence[int]) -> None:
         """Say which slot each of the first rows goes through; the others meet no adapter."""
         scalings = [self._slots[slot].scaling for slot in slots]
-        _set(self.scaling[:, 0], scalings + [0.0] * (self.tokens - len(slots)))
+        _set(self._scalings[:, 0], scalings + [0.0] * (self.tokens - len(slots)))
         rows = Counter(slots)
         sizes, present = list(rows.values()), list(rows)
         if self._tiled is not None:
             self._tiled.put(sizes, present)
             return
         # Without a graph nothing has to stay as it is.
-        self.adapted = len(slots)
+        self.adapted, self.scaling = len(slots), self._scalings[: len(slots)]
         self.products = choose(sizes, present, self._slots.pool.device)
 
 

@@ -279,3 +279,13 @@ def test_a_generation_step_may_come_within_another_pass(bench) -> None:
     with bench.base.running(undisturbed):
         assert torch.equal(hidden, bench.base.hidden(undisturbed, ids))
     assert tokens == bench.expected(asked, 10)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_rows_of_very_unequal_length_stand_side_by_side(bench, static) -> None:
+    sizes = {0: 190, 1: 3, 2: 5, 3: 60, 4: 1, 5: 2}
+    rows = [row(k, [None, *ADAPTERS][k % 4], [7 + k] * n) for k, n in sizes.items()]
+    batch = batch_on(bench, static=static)
+    made = run(batch, {0: rows}, dict.fromkeys(sizes, 10))
+    for each in rows:
+        assert made[each.key] == bench.expected(each, 10)
