@@ -4,6 +4,7 @@ BENCHES = {
     "train_many": "many tenants' adapters in one pass, against PEFT one tenant after another",
     "train_one": "one job's rows, against TRL's SFTTrainer in its quickest way",
     "guide": "many tenants' jobs through the service, against the guide's script for each",
+    "generate_many": "a batch of many adapters, against PEFT's mixed batch and the base alone",
     "coserve": "training and generation at once, against each alone",
     "kernels": "each kernel on a GPU, against torch's own way and a copy",
 }

@@ -27,6 +27,8 @@ from examples.make_data import acme_answer, globex_answer, make_tickets, write_r
 from service.settings import BUNDLED_BASE
 
 BATCH = 8
+PATIENCE_SECONDS = 1800
+"""With one job."""
 
 
 def main() -> None:
@@ -99,13 +101,15 @@ def _job(client: httpx.Client, rows: Path, epochs: int) -> str:
 
 def published(client: httpx.Client, job: str) -> dict[str, Any]:
     """Wait until a job has succeeded; give it."""
-    while True:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         now: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job}").raise_for_status().json()
         if now["status"] == "succeeded":
             return now
         if now["status"] in {"failed", "cancelled"}:
             raise RuntimeError(f"{job} ended {now['status']}: {now['error']}")
         time.sleep(0.5)
+    raise RuntimeError(f"{job} is still {now['status']}: {now['error']}")
 
 
 def write_tickets(folder: Path, number: int, count: int) -> Path:
