@@ -164,8 +164,8 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = folder / "base" if args.preset == "h200" else BUNDLED_BASE
-        if args.preset == "h200":
+        base = BUNDLED_BASE if args.preset == "cpu" else args.base or folder / "base"
+        if args.preset == "h200" and not base.exists():
             bases.save_llama(base, small=args.small)
         settings = {"LOREHOUSE_BASE_MODEL": str(base), "LOREHOUSE_TORCH_THREADS": str(args.threads)}
         with Service(folder, **settings) as running:
@@ -205,6 +205,7 @@ def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=["cpu", "h200"], required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--base", type=Path, help="keep the h200 preset's base here")
     parser.add_argument("--tenants", type=int, default=8)
     parser.add_argument("--streams", type=int, help="in a burst; by default 8, on a GPU 32")
     parser.add_argument("--tokens", type=int, default=64, help="of a stream")

@@ -36,8 +36,8 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = folder / "base" if args.preset == "h200" else BUNDLED_BASE
-        if args.preset == "h200":
+        base = BUNDLED_BASE if args.preset == "cpu" else args.base or folder / "base"
+        if args.preset == "h200" and not base.exists():
             bases.save_llama(base, small=args.small)
         files = [write_tickets(folder, number, args.examples) for number in range(args.tenants)]
         tokens, ours = service(base, files, folder, args)
@@ -124,6 +124,7 @@ def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=["cpu", "h200"], required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--base", type=Path, help="keep the h200 preset's base here")
     parser.add_argument("--tenants", type=int, default=16)
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--epochs", type=int, help="by default 3 on a CPU and 1 on a GPU")

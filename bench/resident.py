@@ -35,7 +35,7 @@ class Resident:
             files = LoraFiles(RANK, ALPHA, False, list(ATTENTION), dict(weights))
             model.adapters.add(f"t{number}", files)
         names = [f"t{row % len(adapters)}" if adapters else None for row in range(rows)]
-        self._batch = DecodingBatch(model)
+        self._batch = DecodingBatch(model, model.chunk_tokens)
         self._batch.add(
             _row(key, name, prompt)
             for key, (name, prompt) in enumerate(zip(names, prompts, strict=True))

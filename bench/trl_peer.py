@@ -23,7 +23,7 @@ from bench.measure import Timed, spread_of, synchronise
 from bench.peft_peer import lora_config
 from bench.workload import CLIP, LEARNING_RATE
 from service.settings import BUNDLED_BASE
-from service.training import lora
+from service.training.twin import twin
 
 logging.set_verbosity_error()
 # TRL's own default is the name that transformers wants to drop.
@@ -51,16 +51,14 @@ class Way(msgspec.Struct, frozen=True):
 def train(
     model: Any, examples: Sequence[Tensor], targets: Sequence[str], way: Way, rounds: int
 ) -> tuple[Timed, float]:
-    """Time steps that each take all examples, after two that are not timed; give the first loss.
-
-    A model that Liger has been on keeps its kernels: discard it.
-    """
+    """Time steps that each take all examples, after two that are not timed; give the first loss."""
     clock = _Clock()
-    attention = model.config._attn_implementation
-    with tempfile.TemporaryDirectory() as folder, _same_classes(), lora.lent(model):
-        model.set_attn_implementation(way.attention)
+    with tempfile.TemporaryDirectory() as folder, _same_classes():
+        # What TRL, PEFT and Liger do to it goes with it.
+        lent = twin(model)
+        lent.set_attn_implementation(way.attention)
         trainer = _InOrder(
-            model=model,
+            model=lent,
             args=_arguments(way, folder, len(examples), rounds + 2, model.device.type),
             train_dataset=_dataset(examples, rounds + 2),
             processing_class=AutoTokenizer.from_pretrained(BUNDLED_BASE, local_files_only=True),
@@ -71,9 +69,8 @@ def train(
         trainer.train()
         first = trainer.state.log_history[0]["loss"]
         # It and its model refer to each other.
-        del trainer
+        del trainer, lent
         gc.collect()
-    model.set_attn_implementation(attention)
     return clock.timed(), first
 
 
