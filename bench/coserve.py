@@ -6,7 +6,7 @@ it takes D seconds. With training under way, a burst begins every D / share seco
 Two rows for each share:
 
 - both shares: ours is the training rate kept, plus generation's share in the same unit; the peer is
-  training alone. A ratio of 1 means that living together costs nothing.
+  training alone, as it was before, between and after. At 1 living together costs nothing.
 - p99: tokens per second of a stream at the 99th percentile of the gaps between its pieces; the peer
   is generation alone. 0.67 is 1.5 times the gap.
 
@@ -20,10 +20,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -35,6 +35,7 @@ from bench.running import BASE, Service, start_job, upload
 from service.settings import BUNDLED_BASE
 
 SHARES = (0.1, 0.3, 0.6)
+T = TypeVar("T")
 LONGEST = 50
 """Epochs, so that no job ends before the bench does."""
 
@@ -134,28 +135,28 @@ class Training:
         return max((int((one["data"] or {}).get("trained_tokens", 0)) for one in events), default=0)
 
 
-async def measure(generation: Generation, begin: Any, args: Any) -> list[Row]:
+async def measure(generation: Generation, begin: Callable[[], Training], args: Any) -> list[Row]:
     """Measure each side alone, then both together."""
     await generation.burst()
     alone = [await generation.burst() for _ in range(args.bursts)]
     burst_seconds = statistics.median(one.seconds for one in alone)
     calm = _p99(alone)
     print(f"a burst alone: {burst_seconds:.2f} s, p99 gap {calm * 1000:.1f} ms", flush=True)
-    training: Training = await asyncio.to_thread(begin)
+    training = await asyncio.to_thread(begin)
     await asyncio.sleep(args.seconds / 4)
-    full, _ = await _together(training, asyncio.sleep(args.seconds, []))
-    print(f"training alone: {full:,.0f} tok/s", flush=True)
-    rows = []
+    full = [await _alone(training, args.seconds)]
+    found = []
     for share in SHARES:
-        period = burst_seconds / share
-        seconds = max(args.seconds, 4 * period)
-        rate, bursts = await _together(training, generation.every(period, seconds))
-        had = len(bursts) * burst_seconds / seconds
-        gap = _p99(bursts)
-        print(f"{share:.0%}: training {rate:,.0f} tok/s, generation {had:.0%}", flush=True)
-        rows.append(Row(f"{share:.0%} generation, both shares", rate + had * full, full))
-        rows.append(Row(f"{share:.0%} generation, p99 of a stream", 1 / gap, 1 / calm))
+        found.append(await _together(training, generation, burst_seconds / share, args.seconds))
+        full.append(await _alone(training, args.seconds))
     await asyncio.to_thread(training.cancel)
+    rows = []
+    for share, (rate, bursts, seconds) in zip(SHARES, found, strict=True):
+        had, gap = len(bursts) * burst_seconds / seconds, _p99(bursts)
+        whole = statistics.median(full)
+        print(f"{share:.0%}: training {rate / whole:.0%}, generation {had:.0%}", flush=True)
+        rows.append(Row(f"{share:.0%} generation, both shares", rate + had * whole, whole))
+        rows.append(Row(f"{share:.0%} generation, p99 of a stream", 1 / gap, 1 / calm))
     return rows
 
 
@@ -186,7 +187,23 @@ def _models(tenants: Sequence[httpx.Client], files: Sequence[str]) -> list[tuple
     return [*names, (BASE, _key(tenants[0]))]
 
 
-async def _together(training: Training, other: Any) -> tuple[float, Any]:
+async def _alone(training: Training, seconds: float) -> float:
+    rate, _ = await _meanwhile(training, asyncio.sleep(seconds))
+    print(f"training alone: {rate:,.0f} tok/s", flush=True)
+    return rate
+
+
+async def _together(
+    training: Training, generation: Generation, period: float, least_seconds: float
+) -> tuple[float, list[Burst], float]:
+    """Give the rate of training, the bursts, and the seconds that they had."""
+    seconds = max(least_seconds, 4 * period)
+    rate, bursts = await _meanwhile(training, generation.every(period, seconds))
+    return rate, bursts, seconds
+
+
+async def _meanwhile(training: Training, other: Awaitable[T]) -> tuple[float, T]:
+    """Give the rate of training until `other` is done."""
     began, before = time.perf_counter(), await asyncio.to_thread(training.tokens)
     result = await other
     after = await asyncio.to_thread(training.tokens)
@@ -210,11 +227,11 @@ def _arguments() -> Any:
     parser.add_argument("--streams", type=int, help="in a burst; by default 8, on a GPU 32")
     parser.add_argument("--tokens", type=int, default=64, help="of a stream")
     parser.add_argument("--bursts", type=int, default=5, help="of generation alone")
-    parser.add_argument("--seconds", type=float, help="for each share; by default 20, on a GPU 12")
+    parser.add_argument("--seconds", type=float, help="of each share; by default 15, on a GPU 10")
     parser.add_argument("--small", action="store_true", help="try the h200 preset's code on a CPU")
     args = parser.parse_args()
     args.streams = args.streams or (8 if args.preset == "cpu" or args.small else 32)
-    args.seconds = args.seconds or (20 if args.preset == "cpu" else 12)
+    args.seconds = args.seconds or (15 if args.preset == "cpu" else 10)
     return args
 
 

@@ -52,7 +52,7 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def ways(model: Any) -> list[Way]:
-    """List the peer's; those with Liger come last, for it stays on the model."""
+    """List the peer's."""
     if model.device.type == "cpu":
         precisions = (True,) if model.dtype == torch.bfloat16 else (False, True)
         return [Way(flat, "sdpa", bf16=bf16) for flat in (False, True) for bf16 in precisions]
