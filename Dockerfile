@@ -54,7 +54,8 @@ COPY service service
 RUN pip install --no-deps .
 
 FROM ${CUDA_IMAGE} AS cuda
-RUN apt-get update && apt-get install -y --no-install-recommends python3 \
+# Triton compiles the kernels' launchers where they run.
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-dev gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --create-home --uid 10001 lorehouse && install -d -o lorehouse /data
 COPY --from=build-cuda /opt/lorehouse /opt/lorehouse
