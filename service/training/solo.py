@@ -17,11 +17,13 @@ from service.training import lora
 from service.training.checkpoints import Checkpoints
 from service.training.reporting import Reporter, Schedule
 from service.training.resumable import REQUIRED, Resumable
+from service.training.spec import TrainingSpec
 from service.training.trainer import (
     CheckpointDue,
     EpochDone,
     Evaluated,
     Started,
+    TrainingError,
     TrainingEvent,
     TrainingOutcome,
     TrainingTask,
@@ -56,7 +58,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     counts: Counts
     evaluate: Callable[[int], Evaluated | None]
     """Measures at a step; draws no random numbers that training would have drawn."""
-    logged: Mapping[str, str] = {}
+    logged: Mapping[str, str]
     """See Reporter."""
 
     def go(
@@ -78,8 +80,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         )
         trainer.add_callback(reporter)
         report(self._started())
-        if self.task.parent is not None:
-            lora.read(trainer.model, self.task.parent)
         trainer.run(self.checkpoints, lambda step: report(CheckpointDue(step)))
         return TrainingOutcome(
             adapter=self._write("final"),
@@ -132,6 +132,7 @@ class SoloTrainer(ABC):
         should_stop: Callable[[], bool],
     ) -> TrainingOutcome:
         """See Trainer.train."""
+        _refuse(task.spec)
         while not _ALONE.acquire(timeout=WAIT_SECONDS):
             if should_stop():
                 return TrainingOutcome(task.workdir, 0, 0, stopped=True, metrics={})
@@ -155,3 +156,11 @@ class SoloTrainer(ABC):
         for part in [task.spec, *rows]:
             whole.update(msgspec.json.encode(part))
         return Checkpoints(task.workdir / "checkpoints", whole.hexdigest(), REQUIRED)
+
+
+def _refuse(spec: TrainingSpec) -> None:
+    # Left unread they would silently be another training.
+    for field in ("early_stopping", "base_adapter"):
+        if getattr(spec, field) is not None:
+            message = f"The method '{spec.method}' cannot do {field}"
+            raise TrainingError(message, "unsupported_parameter", f"method.{spec.method}.{field}")

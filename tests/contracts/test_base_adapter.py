@@ -15,15 +15,11 @@ EVERY = 3
 
 @pytest.fixture(
     scope="module",
-    params=["fake", *(pytest.param(name, marks=pytest.mark.torch) for name in ("trl", "batch"))],
+    params=["fake", pytest.param("batch", marks=pytest.mark.torch)],
 )
 def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
     if request.param == "fake":
         yield FakeTrainer(EVERY)
-    elif request.param == "trl":
-        from tests.unit.training.real import real_trainer
-
-        yield real_trainer("nf4", EVERY)
     else:
         from tests.unit.training.batch.real import batch_trainer
 

@@ -159,18 +159,3 @@ def test_without_held_out_examples_it_is_refused_by_name(
     with pytest.raises(TrainingError, match=r"(?i)measure") as raised:
         train(trainer, a_task(tmp_path, validation=0, **{field: value}))
     assert raised.value.param == f"method.supervised.{field}"
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(
-    ("field", "value"), [("early_stopping", EarlyStopping(patience=1)), ("eval_steps", 2)]
-)
-def test_the_solo_trainer_refuses_what_it_cannot_do(
-    tmp_path: Path, field: str, value: object
-) -> None:
-    from tests.unit.training.real import real_trainer
-
-    with pytest.raises(TrainingError) as raised:
-        train(real_trainer("nf4", EVERY), a_task(tmp_path, **{field: value}))
-    assert raised.value.code == "unsupported_parameter"
-    assert raised.value.param == f"method.supervised.{field}"

@@ -36,7 +36,7 @@ from tests.unit.training.tasks import (
 EVERY = 3
 """Steps between checkpoints."""
 
-TORCH = ("trl", "batch", "dpo", "reinforcement")
+TORCH = ("batch", "dpo", "reinforcement")
 
 
 @pytest.fixture(
@@ -46,10 +46,6 @@ TORCH = ("trl", "batch", "dpo", "reinforcement")
 def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
     if request.param == "fake":
         yield FakeTrainer(EVERY)
-    elif request.param == "trl":
-        from tests.unit.training.real import real_trainer
-
-        yield real_trainer("nf4", EVERY)
     elif request.param == "dpo":
         from tests.unit.training.methods import Translated, preference_trainer, preferring
 

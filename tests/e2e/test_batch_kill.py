@@ -1,31 +1,26 @@
 """kill -9 of a process that trains many tasks: each ends with the weights of no kill."""
 
-import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.e2e.mortal import run
+
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(600)]
 
 STEPS = 50
-
-
-def run(root: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-    """Let a process train; give its exit code and what it told."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.batch_process", str(root), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+KILLS = (
+    (3, None),
+    (17, None),
+    (22, "optimizer.safetensors"),
+    (29, None),
+    (34, "complete.json"),
+    (44, None),
+    (48, "progress.json"),
+)
+"""At a step, or in the middle of the checkpoint after it."""
+BEGINS = [0, 0, 15, 20, 25, 30, 40, 45]
 
 
 def kept(root: Path) -> dict[str, Any]:
@@ -41,45 +36,16 @@ def kept(root: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process that nobody kills ends with."""
-    root = tmp_path_factory.mktemp("calm")
-    code, told = run(root)
-    assert (code, told[-1]["steps"]) == (0, STEPS)
-    return kept(root)
-
-
-def assert_same(root: Path, calm: dict[str, Any]) -> None:
-    found = kept(root)
-    assert found.keys() == calm.keys()
-    for key, expected in calm.items():
-        distance = (found[key] - expected).double().norm()
-        assert distance <= 1e-8 * expected.double().norm(), key
-
-
-def test_processes_killed_at_several_steps_end_with_the_same_weights(
-    tmp_path: Path, calm: dict[str, Any]
-) -> None:
-    begins = []
-    for step in ("3", "17", "29", "44"):
-        code, told = run(tmp_path, "--kill-at", step)
-        assert code == -signal.SIGKILL
-        begins.append(told[0]["step"])
-    code, told = run(tmp_path)
-    begins.append(told[0]["step"])
-    assert (code, told[-1]["steps"]) == (0, STEPS)
-    assert begins == [0, 0, 15, 25, 40]
-    assert_same(tmp_path, calm)
-
-
-@pytest.mark.parametrize("file", ["optimizer.safetensors", "progress.json", "complete.json"])
-def test_a_process_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
-    tmp_path: Path, calm: dict[str, Any], file: str
-) -> None:
-    code, _ = run(tmp_path, "--kill-at", "22", "--in-file", file)
-    assert code == -signal.SIGKILL
-    code, told = run(tmp_path)
-    assert code == 0
-    assert told[0]["step"] == 20
-    assert_same(tmp_path, calm)
+def test_processes_that_are_killed_end_with_the_same_weights(tmp_path: Path) -> None:
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    _, told = run("batch_process", calm)
+    assert told[-1]["steps"] == STEPS
+    begins = [run("batch_process", stormy, *kill)[0] for kill in KILLS]
+    last, told = run("batch_process", stormy)
+    assert told[-1]["steps"] == STEPS
+    assert [*begins, last] == BEGINS
+    expected, found = kept(calm), kept(stormy)
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        distance = (found[key] - tensor).double().norm()
+        assert distance <= 1e-8 * tensor.double().norm(), key

@@ -143,57 +143,27 @@ def test_gradients_in_float32_from_equal_weights_are_those_of_the_task_alone(
     assert max(distances) < 1e-5
 
 
-def test_alone_it_learns_what_trl_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alone_it_learns_what_trl_teaches(tmp_path: Path) -> None:
     """From the same first weights and in the same order, loss by loss."""
-    from service.training import lora as trl_lora
-    from service.training.batch.order import Order
-    from service.training.sft import ResumableSft
+    from tests.reference.sft import teach
     from tests.unit.training.batch.real import batch_trainer
-    from tests.unit.training.real import real_trainer
 
     shape = LoraSpec(rank=4, alpha=8, dropout=0.0)
-    changes = {"lora": shape, "n_epochs": 5, "learning_rate": 1e-3}
-    task = subject(tmp_path / "ours", **changes)
-    first = tmp_path / "first"
-    ours, theirs = Log(), Log()
+    task = subject(tmp_path / "ours", lora=shape, n_epochs=3, learning_rate=1e-3)
+    first, ours = tmp_path / "first", Log()
     trainer = batch_trainer("none", 20, tokens_at_once=100)
     slot = trainer.resident.allocate(shape, task.spec.seed)
     trainer.resident.slots.save(slot, first, "tiny")
     trainer.resident.free(slot)
     train(trainer, task, ours)
     trainer.resident.base.remove()
-
-    class Ordered(torch.utils.data.Sampler):  # type: ignore[type-arg]
-        epoch = 0
-
-        def __len__(self) -> int:
-            return len(task.train)
-
-        def __iter__(self) -> Any:
-            order = Order(len(self), task.spec.batch_size, task.spec.n_epochs, task.spec.seed)
-            per = order.steps_per_epoch
-            for step in range(self.epoch * per, (self.epoch + 1) * per):
-                yield from order.batch(step)
-            self.epoch += 1
-
-    monkeypatch.setattr(ResumableSft, "_get_train_sampler", lambda *_: Ordered())
-    keep = trl_lora.keep_fp32
-
-    def begin_equal(model: Any) -> None:
-        keep(model)
-        trl_lora.read(model, first)
-
-    monkeypatch.setattr(trl_lora, "keep_fp32", begin_equal)
-    outcome = train(real_trainer("none", 20), subject(tmp_path / "theirs", **changes), theirs)
-    assert outcome.steps == 25
+    theirs = teach(task, first)
+    assert len(theirs.losses) == 15
     worst = max(abs(ours.losses[s] / loss - 1) for s, loss in theirs.losses.items())
     print(f"losses apart {worst:.1e}")
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-3)
-    assert measured(ours) == pytest.approx(measured(theirs), rel=1e-3)
-    accuracies = [event.train_mean_token_accuracy for event in theirs.of(StepDone)]
+    assert measured(ours) == pytest.approx(theirs.measured, rel=1e-3)
     mine = [event.train_mean_token_accuracy for event in ours.of(StepDone)]
-    assert mine == pytest.approx(accuracies, abs=0.02)
-    assert [event.tokens for event in ours.of(StepDone)] == [
-        event.tokens for event in theirs.of(StepDone)
-    ]
-    assert theirs.losses[25] < theirs.losses[1] / 2
+    assert mine == pytest.approx(theirs.accuracies, abs=0.02)
+    assert [event.tokens for event in ours.of(StepDone)] == theirs.tokens
+    assert theirs.losses[15] < theirs.losses[1] / 2

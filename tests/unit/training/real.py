@@ -1,20 +1,10 @@
-"""The real trainer on the bundled base. Importing this is cheap; calling it loads torch."""
+"""The bundled base. Importing this is cheap; calling it loads torch."""
 
 from functools import cache
 from typing import Literal
 
 from service.base.description import describe
-from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE
-from service.training.trainer import Trainer
-
-
-def real_trainer(quantization: Literal["nf4", "none"], checkpoint_steps: int) -> Trainer:
-    """Make a trainer; the base is loaded once for each quantization."""
-    from service.training.sft import SftTrainer
-
-    loaded = loaded_base(quantization)
-    return SftTrainer(loaded, Renderer(loaded.description), checkpoint_steps)
 
 
 @cache

@@ -70,20 +70,28 @@ def said(device: str, dtype: Any, *, static: bool | None = None, window: int | N
 
 
 @pytest.mark.parametrize("window", [None, 16])
-def test_captured_and_eager_steps_are_those_of_a_cpu(window: int | None) -> None:
+def test_captured_and_eager_steps_are_as_near_to_float64_as_bf16_on_the_cpu(window) -> None:
     _, exact = said("cpu", torch.float64, window=window)
+    _, plain = said("cpu", torch.bfloat16, window=window)
+    usual = distances(plain, exact)
+    assert max(usual.values()) < 0.2, "else this would prove nothing"
     for static in (False, True):
         _, logits = said("cuda", torch.bfloat16, static=static, window=window)
         assert torch.isfinite(logits).all()
-        assert apart(logits, exact) < 2 * NEAR
-        worst = max(apart(mine, other) for mine, other in zip(logits, exact, strict=True))
-        assert worst < 6 * NEAR, "a row that reads another's past is far off"
+        for name, distance in distances(logits, exact).items():
+            assert distance < 1.5 * usual[name] + NEAR / 4, name
+
+
+def distances(found: Any, exact: Any) -> dict[str, float]:
+    """Give that of all rows together, and the greatest: a row that reads another's past is far."""
+    rows = [apart(mine, other) for mine, other in zip(found, exact, strict=True)]
+    return {"all": apart(found, exact), "a row": max(rows)}
 
 
 def test_every_step_without_prompts_is_captured() -> None:
     model, _ = said("cuda", torch.bfloat16, window=None)
     assert model._graphs is not None
     steps = model._graphs._steps
-    assert set(steps) <= {1, 2, 4, 8, 12}
+    assert {rows for rows, _ in steps} <= {1, 2, 4, 8, 12}
     assert steps
     assert all(step._graph is not None for step in steps.values())

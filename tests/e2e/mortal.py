@@ -1,12 +1,14 @@
-"""A process that trains one task, to be killed: `python -m tests.e2e.training_process WORKDIR`.
+"""Processes that train and kill themselves: `python -m tests.e2e.NAME FOLDER`.
 
-Prints one JSON line for each event. Given a step, it kills itself when that one is reported; given
-also a file's name, only while that file of a later checkpoint is being written.
+They print one JSON line for each event. Given a step, such a process dies when that one is
+reported; given also a file's name, while that file of a later checkpoint is being written.
 """
 
 import argparse
+import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,26 @@ from typing import Any
 import msgspec
 
 from service.training.trainer import StepDone, TrainingEvent
-from tests.unit.training.real import real_trainer
-from tests.unit.training.tasks import a_task, sha256, train
 
-CHECKPOINT_STEPS = 3
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(
+    name: str, folder: Path, kill_at: int | None = None, in_file: str | None = None
+) -> tuple[int, list[dict[str, Any]]]:
+    """Let the process train; give the step it began at, and what it told."""
+    how = [] if kill_at is None else ["--kill-at", str(kill_at)]
+    how += [] if in_file is None else ["--in-file", in_file]
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.e2e.{name}", str(folder), *how],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (-signal.SIGKILL if how else 0), done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    return told[0]["step"], told
 
 
 class Telling:
@@ -46,17 +64,11 @@ def tell(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
+def given() -> tuple[Path, Telling]:
+    """Read the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("workdir", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--in-file")
-    given = parser.parse_args()
-    telling = Telling(given.kill_at, given.in_file)
-    trainer = real_trainer("nf4", CHECKPOINT_STEPS)
-    outcome = train(trainer, a_task(given.workdir), telling)  # type: ignore[arg-type]
-    tell({"weights": sha256(outcome.adapter), "steps": outcome.steps})
-
-
-if __name__ == "__main__":
-    main()
+    read = parser.parse_args()
+    return read.folder, Telling(read.kill_at, read.in_file)

@@ -1,0 +1,1 @@
+"""Others' ways of doing what the service does, as plainly as they can be used."""
