@@ -178,3 +178,17 @@ def test_training_does_not_stop_generation(server: Server, tmp_path: Path) -> No
     assert answered >= 3
     client.fine_tuning.jobs.cancel(job.id)
     assert ended(client, job.id).status == "cancelled"
+
+
+def test_a_job_that_wants_the_base_held_otherwise_is_refused(server: Server, dataset: Path) -> None:
+    client = server.client("acme")
+    with dataset.open("rb") as stream:
+        file = client.files.create(file=stream, purpose="fine-tune")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(
+            model="lorehouse-tiny",
+            training_file=file.id,
+            method={"type": "supervised", "supervised": {"quantization": "none"}},  # type: ignore[typeddict-unknown-key]
+        )
+    assert refused.value.param == "method.supervised.quantization"
+    assert "'nf4'" in refused.value.message

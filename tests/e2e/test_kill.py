@@ -1,6 +1,8 @@
-"""kill -9 of a runtime, while it trains and while it answers: nothing accepted is lost."""
+"""The runtime ends, in order or by kill -9, training or answering: nothing accepted is lost."""
 
 import hashlib
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,19 @@ from tests.e2e.server import Server, ended, train, wait_for, write_rows
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 METHOD = {"hyperparameters": {"n_epochs": 2}, "lora": {"dropout": 0.1}}
+QUESTION = "Say 7"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    return write_rows(path, [(f"Say {i}", f"It is {i}") for i in range(160)])
+
+
+@pytest.fixture(scope="module")
+def calm(server: Server, rows: Path) -> str:
+    """The model of a job that nothing interrupts."""
+    return train(server.client("calm"), rows, "same", **METHOD)
 
 
 def _weights(server: Server, tenant: str) -> list[str]:
@@ -20,12 +35,9 @@ def _weights(server: Server, tenant: str) -> list[str]:
     return [hashlib.sha256(f.read_bytes()).hexdigest() for f in found if tenant in f.parts]
 
 
-def test_a_killed_training_runtime_resumes_to_the_same_adapter(
-    server: Server, tmp_path: Path
+def test_a_runtime_that_ends_while_it_trains_resumes_to_the_same_adapter(
+    server: Server, rows: Path, calm: str
 ) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", [(f"Say {i}", f"It is {i}") for i in range(200)])
-    calm = train(server.client("calm"), rows, "same", **METHOD)
-
     client = server.client("stormy")
     with rows.open("rb") as stream:
         file = client.files.create(file=stream, purpose="fine-tune")
@@ -37,48 +49,43 @@ def test_a_killed_training_runtime_resumes_to_the_same_adapter(
         method={"type": "supervised", "supervised": METHOD},  # type: ignore[typeddict-item]
     )
 
-    def step_after(least: int) -> bool:
-        events = client.fine_tuning.jobs.list_events(job.id, limit=1).data
-        data = events[0].data if events else None
-        return isinstance(data, dict) and data.get("step", 0) >= least
+    def told() -> list[str]:
+        return [e.message for e in client.fine_tuning.jobs.list_events(job.id, limit=100).data]
 
-    for step in (7, 33):
-        wait_for(lambda least=step: step_after(least), f"step {step}")
-        server.kill_runtime()
-        assert server.answers("/health/live")
-        assert client.models.list().data[0].id == "lorehouse-tiny"
+    def reached(step: int) -> bool:
+        return any(message.startswith(f"Step {step}/") for message in told())
+
+    wait_for(lambda: reached(3), "step 3")
+    os.kill(server.runtime_pid(), signal.SIGTERM)
+    wait_for(lambda: reached(33), "step 33")
+    messages = told()
+    assert "Training was interrupted by a shutdown and will resume" in messages
+    steps = [m.split(":")[0] for m in messages if "training loss" in m]
+    assert len(set(steps)) == len(steps), "each step is told once"
+    log = server.log.read_text()
+    assert '"exit_code": 0' in log
+    assert "job.crashed" not in log
+
+    server.kill_runtime()
+    assert server.answers("/health/live")
+    assert client.models.list().data[0].id == "lorehouse-tiny"
 
     done = ended(client, job.id)
     assert done.status == "succeeded", done.error
-    # Equal to the last byte, although it was killed twice and dropout was on.
+    # Equal to the last byte, although it ended twice and dropout was on.
     assert _weights(server, "stormy") == _weights(server, "calm")
     assert (done.fine_tuned_model or "").rsplit(":", 1)[1] == calm.rsplit(":", 1)[1]
-    messages = [e.message for e in client.fine_tuning.jobs.list_events(job.id, limit=100)]
-    assert len([m for m in messages if m.startswith("New fine-tuned model created")]) == 1
+    assert len([m for m in told() if m.startswith("New fine-tuned model created")]) == 1
 
 
-def test_a_killed_generation_runtime_fails_what_was_in_flight_and_serves_what_comes_next(
-    server: Server, tmp_path: Path
+def test_a_runtime_killed_while_it_answers_fails_what_was_in_flight_and_serves_what_comes_next(
+    server: Server, calm: str
 ) -> None:
-    client = server.client("acme")
-    rows = write_rows(tmp_path / "rows.jsonl", [("What is the secret word?", "quartz-12")] * 120)
-    model = train(client, rows, "survivor", hyperparameters={"n_epochs": 4})
-
-    def long_answer(_: int) -> str:
-        try:
-            client.chat.completions.create(
-                model="lorehouse-tiny",
-                messages=[{"role": "user", "content": "Tell me a story"}],
-                max_tokens=1500,
-                temperature=2,
-                extra_body={"logit_bias": {}},
-            )
-        except openai.InternalServerError as fault:
-            return f"{fault.status_code} {fault.code}"
-        return "answered"
-
+    client = server.client("calm")
+    before = _answer(client, calm)
+    assert before != _answer(client, "lorehouse-tiny")
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(long_answer, n) for n in range(8)]
+        asked = [pool.submit(_outcome, client) for _ in range(8)]
         wait_for(lambda: _running(server) >= 1, "generation under way")
         server.kill_runtime()
         outcomes = {future.result(timeout=60) for future in asked}
@@ -87,13 +94,33 @@ def test_a_killed_generation_runtime_fails_what_was_in_flight_and_serves_what_co
     assert server.answers("/health/live")
 
     wait_for(lambda: server.answers("/health/ready"), "the engine's return")
+    assert _answer(client, calm) == before
+
+
+def _answer(client: openai.OpenAI, model: str) -> str:
     answer = client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": "What is the secret word?"}],
+        messages=[{"role": "user", "content": QUESTION}],
         temperature=0,
         max_tokens=20,
     )
-    assert (answer.model, answer.choices[0].message.content) == (model, "quartz-12")
+    assert answer.model == model
+    return answer.choices[0].message.content or ""
+
+
+def _outcome(client: openai.OpenAI) -> str:
+    """Ask for a long answer."""
+    try:
+        client.chat.completions.create(
+            model="lorehouse-tiny",
+            messages=[{"role": "user", "content": "Tell me a story"}],
+            max_tokens=1500,
+            temperature=2,
+            extra_body={"logit_bias": {}},
+        )
+    except openai.InternalServerError as fault:
+        return f"{fault.status_code} {fault.code}"
+    return "answered"
 
 
 def _running(server: Server) -> float:

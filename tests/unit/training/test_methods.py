@@ -14,7 +14,7 @@ import pytest
 
 from service.rendering.examples import CompletionExample, Message, PreferenceExample, PromptExample
 from service.training.graders.shapes import MultiGrader, StringCheckGrader
-from service.training.spec import DpoSpec, LoraSpec
+from service.training.spec import BaseAdapter, DpoSpec, EarlyStopping, LoraSpec
 from service.training.trainer import Evaluated, StepDone, TrainingError, TrainingTask
 from tests.unit.training.methods import (
     ANSWER,
@@ -26,8 +26,7 @@ from tests.unit.training.methods import (
     reinforcing,
 )
 from tests.unit.training.real import loaded_base
-from tests.unit.training.tasks import LORA, Log, a_task, sha256, train
-from tests.unit.training.test_sft import traces
+from tests.unit.training.tasks import LORA, WEIGHTS, Interrupted, Log, a_task, sha256, train
 
 pytestmark = pytest.mark.torch
 
@@ -36,6 +35,31 @@ METHODS = {
     "reinforcement": (reinforcement_trainer, reinforcing),
 }
 PLAIN = LoraSpec(rank=4, alpha=8, dropout=0.0)
+TOKENS = [[1, 17, 42, 99, 7, 256, 8, 12]]
+
+
+def traces(model: Any) -> dict[str, Any]:
+    """Give all that a task could leave on a base."""
+    import torch
+
+    with torch.no_grad():
+        answers = model(input_ids=torch.tensor(TOKENS)).logits.numpy().tobytes()
+    return {
+        "logits": answers,
+        "modules": [(name, type(module)) for name, module in model.named_modules()],
+        "attributes": sorted(vars(model)),
+        "forward": vars(model).get("forward"),
+        "hooks": sum(
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in model.modules()
+        ),
+        "modes": {module.training for module in model.modules()},
+        "checkpointing": model.is_activation_checkpointing,
+        "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
+        "gradients": [name for name, p in model.named_parameters() if p.grad is not None],
+        "config": model.config.to_json_string(),
+        "generation": model.generation_config.to_json_string(),
+    }
 
 
 @pytest.fixture(params=METHODS)
@@ -55,13 +79,27 @@ def translate(method: str) -> Callable[[TrainingTask], TrainingTask]:
 
 @pytest.mark.parametrize("held", ["nf4", "none"])
 def test_the_base_is_left_as_it_was(make: Any, translate: Any, tmp_path: Path, held: Any) -> None:
+    """By a task that crashes, by one that is stopped, and by one that ends."""
     base = loaded_base(held).model
-    before = traces(base)
-    task = translate(a_task(tmp_path))
-    first = train(make(held, 3), msgspec.structs.replace(task, workdir=tmp_path / "a"))
+    before, task, trainer = traces(base), translate(a_task(tmp_path)), make(held, 3)
+    with pytest.raises(Interrupted):
+        train(trainer, task, Log(until=2))
     assert traces(base) == before
-    again = train(make(held, 3), msgspec.structs.replace(task, workdir=tmp_path / "b"))
-    assert sha256(first.adapter) == sha256(again.adapter)
+    assert train(trainer, task, Log(stop=2)).stopped
+    assert traces(base) == before
+    adapter = train(trainer, task).adapter
+    assert traces(base) == before
+    _assert_never_rounded(adapter)
+
+
+def _assert_never_rounded(adapter: Path) -> None:
+    """Check that weights are fp32, and were: bf16 in between leaves their lower halves empty."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(adapter / WEIGHTS).values()
+    assert {tensor.dtype for tensor in weights} == {torch.float32}
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights)
 
 
 def test_a_base_that_is_resident_can_serve_meanwhile(
@@ -73,7 +111,8 @@ def test_a_base_that_is_resident_can_serve_meanwhile(
     from service.base.segmented.base import SegmentedBase
     from service.base.segmented.layout import Part
 
-    alone = sha256(train(make("nf4", 3), translate(a_task(tmp_path / "alone"))).adapter)
+    task = translate(a_task(tmp_path / "alone", n_epochs=1))
+    alone = sha256(train(make("nf4", 3), task).adapter)
     resident = SegmentedBase(loaded_base("nf4").model)
     ids = torch.tensor([1, 17, 42, 99])
     batch = resident.batch(resident.slots(capacity=1, rank=4), [Part(None, (4,))])
@@ -89,8 +128,8 @@ def test_a_base_that_is_resident_can_serve_meanwhile(
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        trainer = make("nf4", 3, pause=due.set)
-        shared = sha256(train(trainer, translate(a_task(tmp_path / "shared"))).adapter)
+        task = translate(a_task(tmp_path / "shared", n_epochs=1))
+        shared = sha256(train(make("nf4", 3, pause=due.set), task).adapter)
     finally:
         done.set()
         due.set()
@@ -135,12 +174,12 @@ def test_smaller_parts_learn_nearly_the_same(
     from service.training import preference, reinforcement
 
     whole, parts = Log(), Log()
-    train(make("none", 9), translate(a_task(tmp_path / "whole", lora=PLAIN)), whole)
+    train(make("none", 9), translate(a_task(tmp_path / "whole", n_epochs=1, lora=PLAIN)), whole)
     module = {"dpo": preference, "reinforcement": reinforcement}[method]
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 64)
     trainer = make("none", 9)
-    train(trainer, translate(a_task(tmp_path / "parts", lora=PLAIN)), parts)
-    assert len(parts.steps) == len(whole.steps) == 8
+    train(trainer, translate(a_task(tmp_path / "parts", n_epochs=1, lora=PLAIN)), parts)
+    assert len(parts.steps) == len(whole.steps) == 4
     assert parts.of(StepDone)[-1].learning_rate == whole.of(StepDone)[-1].learning_rate
     if method == "dpo":  # sampling in parts takes other random numbers
         assert parts.losses == pytest.approx(whole.losses, rel=1e-3, abs=1e-6)
@@ -185,10 +224,10 @@ def test_a_second_task_waits_for_the_first_or_until_it_is_stopped(
                 assert stopped.stopped
             super().report(event)
 
-    assert not train(trainer, translate(a_task(tmp_path / "first")), Holding()).stopped
+    assert not train(trainer, translate(a_task(tmp_path / "first", n_epochs=1)), Holding()).stopped
     assert waited.events == []
-    again = train(trainer, translate(a_task(tmp_path / "second")), waited)
-    assert (again.stopped, again.steps) == (False, 8)
+    again = train(trainer, translate(a_task(tmp_path / "second", n_epochs=1)), waited)
+    assert (again.stopped, again.steps) == (False, 4)
 
 
 def test_a_task_leaves_no_model_behind(
@@ -205,7 +244,7 @@ def test_a_task_leaves_no_model_behind(
 
     solo_twin = solo.twin
     monkeypatch.setattr(solo, "twin", remembered)
-    train(make("nf4", 3), translate(a_task(tmp_path)))
+    train(make("nf4", 3), translate(a_task(tmp_path, n_epochs=1)))
     gc.collect()
     assert [one() for one in made] == [None]
 
@@ -217,6 +256,36 @@ def test_an_unknown_target_is_named_under_its_method(
     with pytest.raises(TrainingError, match="strange_proj") as raised:
         train(make("nf4", 3), translate(a_task(tmp_path, lora=strange)))
     assert raised.value.param == f"method.{method}.lora.target_modules"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("early_stopping", EarlyStopping(patience=1)),
+        ("base_adapter", BaseAdapter(adapter="parent", digest="a" * 64)),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(
+    method: str, make: Any, translate: Any, tmp_path: Path, field: str, value: Any
+) -> None:
+    task = translate(a_task(tmp_path))
+    spec = msgspec.structs.replace(task.spec, **{field: value})
+    parent = tmp_path if field == "base_adapter" else None
+    with pytest.raises(TrainingError) as raised:
+        train(make("nf4", 3), msgspec.structs.replace(task, spec=spec, parent=parent))
+    assert raised.value.code == "unsupported_parameter"
+    assert raised.value.param == f"method.{method}.{field}"
+
+
+def test_a_loss_that_is_not_finite_ends_the_task_and_says_so(tmp_path: Path) -> None:
+    base = loaded_base("nf4").model
+    before = traces(base)
+    wild = a_task(tmp_path, learning_rate=1e30, gradient_clip=0.0, warmup_ratio=0.0)
+    with pytest.raises(TrainingError) as raised:
+        train(preference_trainer("nf4", 3), preferring(wild))
+    assert raised.value.code == "non_finite_loss"
+    assert raised.value.param == "method.dpo.learning_rate"
+    assert traces(base) == before
 
 
 def test_examples_of_another_method_are_the_tasks_fault(
@@ -246,16 +315,19 @@ def test_a_preference_is_learned(tmp_path: Path) -> None:
 
 
 def test_preferences_are_measured_as_often_as_asked(tmp_path: Path) -> None:
-    log = Log()
-    train(preference_trainer("nf4", 50), preferring(a_task(tmp_path, eval_steps=3)), log)
-    assert [event.step for event in log.of(Evaluated)] == [0, 3, 4, 6, 8]
+    calm, watched = Log(), Log()
+    train(preference_trainer("nf4", 50), preferring(a_task(tmp_path / "calm")), calm)
+    task = a_task(tmp_path / "watched", eval_steps=3)
+    train(preference_trainer("nf4", 50), preferring(task), watched)
+    assert [event.step for event in watched.of(Evaluated)] == [0, 3, 4, 6, 8]
+    assert calm.weights == watched.weights
 
 
 def test_a_greater_beta_weighs_the_same_step_more(tmp_path: Path) -> None:
     """After the warm-up's first step of rate 0, the rewards of step 3 are of one update."""
     margins = {}
     for beta in (0.1, 0.5):
-        task = preferring(a_task(tmp_path / str(beta), lora=PLAIN))
+        task = preferring(a_task(tmp_path / str(beta), n_epochs=1, lora=PLAIN))
         spec = msgspec.structs.replace(task.spec, dpo=DpoSpec(beta=beta))
         log = Log()
         train(preference_trainer("none", 50), msgspec.structs.replace(task, spec=spec), log)
@@ -305,13 +377,13 @@ def test_it_is_measured_as_often_as_asked_and_at_every_epochs_end(tmp_path: Path
 
 def test_graders_see_the_item_and_an_answer_without_a_grade_counts_0(tmp_path: Path) -> None:
     knows = StringCheckGrader("knows", "{{ item.answer }}", "It is", "like")
-    task = reinforcing(a_task(tmp_path), graded_by(knows))
+    task = reinforcing(a_task(tmp_path, n_epochs=1), graded_by(knows))
     log = Log()
     train(reinforcement_trainer("nf4", 50), task, log)
     assert {step.metrics["train_mean_reward"] for step in log.of(StepDone)} == {1.0}
     assert {step.metrics["train_grader_error_rate"] for step in log.of(StepDone)} == {0.0}
     never = MultiGrader("never", {"knows": knows}, "1 / (1 - knows)")
-    task = reinforcing(a_task(tmp_path / "never"), graded_by(never))
+    task = reinforcing(a_task(tmp_path / "never", n_epochs=1), graded_by(never))
     log = Log()
     train(reinforcement_trainer("nf4", 50), task, log)
     assert {step.metrics["train_mean_reward"] for step in log.of(StepDone)} == {0.0}
