@@ -75,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def generation_socket(self) -> Path:
-        """Where the generation runtime listens."""
+        """Where the runtime listens for requests."""
         return self.data_dir.resolve() / "run" / "generation.sock"
 
 

@@ -1,4 +1,4 @@
-"""`RemoteEngine`: the engine as the API sees it, over the generation runtime's socket. No torch."""
+"""`RemoteEngine`: the engine as the API sees it, over the runtime's socket. No torch."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""What the API and the generation runtime say to each other, and how it is framed.
+"""What the API and the runtime say to each other, and how it is framed.
 
 Frames on a unix stream: a 4-byte big-endian length, then msgpack. A plain stream, because its end
 of file tells at once that the other side died.

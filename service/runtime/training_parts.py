@@ -13,7 +13,7 @@ from service.training.trainer import Trainer
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a training runtime."""
+    """The parts of a runtime that trains."""
 
     owner: str
     """Holds the leases."""

@@ -87,18 +87,6 @@ def measured(log: Log) -> dict[int, float]:
     return {event.step: event.valid_loss for event in log.of(Evaluated)}
 
 
-@pytest.mark.parametrize(("size", "seed", "budget"), CROWDS)
-def test_loss_curves_in_float32_are_those_of_the_task_alone(
-    tmp_path: Path, size: int, seed: int, budget: int
-) -> None:
-    solo = alone(torch.float32, tmp_path / "alone")
-    log, _ = crowded(torch.float32, size, seed, budget, tmp_path)
-    worst = max(abs(log.losses[s] / loss - 1) for s, loss in solo.losses.items())
-    print(f"{size} others: losses apart {worst:.1e}")
-    assert log.losses == pytest.approx(solo.losses, rel=1e-3)
-    assert measured(log) == pytest.approx(measured(solo), rel=1e-3)
-
-
 def watch(
     monkeypatch: pytest.MonkeyPatch, after: Callable[[SlotAdamW, int, Tensors], None]
 ) -> None:
@@ -116,16 +104,43 @@ def watch(
     monkeypatch.setattr(SlotAdamW, "step", step)
 
 
-@pytest.mark.parametrize(("size", "seed", "budget"), CROWDS)
-def test_gradients_in_float32_from_equal_weights_are_those_of_the_task_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seed: int, budget: int
-) -> None:
-    solo: Seen = []
-    distances: list[float] = []
+@pytest.fixture(scope="module")
+def in_float32(tmp_path_factory: pytest.TempPathFactory) -> tuple[Log, Seen]:
+    """The task alone, and what it saw."""
+    seen: Seen = []
 
     def note(optimizer: SlotAdamW, slot: int, gradients: Tensors) -> None:
         weights = {k: v.clone() for k, v in optimizer._slots.weights(slot).items()}
-        solo.append((gradients, weights))
+        seen.append((gradients, weights))
+
+    with pytest.MonkeyPatch.context() as patched:
+        watch(patched, note)
+        return alone(torch.float32, tmp_path_factory.mktemp("alone")), seen
+
+
+@pytest.mark.parametrize(("size", "seed", "budget"), CROWDS)
+def test_loss_curves_in_float32_are_those_of_the_task_alone(
+    in_float32: tuple[Log, Seen], tmp_path: Path, size: int, seed: int, budget: int
+) -> None:
+    solo = in_float32[0]
+    log, _ = crowded(torch.float32, size, seed, budget, tmp_path)
+    worst = max(abs(log.losses[s] / loss - 1) for s, loss in solo.losses.items())
+    print(f"{size} others: losses apart {worst:.1e}")
+    assert log.losses == pytest.approx(solo.losses, rel=1e-3)
+    assert measured(log) == pytest.approx(measured(solo), rel=1e-3)
+
+
+@pytest.mark.parametrize(("size", "seed", "budget"), CROWDS)
+def test_gradients_in_float32_from_equal_weights_are_those_of_the_task_alone(
+    in_float32: tuple[Log, Seen],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    seed: int,
+    budget: int,
+) -> None:
+    solo = in_float32[1]
+    distances: list[float] = []
 
     def compare(optimizer: SlotAdamW, slot: int, gradients: Tensors) -> None:
         theirs, weights = solo[len(distances)]
@@ -133,9 +148,6 @@ def test_gradients_in_float32_from_equal_weights_are_those_of_the_task_alone(
         distances.append(max(apart(gradients[k], g) for k, g in theirs.items() if g.any()))
         optimizer._slots.put(slot, weights)
 
-    with monkeypatch.context() as patched:
-        watch(patched, note)
-        alone(torch.float32, tmp_path / "alone")
     watch(monkeypatch, compare)
     crowded(torch.float32, size, seed, budget, tmp_path)
     assert len(distances) == STEPS

@@ -25,7 +25,7 @@ from tests.unit.training.methods import (
     reinforcement_trainer,
     reinforcing,
 )
-from tests.unit.training.real import loaded_base
+from tests.unit.training.real import loaded_base, traces
 from tests.unit.training.tasks import LORA, WEIGHTS, Interrupted, Log, a_task, sha256, train
 
 pytestmark = pytest.mark.torch
@@ -35,31 +35,6 @@ METHODS = {
     "reinforcement": (reinforcement_trainer, reinforcing),
 }
 PLAIN = LoraSpec(rank=4, alpha=8, dropout=0.0)
-TOKENS = [[1, 17, 42, 99, 7, 256, 8, 12]]
-
-
-def traces(model: Any) -> dict[str, Any]:
-    """Give all that a task could leave on a base."""
-    import torch
-
-    with torch.no_grad():
-        answers = model(input_ids=torch.tensor(TOKENS)).logits.numpy().tobytes()
-    return {
-        "logits": answers,
-        "modules": [(name, type(module)) for name, module in model.named_modules()],
-        "attributes": sorted(vars(model)),
-        "forward": vars(model).get("forward"),
-        "hooks": sum(
-            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-            for m in model.modules()
-        ),
-        "modes": {module.training for module in model.modules()},
-        "checkpointing": model.is_activation_checkpointing,
-        "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
-        "gradients": [name for name, p in model.named_parameters() if p.grad is not None],
-        "config": model.config.to_json_string(),
-        "generation": model.generation_config.to_json_string(),
-    }
 
 
 @pytest.fixture(params=METHODS)

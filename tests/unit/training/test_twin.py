@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.unit.training.real import loaded_base
-from tests.unit.training.test_sft import TOKENS, traces
+from tests.unit.training.real import TOKENS, loaded_base, traces
 
 pytestmark = pytest.mark.torch
 

@@ -1,4 +1,4 @@
-"""The training runtime on a real database and store: what it promises about jobs."""
+"""The runtime's work on jobs, on a real database and store: what it promises about them."""
 
 import asyncio
 import threading

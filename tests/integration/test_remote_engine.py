@@ -1,4 +1,4 @@
-"""The generation runtime and its client: a real socket, then a real process."""
+"""The socket on which the runtime answers, and its client: in this process, then a real one."""
 
 import asyncio
 import signal
@@ -255,19 +255,7 @@ async def runtime(settings: Settings) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 @pytest.mark.torch
-async def test_sigterm_ends_the_process_once_its_requests_are_answered(settings: Settings) -> None:
-    async with runtime(settings) as process, connected(settings.generation_socket) as remote:
-        stream = remote.generate(a_request(max_tokens=40))
-        first = await anext(stream)
-        process.send_signal(signal.SIGTERM)
-        last = [first, *[piece async for piece in stream]][-1]
-        assert last.finish_reason in {"stop", "length"}
-        assert await process.wait() == 0
-        assert not settings.generation_socket.exists()
-
-
-@pytest.mark.torch
-async def test_a_killed_process_fails_its_requests_and_the_next_one_answers(
+async def test_a_killed_process_fails_its_requests_and_the_next_one_answers_until_told_to_end(
     settings: Settings,
 ) -> None:
     async with connected(settings.generation_socket) as remote:
@@ -283,5 +271,12 @@ async def test_a_killed_process_fails_its_requests_and_the_next_one_answers(
             with pytest.raises(EngineUnavailable):
                 await remote.status()
         settings.generation_socket.unlink()
-        async with runtime(settings):
+        async with runtime(settings) as process:
             assert await text_of(remote, a_request(max_tokens=20)) == whole
+            stream = remote.generate(a_request(max_tokens=40))
+            first = await anext(stream)
+            process.send_signal(signal.SIGTERM)
+            last = [first, *[piece async for piece in stream]][-1]
+            assert last.finish_reason in {"stop", "length"}
+            assert await process.wait() == 0
+            assert not settings.generation_socket.exists()
