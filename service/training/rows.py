@@ -33,11 +33,6 @@ class Rows(msgspec.Struct, frozen=True):
     truncated: int
     dropped: int
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return max(len(row.input_ids) for row in [*self.train, *self.validation])
-
 
 def render(renderer: Renderer, task: TrainingTask) -> Rows:
     """Render a task's examples. Raises TrainingError if one cannot be, or nothing is left."""
