@@ -62,8 +62,9 @@ def test_a_checkpoint_from_another_parent_is_another_tasks(
     with pytest.raises(Interrupted):
         train(trainer, a_task(tmp_path / "child", parent=other), Log(until=7))
     for task in (a_task(tmp_path / "child", parent=parent), a_task(tmp_path / "child")):
-        log = Log()
-        train(trainer, task, log)
+        log = Log(until=1)
+        with pytest.raises(Interrupted):
+            train(trainer, task, log)
         assert log.of(Started)[0].step == 0
 
 

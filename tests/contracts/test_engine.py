@@ -82,12 +82,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-async def test_a_wrong_request_is_refused_and_the_others_go_on(house: House, wrong) -> None:
-    good = asyncio.create_task(house.answer())
-    with pytest.raises(BadRequest):
-        await house.answer(**wrong)
-    assert (await good).finish_reason == "length"
+async def test_a_wrong_request_is_refused_and_the_others_go_on(house: House) -> None:
+    for wrong in WRONG:
+        good = asyncio.create_task(house.answer())
+        with pytest.raises(BadRequest):
+            await house.answer(**wrong)
+        assert (await good).finish_reason == "length", wrong
 
 
 async def test_every_choice_is_made_and_finished_once(house: House) -> None:
