@@ -277,7 +277,6 @@ def test_a_suffix_that_means_something_else_is_refused(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"publish": {}}, "publish"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
     ],
 )
