@@ -57,7 +57,7 @@ class Publisher:
         )
 
     async def move_alias(self, session: AsyncSession, digest: str) -> str | None:
-        """Make the alias that the job asks for name the revision alone; return the alias."""
+        """Make the alias that the job asks for name the revision alone; return its name."""
         job, alias = self._job, self._job.publish_alias
         if alias is None:
             return None
@@ -67,7 +67,7 @@ class Publisher:
         await aliases.add(
             job.tenant_id, job.adapter, alias, targets, key_id=None, reason=f"job {job.id}"
         )
-        return alias
+        return f"{job.adapter}@{alias}"
 
 
 def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list[str]) -> Origin:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.database import Database
+from tests.fakes.engine import FakeEngine
 from tests.integration.aliasing import (
     ADAPTERS,
     ALIASES,
@@ -25,6 +26,12 @@ from tests.integration.aliasing import (
 from tests.integration.generating import CHAT, COMPLETIONS, HELLO
 
 GENERATE = "/v1/tenants/acme/generate"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    """Answers for revisions whose files nobody made."""
+    return FakeEngine()
 
 
 @pytest.fixture
@@ -285,7 +292,7 @@ async def test_writing_and_reading_aliases_needs_the_scope_adapters(
 
 
 async def test_requests_by_alias_are_answered_by_what_it_names_at_that_moment(
-    acme: httpx.AsyncClient, models: list[str]
+    acme: httpx.AsyncClient, models: list[str], engine: FakeEngine
 ) -> None:
     assert await answered(acme, "support") == (models[2], C)
     await put(acme, "production", naming(A), NEW)
@@ -294,6 +301,8 @@ async def test_requests_by_alias_are_answered_by_what_it_names_at_that_moment(
     assert await answered(acme, "support@production") == (models[0], A)
     assert await answered(acme, "support@canary") == (models[1], B)
     assert await answered(acme, "support@cccccccc") == (models[2], C)
+    asked = [request.revision.digest for request in engine.requests if request.revision]
+    assert asked == [C, A, A, B, C]
     await put(acme, "production", naming(B), at(1))
     assert await answered(acme, "support") == (models[1], B)
     await acme.delete(f"{ALIASES}/production", headers=at(2))

@@ -96,7 +96,7 @@ async def test_the_newest_is_the_tenants_own(house: House) -> None:
     newest = await house.models.newest("acme")
     assert (newest.model, newest.revision) == (sales, ref)
     with pytest.raises(NotFound) as fault:
-        await house.models.newest("acme", "nothing")
+        await house.models.newest("initech")
     assert (fault.value.code, fault.value.param) == ("model_not_found", "adapter")
 
 
