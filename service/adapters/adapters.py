@@ -12,15 +12,14 @@ from service.adapters.adapters_schemas import (
     AdapterRevision,
     AdapterRevisionList,
     Lineage,
-    NewestRevision,
-    RevisionModel,
 )
-from service.adapters.aliases import adapter_not_found, alias_of, revision_not_found
 from service.adapters.aliases_repository import AliasRepository
 from service.adapters.lineage import lineage
-from service.adapters.repository import Named, RevisionRepository
+from service.adapters.missing import adapter_not_found, revision_not_found
+from service.adapters.present import adapter_of, revision_of
+from service.adapters.repository import RevisionRepository
 from service.database import Database
-from service.database.models import AdapterRow, FineTunedModelRow, RevisionRow
+from service.database.models import AdapterRow, RevisionRow
 
 
 class AdapterService:
@@ -62,7 +61,7 @@ class AdapterService:
                 raise adapter_not_found(adapter)
             rows = await adapters.revisions(tenant_id, adapter, after, limit + 1)
             named = await adapters.named(tenant_id, rows[:limit])
-        data = [_revision(row, named[row.id]) for row in rows[:limit]]
+        data = [revision_of(row, named[row.id]) for row in rows[:limit]]
         return AdapterRevisionList(
             object="list",
             data=data,
@@ -76,7 +75,7 @@ class AdapterService:
         async with self.database.read() as session:
             row = await _find(RevisionRepository(session), tenant_id, adapter, rev)
             named = await AdapterRepository(session).named(tenant_id, [row])
-        return _revision(row, named[row.id])
+        return revision_of(row, named[row.id])
 
     async def lineage(self, tenant_id: str, adapter: str, rev: str) -> Lineage:
         """Show what a revision was made of, and what that was made of."""
@@ -93,13 +92,8 @@ async def _shown(
     newest = await AdapterRepository(session).newest(tenant_id, names)
     aliases = await AliasRepository(session).of_adapters(tenant_id, names)
     return [
-        Adapter(
-            id=row.id,
-            object="adapter",
-            name=row.name,
-            created_at=row.created_at,
-            newest=_newest(newest.get(row.name)),
-            aliases=[alias_of(alias) for alias in aliases if alias.adapter == row.name],
+        adapter_of(
+            row, newest.get(row.name), [alias for alias in aliases if alias.adapter == row.name]
         )
         for row in rows
     ]
@@ -112,26 +106,3 @@ async def _find(
     if found is None:
         raise revision_not_found(adapter, rev)
     return found[1]
-
-
-def _newest(found: Named | None) -> NewestRevision | None:
-    if found is None:
-        return None
-    model, revision = found
-    return NewestRevision(revision=revision.digest, model=model.name)
-
-
-def _revision(row: RevisionRow, models: Sequence[FineTunedModelRow]) -> AdapterRevision:
-    steps = [model.step for model in models]
-    return AdapterRevision(
-        id=row.id,
-        object="adapter.revision",
-        adapter=row.adapter,
-        digest=row.digest,
-        rev=row.rev,
-        models=[RevisionModel(id=m.name, job_id=m.job_id, step=m.step) for m in models],
-        created_at=row.created_at,
-        job_id=row.job_id,
-        step=None if not steps or None in steps else steps[0],
-        format=row.format,
-    )

@@ -11,16 +11,17 @@ from service.adapters.aliases_schemas import (
     Alias,
     AliasHistory,
     AliasList,
-    AliasTarget,
     MoveAlias,
     TargetChoice,
 )
+from service.adapters.missing import adapter_not_found, alias_not_found, revision_not_found
 from service.adapters.preconditions import IF_MATCH, IF_NONE_MATCH, NOTHING
+from service.adapters.present import alias_of
 from service.adapters.repository import RevisionRepository
 from service.adapters.weights import WeightedTarget
 from service.database import Database
 from service.database.models import AliasVersionRow
-from service.errors import BadRequest, Conflict, NotFound, PreconditionFailed
+from service.errors import BadRequest, Conflict, PreconditionFailed
 
 
 class AliasService:
@@ -144,38 +145,6 @@ class AliasService:
         return alias_of(row)
 
 
-def alias_of(row: AliasVersionRow) -> Alias:
-    """Show a version of an alias."""
-    return Alias(
-        object="adapter.alias",
-        adapter=row.adapter,
-        alias=row.alias,
-        version=row.version,
-        targets=[AliasTarget(revision=t.digest, weight=t.weight) for t in targets_of(row)],
-        reason=row.reason,
-        key_id=row.key_id,
-        created_at=row.created_at,
-    )
-
-
-def adapter_not_found(adapter: str) -> NotFound:
-    """Make the one answer to an unknown adapter and to a foreign one."""
-    message = f"The adapter '{adapter}' does not exist or you do not have access to it."
-    return NotFound(message, param="adapter", code="adapter_not_found")
-
-
-def alias_not_found(adapter: str, alias: str) -> NotFound:
-    """Make the one answer to an unknown alias and to a foreign one."""
-    message = f"The alias '{adapter}@{alias}' does not exist or you do not have access to it."
-    return NotFound(message, param="alias", code="alias_not_found")
-
-
-def revision_not_found(adapter: str, rev: str, param: str = "revision") -> NotFound:
-    """Make the one answer to an unknown revision and to a foreign one."""
-    message = f"The revision '{adapter}@{rev}' does not exist or you do not have access to it."
-    return NotFound(message, param=param, code="revision_not_found")
-
-
 async def _lock(aliases: AliasRepository, tenant_id: str, adapter: str) -> None:
     if not await aliases.lock(tenant_id, adapter):
         raise adapter_not_found(adapter)
@@ -187,11 +156,7 @@ def _require(row: AliasVersionRow | None, expected: int) -> None:
     if version == expected:
         return
     current = None if row is None else msgspec.to_builtins(alias_of(row))
-    message = (
-        "There is no such alias."
-        if row is None
-        else f"The alias is at version {version}, made for the reason: {row.reason}"
-    )
+    message = "There is no such alias." if row is None else f"The alias is at version {version}."
     param = IF_NONE_MATCH if expected == NOTHING else IF_MATCH
     raise PreconditionFailed(message, param=param, current=current)
 
