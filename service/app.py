@@ -12,6 +12,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from adapters_store import AdapterStore, FilesystemAdapterStore
 from service import openapi
+from service.adapters.adapters import AdapterService
+from service.adapters.adapters_controller import AdapterController
+from service.adapters.aliases import AliasService
+from service.adapters.aliases_controller import AliasController
 from service.adapters.controller import ModelController
 from service.adapters.service import ModelService
 from service.base.description import BaseDescription, describe
@@ -42,6 +46,8 @@ from service.tenants.service import TenantService
 
 MAX_JSON_BYTES = 10_000_000
 CONTROLLERS = [
+    AdapterController,
+    AliasController,
     ChatController,
     CompletionController,
     FileController,
@@ -117,6 +123,8 @@ def _services(
     models = ModelService(database, store, renderer.base)
     files = FileService(database, root, renderer, settings.max_file_bytes)
     return {
+        "adapters": AdapterService(database, store),
+        "aliases": AliasService(database),
         "files": files,
         "generation": GenerationService(
             engine, models, renderer, settings.max_batch, metrics=GenerationMetrics(registry)

@@ -8,7 +8,9 @@ ServiceError
 ├── Forbidden                 403  the key lacks a scope
 ├── NotFound                  404  also for what belongs to another tenant
 ├── Conflict                  409  permanent: the client must not retry it
+├── PreconditionFailed        412  the thing is not in the state that the request was made for
 ├── TooLarge                  413
+├── PreconditionRequired      428  the request must say which state it was made for
 └── Unavailable               503  ours, temporary: the client may retry
     ├── EngineUnavailable     503
     ├── ShuttingDown          503
@@ -105,6 +107,31 @@ class Conflict(ServiceError):
     type = "invalid_request_error"
     code = "conflict"
     headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class PreconditionFailed(ServiceError):
+    """The thing changed since the client saw it; `current` is what it is now, null for nothing."""
+
+    status = 412
+    type = "invalid_request_error"
+    code = "precondition_failed"
+
+    def __init__(self, message: str, *, param: str, current: dict[str, Any] | None) -> None:
+        super().__init__(message, param=param)
+        self.current = current
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The current state, so that the client need not ask for it."""
+        return {"current": self.current}
+
+
+class PreconditionRequired(ServiceError):
+    """A change that could undo another's unseen must name the version that it changes."""
+
+    status = 428
+    type = "invalid_request_error"
+    code = "precondition_required"
 
 
 class TooLarge(ServiceError):

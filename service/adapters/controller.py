@@ -32,7 +32,9 @@ class ModelController(Controller):
         tenant_id: NamedDependency[str],
         models: NamedDependency[ModelService],
     ) -> Model:
-        """Show a model; `{adapter}` or `{adapter}@{revision}` show which one they stand for."""
+        """Show a model; `{adapter}`, `{adapter}@{revision}` and `{adapter}@{alias}` show which one
+        they stand for, and of a canary one of its revisions by weight.
+        """
         return await models.retrieve(tenant_id, model.removeprefix("/"))
 
     @delete(
@@ -50,6 +52,6 @@ class ModelController(Controller):
     ) -> Deleted:
         """Delete a fine-tuned model by its exact name. It stops answering at once.
 
-        409 while an unfinished job goes on from it.
+        409 while an unfinished job goes on from it, or an alias names it.
         """
         return await models.delete(tenant_id, model.removeprefix("/"))

@@ -3,7 +3,7 @@
 lorehouse-tiny                                    the base
 ft:{base}:{tenant}:{adapter}:{rev}                a job's result
 ft:{base}:{tenant}:{adapter}:{rev}:ckpt-step-N    a checkpoint of it
-{adapter}                                         the adapter's newest revision
+{adapter}                                         its alias `production`, else its newest revision
 {adapter}@{rev}                                   one of its revisions
 {adapter}@{alias}                                 what an alias points at
 """
@@ -16,6 +16,7 @@ import msgspec
 PATTERN = r"[a-z0-9][a-z0-9.-]{0,63}"
 RESERVED = frozenset({"import"})
 SHORTEST_REV = 8
+DEFAULT_ALIAS = "production"
 
 _NAME = re.compile(PATTERN)
 _REV = re.compile(r"[0-9a-f]{8,64}")
@@ -65,6 +66,11 @@ ModelRef = FullName | AdapterName | RevisionName | AliasName
 def is_name(text: str) -> bool:
     """Tell whether `text` may name a base, tenant, adapter or alias."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_alias(text: str) -> bool:
+    """Tell whether `text` may name an alias: what reads as a revision may not."""
+    return is_name(text) and _REV.fullmatch(text) is None
 
 
 def adapter_name(suffix: str | None, job_id: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Select, delete, exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.names import model_name, shortest_rev
 from service.database.models import (
     FINISHED_JOBS,
@@ -94,7 +95,8 @@ class RevisionRepository:
     async def forget(self, model: FineTunedModelRow, revision: RevisionRow) -> bool:
         """Remove a name, and what nothing names any more; tell whether the revision went.
 
-        Raises Conflict if it would go while an unfinished job goes on from it.
+        Raises Conflict if it would go while an unfinished job goes on from it, or an alias names
+        it.
         """
         await self.session.execute(
             delete(FineTunedModelRow).where(FineTunedModelRow.seq == model.seq)
@@ -106,7 +108,19 @@ class RevisionRepository:
         if not gone.rowcount:  # type: ignore[attr-defined]
             return False
         await self._refuse_if_needed(model, revision)
+        await self._refuse_if_aliased(model, revision)
         return True
+
+    async def _refuse_if_aliased(self, model: FineTunedModelRow, revision: RevisionRow) -> None:
+        aliases = AliasRepository(self.session)
+        for row in await aliases.of_adapters(revision.tenant_id, [revision.adapter]):
+            if revision.digest in {target.digest for target in targets_of(row)}:
+                raise Conflict(
+                    f"Model {model.name} is what the alias {row.adapter}@{row.alias} names: move "
+                    "or delete the alias first",
+                    param="model",
+                    code="model_in_use",
+                )
 
     async def _refuse_if_needed(self, model: FineTunedModelRow, revision: RevisionRow) -> None:
         needing = select(JobRow.id).where(

@@ -7,13 +7,17 @@ import asyncio
 from functools import cached_property
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import AdapterStore, RevisionNotFound, RevisionRef
 from service.adapters import names
+from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.repository import Named, RevisionRepository
 from service.adapters.schemas import Model, ModelList
+from service.adapters.weights import choose
 from service.base.description import BaseDescription
 from service.database import Database
+from service.database.models import AliasVersionRow
 from service.errors import Forbidden, NotFound
 from service.telemetry import logger
 from service.wire import Deleted
@@ -44,24 +48,31 @@ class ModelService:
         self.store = store
         self.base = base
 
-    async def resolve(self, tenant_id: str, model: str) -> Target:
-        """Find what a name stands for. Raises NotFound, alike for unknown and for foreign names."""
+    async def resolve(self, tenant_id: str, model: str, sticky: str | None = None) -> Target:
+        """Find what a name stands for. Raises NotFound, alike for unknown and for foreign names.
+
+        Among several targets of an alias, equal `sticky` keys get the same one; without a key it
+        is drawn by weight.
+        """
         if model == self.base.name:
             return self._base
         async with self.database.read() as session:
-            found = await _find(RevisionRepository(session), tenant_id, model)
+            found = await _find(session, tenant_id, model, sticky)
         if found is None:
             raise model_not_found(model)
         return _target(found)
 
-    async def newest(self, tenant_id: str, adapter: str | None = None) -> Target:
-        """Find the tenant's latest fine-tuned model, of one adapter or of all. Raises NotFound."""
+    async def newest(self, tenant_id: str, sticky: str | None = None) -> Target:
+        """Find what the name of the tenant's adapter with the latest result stands for.
+
+        Raises NotFound.
+        """
         async with self.database.read() as session:
-            found = await RevisionRepository(session).newest(tenant_id, adapter)
-        if found is None:
-            what = "fine-tuned model" if adapter is None else f"adapter '{adapter}'"
-            raise NotFound(f"There is no {what} yet.", param="adapter", code="model_not_found")
-        return _target(found)
+            newest = await RevisionRepository(session).newest(tenant_id)
+        if newest is None:
+            message = "There is no fine-tuned model yet."
+            raise NotFound(message, param="adapter", code="model_not_found")
+        return await self.resolve(tenant_id, newest[1].adapter, sticky)
 
     async def list(self, tenant_id: str) -> ModelList:
         """List the base, then the tenant's own models, newest first."""
@@ -77,7 +88,8 @@ class ModelService:
     async def delete(self, tenant_id: str, model: str) -> Deleted:
         """Delete a model by its exact name; its files go with the revision's last name.
 
-        Raises NotFound, Forbidden for the base, and Conflict while a job goes on from it.
+        Raises NotFound, Forbidden for the base, and Conflict while a job goes on from it or an
+        alias names it.
         """
         if model == self.base.name:
             raise Forbidden("The base model cannot be deleted.", param="model")
@@ -105,7 +117,10 @@ class ModelService:
         return Target(revision=None, model=self.base.name, format="chat", created=created)
 
 
-async def _find(revisions: RevisionRepository, tenant_id: str, model: str) -> Named | None:
+async def _find(
+    session: AsyncSession, tenant_id: str, model: str, sticky: str | None
+) -> Named | None:
+    revisions, aliases = RevisionRepository(session), AliasRepository(session)
     try:
         name = names.parse(model)
     except names.InvalidModelName:
@@ -114,11 +129,22 @@ async def _find(revisions: RevisionRepository, tenant_id: str, model: str) -> Na
         case names.FullName():
             return await revisions.find(tenant_id, model)
         case names.AdapterName(adapter):
-            return await revisions.newest(tenant_id, adapter)
+            production = await aliases.current(tenant_id, adapter, names.DEFAULT_ALIAS)
+            if production is None:
+                return await revisions.newest(tenant_id, adapter)
+            return await _named_by(revisions, production, sticky)
         case names.RevisionName(adapter, rev):
             return await revisions.revision(tenant_id, adapter, rev)
-        case names.AliasName():
-            return None
+        case names.AliasName(adapter, alias):
+            row = await aliases.current(tenant_id, adapter, alias)
+            return None if row is None else await _named_by(revisions, row, sticky)
+
+
+async def _named_by(
+    revisions: RevisionRepository, row: AliasVersionRow, sticky: str | None
+) -> Named | None:
+    digest = choose(targets_of(row), sticky)
+    return await revisions.revision(row.tenant_id, row.adapter, digest)
 
 
 def _target(found: Named) -> Target:

@@ -125,6 +125,8 @@ class JobRow(DefaultBase):
     """The TrainingSpec."""
     job_metadata: Mapped[Json | None] = mapped_column("metadata", JSON)
     integrations: Mapped[list[Json] | None] = mapped_column(JSON)
+    publish_alias: Mapped[str | None] = mapped_column(String(64))
+    """The alias that its result takes over."""
     created_at: Mapped[int] = mapped_column(BigInteger)
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -215,4 +217,26 @@ class FineTunedModelRow(DefaultBase):
     job_id: Mapped[str] = mapped_column(String(64))
     step: Mapped[int | None] = mapped_column(Integer)
     """Of a checkpoint; null for a job's result."""
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class AliasVersionRow(DefaultBase):
+    """What an alias named from one moment to the next. Rows are added, never changed.
+
+    The row with the highest version is the alias; the others are its history.
+    """
+
+    __tablename__ = "alias_versions"
+    __table_args__ = (UniqueConstraint("tenant_id", "adapter", "alias", "version"),)
+    seq: Mapped[int] = _seq()
+    tenant_id: Mapped[str] = _tenant()
+    adapter: Mapped[str] = mapped_column(String(64))
+    alias: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int] = mapped_column(Integer)
+    """Counts up from 1, and on over a deletion: an old version never fits a new alias."""
+    targets: Mapped[list[Json] | None] = mapped_column(JSON(none_as_null=True))
+    """Digests and weights; null when it was deleted."""
+    key_id: Mapped[str | None] = mapped_column(String(64))
+    """Whose request it was; null for a job's publishing."""
+    reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[int] = mapped_column(BigInteger)

@@ -162,6 +162,20 @@ class MethodChoice(Input):
     reinforcement: ReinforcementChoice | None = None
 
 
+class PublishChoice(Input):
+    """What happens to the result, besides that it gets its own name."""
+
+    alias: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=64,
+            description="An alias of the job's adapter, like `production`: it names the result "
+            "alone as soon as the job succeeds.",
+        ),
+    ]
+
+
 class CreateJob(Input):
     """What to train, on which file."""
 
@@ -193,4 +207,4 @@ class CreateJob(Input):
     integrations: Annotated[
         list[Any] | None, Meta(description="Not supported: leave it out, or empty.")
     ] = None
-    publish: NotYet = None
+    publish: PublishChoice | None = None

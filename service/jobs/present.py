@@ -17,6 +17,7 @@ from service.jobs.schemas import (
     JobEventList,
     JobList,
     JobMethod,
+    Publish,
 )
 
 
@@ -48,6 +49,7 @@ def job(row: JobRow) -> Job:
         method=method,
         suffix=row.suffix,
         adapter=row.adapter,
+        publish=None if row.publish_alias is None else Publish(alias=row.publish_alias),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from service.adapters.names import PATTERN, RESERVED, is_name
+from service.adapters.names import PATTERN, RESERVED, is_alias, is_name
 from service.adapters.parents import FIELD as BASE_ADAPTER
 from service.adapters.parents import Parent
 from service.errors import BadRequest, UnsupportedField
@@ -18,6 +18,7 @@ from service.jobs.create_schemas import (
     HyperparameterChoice,
     LoraChoice,
     MethodChoice,
+    PublishChoice,
     SupervisedChoice,
 )
 from service.jobs.methods import of_its_kind
@@ -76,6 +77,7 @@ def resolve(body: CreateJob, facts: Facts, seed: int) -> tuple[TrainingSpec, Job
     """Decide what to train, and how the job shows it. Raises BadRequest naming the field."""
     refuse_unsupported(body)
     check_suffix(body.suffix, facts.base)
+    check_publish(body.publish)
     kind = "supervised" if body.method is None else body.method.type
     check_rows(kind, facts)
     path = f"method.{kind}"
@@ -106,7 +108,6 @@ def refuse_unsupported(body: CreateJob) -> None:
         _refuse_others(method)
         chosen = getattr(method, method.type)
         _refuse_given(f"method.{method.type}", chosen, NOT_YET[method.type])
-    _refuse_given("", body, ("publish",))
     if body.integrations:
         raise _unsupported("integrations", "Integrations are not supported: nothing is reported.")
 
@@ -134,6 +135,13 @@ def check_suffix(suffix: str | None, base: str) -> None:
         raise BadRequest(message, param="suffix")
     if suffix in RESERVED or suffix == base:
         raise BadRequest(f"The suffix '{suffix}' is reserved.", param="suffix")
+
+
+def check_publish(publish: PublishChoice | None) -> None:
+    """Raise BadRequest unless the result can be published under that name."""
+    if publish is not None and not is_alias(publish.alias):
+        message = f"An alias matches ^{PATTERN}$ and does not read as a revision."
+        raise BadRequest(message, param="publish.alias")
 
 
 def check_rows(kind: Method, facts: Facts) -> None:

@@ -110,6 +110,12 @@ class JobError(Output):
     param: str | None
 
 
+class Publish(Output):
+    """The alias that names the result as soon as the job succeeds."""
+
+    alias: str
+
+
 class Job(Output):
     """A fine-tuning job. `organization_id` is the tenant; `adapter` is what the job makes."""
 
@@ -136,6 +142,7 @@ class Job(Output):
     method: JobMethod
     suffix: str | None
     adapter: str
+    publish: Publish | None
 
 
 class JobList(Output):

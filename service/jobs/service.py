@@ -186,6 +186,7 @@ class JobService:
             spec=msgspec.to_builtins(spec),
             job_metadata=body.metadata,
             integrations=body.integrations,
+            publish_alias=None if body.publish is None else body.publish.alias,
             created_at=now(),
             cancel_requested=False,
             attempts=0,

@@ -54,6 +54,8 @@ class Ledger:
                 return "cancelled"
             name = await self._publisher.record(session, digest)
             await self._tell(jobs, self._story.once(f"New fine-tuned model created: {name}"))
+            if (alias := await self._publisher.move_alias(session, digest)) is not None:
+                await self._tell(jobs, self._story.once(f"Alias {alias} now names {name}"))
             await jobs.finish(
                 *self._lease,
                 "succeeded",

@@ -9,7 +9,9 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import Origin
+from service.adapters.aliases_repository import AliasRepository
 from service.adapters.repository import RevisionRepository
+from service.adapters.weights import WeightedTarget
 from service.database.models import JobRow
 from service.datasets.repository import FileRepository
 from service.rendering.examples import Example, is_chat
@@ -53,6 +55,19 @@ class Publisher:
             job_id=self._job.id,
             step=step,
         )
+
+    async def move_alias(self, session: AsyncSession, digest: str) -> str | None:
+        """Make the alias that the job asks for name the revision alone; return its name."""
+        job, alias = self._job, self._job.publish_alias
+        if alias is None:
+            return None
+        aliases = AliasRepository(session)
+        await aliases.lock(job.tenant_id, job.adapter)
+        targets = [WeightedTarget(digest, weight=1)]
+        await aliases.add(
+            job.tenant_id, job.adapter, alias, targets, key_id=None, reason=f"job {job.id}"
+        )
+        return f"{job.adapter}@{alias}"
 
 
 def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list[str]) -> Origin:

@@ -78,9 +78,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     ] = None
     stream_options: StreamOptions | None = None
 
-    user: Ignored = None
     safety_identifier: Ignored = None
-    prompt_cache_key: Ignored = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     prompt_cache_options: dict[str, Any] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None

@@ -8,7 +8,6 @@ from msgspec import UNSET, Meta, UnsetType
 from service.serving.schemas import (
     Choices,
     FinishReason,
-    Ignored,
     Metadata,
     ModelName,
     Refused,
@@ -48,7 +47,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
     ] = None
     stream_options: StreamOptions | None = None
 
-    user: Ignored = None
     store: bool | None = None
     metadata: Metadata = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None

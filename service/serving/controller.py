@@ -18,7 +18,12 @@ from service.serving.replies import (
     whole,
 )
 from service.serving.service import GenerationService
-from service.serving.translate import chat_order, completion_order, wants_usage
+from service.serving.translate import (
+    chat_order,
+    completion_order,
+    sticky_key,
+    wants_usage,
+)
 from service.tenants.auth import requires
 from service.wire import new_id
 
@@ -55,7 +60,7 @@ class ChatController(Controller):
         """
         include_usage = wants_usage(data.stream, data.stream_options)
         order = chat_order(data, generation.context_length)
-        target = await generation.named(tenant_id, data.model)
+        target = await generation.named(tenant_id, data.model, sticky_key(data))
         run = await generation.start(new_id("chatcmpl-"), tenant_id, target, order)
         if data.stream:
             return streamed(run, chat_answers.events(run, include_usage))
@@ -93,7 +98,7 @@ class CompletionController(Controller):
         """
         include_usage = wants_usage(data.stream, data.stream_options)
         order = completion_order(data)
-        target = await generation.named(tenant_id, data.model)
+        target = await generation.named(tenant_id, data.model, sticky_key(data))
         run = await generation.start(new_id("cmpl-"), tenant_id, target, order)
         if data.stream:
             return streamed(run, completion_answers.events(run, include_usage))

@@ -12,7 +12,7 @@ from service.serving import generate_answers
 from service.serving.generate_schemas import Generated, GeneratedPiece, GenerateRequest
 from service.serving.replies import EVENTS, RESPONSE_HEADERS, streamed, unless_gone, whole
 from service.serving.service import GenerationService
-from service.serving.translate import generate_order
+from service.serving.translate import generate_order, sticky_key
 from service.tenants.auth import requires
 from service.tenants.principal import Principal
 from service.tenants.service import TenantService
@@ -51,7 +51,7 @@ class GenerateController(Controller):
         """
         await _require_visible(tenant, principal, tenants)
         order = generate_order(data)
-        target = await generation.adapter(tenant, data.adapter)
+        target = await generation.adapter(tenant, data.adapter, sticky_key(data))
         run = await generation.start(new_id("gen-"), tenant, target, order)
         if data.stream:
             return streamed(run, generate_answers.events(run))

@@ -124,6 +124,16 @@ class SamplingFields(Input):
     ignore_eos: Annotated[
         bool | None, Meta(description="Go on after end-of-turn tokens. Default false.")
     ] = None
+    prompt_cache_key: Annotated[
+        str | None,
+        Meta(
+            description="Requests with the same one get the same revision of an alias that names "
+            "several."
+        ),
+    ] = None
+    user: Annotated[
+        str | None, Meta(description="Stands in where there is no `prompt_cache_key`.")
+    ] = None
 
 
 class StreamOptions(Input):

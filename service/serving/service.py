@@ -56,16 +56,19 @@ class GenerationService:
         """Most tokens of prompt and completion together."""
         return self._renderer.base.context_length
 
-    async def named(self, tenant_id: str, model: str) -> Target:
-        """Find what the tenant calls by this name; raises NotFound."""
-        return await self._models.resolve(tenant_id, model)
+    async def named(self, tenant_id: str, model: str, sticky: str | None) -> Target:
+        """Find what the tenant calls by this name; `sticky` picks among a canary's revisions.
 
-    async def adapter(self, tenant_id: str, adapter: str | None) -> Target:
+        Raises NotFound.
+        """
+        return await self._models.resolve(tenant_id, model, sticky)
+
+    async def adapter(self, tenant_id: str, adapter: str | None, sticky: str | None) -> Target:
         """Find the tenant's adapter, by default its newest; raises NotFound."""
         if adapter is None:
-            return await self._models.newest(tenant_id, None)
+            return await self._models.newest(tenant_id, sticky)
         try:
-            return await self.named(tenant_id, adapter)
+            return await self.named(tenant_id, adapter, sticky)
         except NotFound as fault:
             raise NotFound(fault.message, param="adapter", code=fault.code) from None
 

@@ -56,6 +56,11 @@ def generate_order(body: GenerateRequest) -> Order:
     )
 
 
+def sticky_key(body: SamplingFields) -> str | None:
+    """Read what ties a client's requests to one of a canary's revisions."""
+    return body.prompt_cache_key or body.user or None
+
+
 def wants_usage(stream: bool | None, options: StreamOptions | None) -> bool:
     """Tell whether a stream ends with its usage; options without a stream are refused."""
     if options is None:

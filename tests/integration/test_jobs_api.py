@@ -437,3 +437,16 @@ async def test_a_key_without_the_scope_is_403(
     headers = {"authorization": f"Bearer {key}"}
     assert (await client.get(JOBS, headers=headers)).status_code == 403
     assert (await client.get(JOBS)).status_code == 401
+
+
+async def test_a_job_keeps_the_alias_that_its_result_is_to_have(
+    acme: httpx.AsyncClient, database: Database, training_file: str
+) -> None:
+    job = await create(acme, suffix="support", publish={"alias": "production"})
+    FineTuningJob.model_validate(job, strict=True)
+    assert job["publish"] == {"alias": "production"}
+    assert (await acme.get(f"{JOBS}/{job['id']}")).json() == job
+    assert (await claim(database)).publish_alias == "production"
+    assert (await create(acme))["publish"] is None
+    for wrong, param in (({}, "publish.alias"), ({"alias": "deadbeef"}, "publish.alias")):
+        assert (await refused(acme, 400, publish=wrong))["param"] == param

@@ -12,10 +12,19 @@ import pytest
 from sqlalchemy import select
 
 from adapters_store import FilesystemAdapterStore, RevisionRef
+from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.repository import Named, RevisionRepository
+from service.adapters.weights import WeightedTarget
 from service.base.description import describe
 from service.database import Database
-from service.database.models import FileRow, JobCheckpointRow, JobEventRow, JobRow, TenantRow
+from service.database.models import (
+    AliasVersionRow,
+    FileRow,
+    JobCheckpointRow,
+    JobEventRow,
+    JobRow,
+    TenantRow,
+)
 from service.errors import NotFound
 from service.jobs.leases import MAX_ATTEMPTS
 from service.jobs.repository import JobRepository
@@ -151,6 +160,10 @@ class Workshop:
         async with self.database.read() as session:
             return list(await RevisionRepository(session).list(tenant))
 
+    async def aliases(self, adapter: str, tenant: str = "acme") -> list[AliasVersionRow]:
+        async with self.database.read() as session:
+            return list(await AliasRepository(session).of_adapters(tenant, [adapter]))
+
     async def checkpoints(self, job_id: str = "ftjob-a1") -> list[JobCheckpointRow]:
         job = await self.job(job_id)
         async with self.database.read() as session:
@@ -212,6 +225,41 @@ async def test_a_job_tells_its_story_in_order_and_succeeds(shop: Workshop) -> No
     assert job.trained_tokens > 0
     assert job.estimated_finish is None
     assert job.lease_owner is None
+
+
+async def test_a_job_publishes_its_result_under_the_alias_it_was_given(shop: Workshop) -> None:
+    async with shop.database.write() as session:
+        aliases = AliasRepository(session)
+        canary = [WeightedTarget("a" * 64, 95), WeightedTarget("b" * 64, 5)]
+        await aliases.add("acme", "support", "production", canary, key_id="key_1", reason="try it")
+    await shop.submit(publish_alias="production")
+    await shop.submit("ftjob-b1", publish_alias="first", adapter="other")
+    await shop.submit("ftjob-c1", adapter="third")
+    async with shop.working():
+        for job_id in ("ftjob-a1", "ftjob-b1", "ftjob-c1"):
+            assert (await shop.ended(job_id)).status == "succeeded"
+    digests = {model.name: revision.digest for model, revision in await shop.models()}
+    for job_id, name, version in (
+        ("ftjob-a1", "support@production", 2),
+        ("ftjob-b1", "other@first", 1),
+    ):
+        result = (await shop.job(job_id)).fine_tuned_model
+        assert result is not None
+        [row] = await shop.aliases(name.partition("@")[0])
+        assert (f"{row.adapter}@{row.alias}", row.version) == (name, version)
+        assert targets_of(row) == [WeightedTarget(digests[result], 1)]
+        assert (row.reason, row.key_id) == (f"job {job_id}", None)
+        told = await shop.messages(job_id)
+        assert told[-2] == f"Alias {name} now names {result}"
+    assert await shop.aliases("third") == []
+
+
+async def test_a_job_that_does_not_succeed_moves_no_alias(shop: Workshop) -> None:
+    shop.gate.faults[5] = TrainingError("bad data", code="any")
+    await shop.submit(publish_alias="production")
+    async with shop.working():
+        assert (await shop.ended()).status == "failed"
+    assert await shop.aliases("support") == []
 
 
 async def test_the_result_is_a_revision_that_knows_where_it_comes_from(shop: Workshop) -> None:

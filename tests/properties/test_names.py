@@ -14,6 +14,7 @@ from service.adapters.names import (
     InvalidModelName,
     RevisionName,
     adapter_name,
+    is_alias,
     is_name,
     model_name,
     parse,
@@ -38,6 +39,12 @@ def test_short_names_read_back(adapter: str, alias: str, rev: str) -> None:
     assert parse(f"{adapter}@{rev}") == RevisionName(adapter, rev)
     assume(not re.fullmatch("[0-9a-f]{8,64}", alias))
     assert parse(f"{adapter}@{alias}") == AliasName(adapter, alias)
+
+
+@given(names | revs, names)
+def test_an_alias_is_what_is_read_as_one(text: str, adapter: str) -> None:
+    read_as_one = parse(f"{adapter}@{text}") == AliasName(adapter, text)
+    assert is_alias(text) == read_as_one
 
 
 @given(st.text() | st.from_regex(rf"({PATTERN})?[@:/]?({PATTERN})?"))

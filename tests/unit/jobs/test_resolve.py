@@ -277,7 +277,6 @@ def test_a_suffix_that_means_something_else_is_refused(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"publish": {}}, "publish"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
     ],
 )
@@ -287,6 +286,18 @@ def test_known_fields_without_meaning_here_are_refused_by_name(
     with pytest.raises(UnsupportedField) as fault:
         resolved(ask(**fields))
     assert fault.value.param == param
+
+
+@pytest.mark.parametrize("alias", ["production", "v1.2", "deadbee", "import"])
+def test_a_result_can_be_published_under_an_alias(alias: str) -> None:
+    assert resolved(ask(publish={"alias": alias}))[0] == TrainingSpec(seed=7)
+
+
+@pytest.mark.parametrize("alias", ["Production", "-x", "a b", "deadbeef", "a@b"])
+def test_a_result_cannot_be_published_under_what_is_no_alias(alias: str) -> None:
+    with pytest.raises(BadRequest) as fault:
+        resolved(ask(publish={"alias": alias}))
+    assert fault.value.param == "publish.alias"
 
 
 @pytest.mark.parametrize("empty", [{"integrations": []}, {"integrations": None}, {"method": None}])

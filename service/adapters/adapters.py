@@ -1,0 +1,108 @@
+"""What a tenant has in the store: its adapters, their revisions, and where these come from."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from adapters_store import AdapterStore, RevisionRef
+from service.adapters.adapters_repository import AdapterRepository
+from service.adapters.adapters_schemas import (
+    Adapter,
+    AdapterList,
+    AdapterRevision,
+    AdapterRevisionList,
+    Lineage,
+)
+from service.adapters.aliases_repository import AliasRepository
+from service.adapters.lineage import lineage
+from service.adapters.missing import adapter_not_found, revision_not_found
+from service.adapters.present import adapter_of, revision_of
+from service.adapters.repository import RevisionRepository
+from service.database import Database
+from service.database.models import AdapterRow, RevisionRow
+
+
+class AdapterService:
+    """Reads only. Everything raises NotFound alike for unknown and for foreign names."""
+
+    def __init__(self, database: Database, store: AdapterStore) -> None:
+        self.database = database
+        self.store = store
+
+    async def list(self, tenant_id: str, after: str | None, limit: int) -> AdapterList:
+        """List adapters, newest first."""
+        async with self.database.read() as session:
+            rows = await AdapterRepository(session).page(tenant_id, after, limit + 1)
+            data = await _shown(session, tenant_id, rows[:limit])
+        return AdapterList(
+            object="list",
+            data=data,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+            has_more=len(rows) > limit,
+        )
+
+    async def retrieve(self, tenant_id: str, adapter: str) -> Adapter:
+        """Show an adapter."""
+        async with self.database.read() as session:
+            row = await AdapterRepository(session).find(tenant_id, adapter)
+            if row is None:
+                raise adapter_not_found(adapter)
+            [shown] = await _shown(session, tenant_id, [row])
+        return shown
+
+    async def revisions(
+        self, tenant_id: str, adapter: str, after: str | None, limit: int
+    ) -> AdapterRevisionList:
+        """List an adapter's revisions, newest first."""
+        async with self.database.read() as session:
+            adapters = AdapterRepository(session)
+            if await adapters.find(tenant_id, adapter) is None:
+                raise adapter_not_found(adapter)
+            rows = await adapters.revisions(tenant_id, adapter, after, limit + 1)
+            named = await adapters.named(tenant_id, rows[:limit])
+        data = [revision_of(row, named[row.id]) for row in rows[:limit]]
+        return AdapterRevisionList(
+            object="list",
+            data=data,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+            has_more=len(rows) > limit,
+        )
+
+    async def revision(self, tenant_id: str, adapter: str, rev: str) -> AdapterRevision:
+        """Show a revision by its short name or its whole digest."""
+        async with self.database.read() as session:
+            row = await _find(RevisionRepository(session), tenant_id, adapter, rev)
+            named = await AdapterRepository(session).named(tenant_id, [row])
+        return revision_of(row, named[row.id])
+
+    async def lineage(self, tenant_id: str, adapter: str, rev: str) -> Lineage:
+        """Show what a revision was made of, and what that was made of."""
+        async with self.database.read() as session:
+            row = await _find(RevisionRepository(session), tenant_id, adapter, rev)
+        ref = RevisionRef(tenant_id, row.adapter, row.digest)
+        return await lineage(self.database, self.store, ref)
+
+
+async def _shown(
+    session: AsyncSession, tenant_id: str, rows: Sequence[AdapterRow]
+) -> list[Adapter]:
+    names = [row.name for row in rows]
+    newest = await AdapterRepository(session).newest(tenant_id, names)
+    aliases = await AliasRepository(session).of_adapters(tenant_id, names)
+    return [
+        adapter_of(
+            row, newest.get(row.name), [alias for alias in aliases if alias.adapter == row.name]
+        )
+        for row in rows
+    ]
+
+
+async def _find(
+    revisions: RevisionRepository, tenant_id: str, adapter: str, rev: str
+) -> RevisionRow:
+    found = await revisions.revision(tenant_id, adapter, rev)
+    if found is None:
+        raise revision_not_found(adapter, rev)
+    return found[1]

@@ -1,0 +1,91 @@
+"""Pages of a tenant's adapters and of an adapter's revisions, and what their names are."""
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.adapters.repository import Named
+from service.database.models import AdapterRow, FineTunedModelRow, RevisionRow
+from service.errors import BadRequest
+
+
+class AdapterRepository:
+    """Reads only: adapters come to be with their first revision."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def find(self, tenant_id: str, adapter: str) -> AdapterRow | None:
+        """Find an adapter by its name."""
+        row: AdapterRow | None = await self.session.scalar(
+            select(AdapterRow).where(AdapterRow.tenant_id == tenant_id, AdapterRow.name == adapter)
+        )
+        return row
+
+    async def page(self, tenant_id: str, after: str | None, limit: int) -> Sequence[AdapterRow]:
+        """List adapters, newest first; `after` is an adapter's id."""
+        query = select(AdapterRow).where(AdapterRow.tenant_id == tenant_id)
+        if after is not None:
+            seq = select(AdapterRow.seq).where(
+                AdapterRow.tenant_id == tenant_id, AdapterRow.id == after
+            )
+            query = query.where(AdapterRow.seq < _known(await self.session.scalar(seq), after))
+        ordered = query.order_by(AdapterRow.seq.desc()).limit(limit)
+        return (await self.session.scalars(ordered)).all()
+
+    async def newest(self, tenant_id: str, adapters: Collection[str]) -> dict[str, Named]:
+        """Find the latest result of a job of each adapter; checkpoints do not count."""
+        named = select(func.max(FineTunedModelRow.seq)).join(
+            RevisionRow, RevisionRow.id == FineTunedModelRow.revision_id
+        )
+        last = named.where(
+            RevisionRow.tenant_id == tenant_id,
+            RevisionRow.adapter.in_(adapters),
+            FineTunedModelRow.step.is_(None),
+        ).group_by(RevisionRow.adapter)
+        query = (
+            select(FineTunedModelRow, RevisionRow)
+            .join(RevisionRow, RevisionRow.id == FineTunedModelRow.revision_id)
+            .where(FineTunedModelRow.seq.in_(last))
+        )
+        return {rev.adapter: (model, rev) for model, rev in await self.session.execute(query)}
+
+    async def revisions(
+        self, tenant_id: str, adapter: str, after: str | None, limit: int
+    ) -> Sequence[RevisionRow]:
+        """List an adapter's revisions, newest first; `after` is a revision's id."""
+        of_adapter = (RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter)
+        query = select(RevisionRow).where(*of_adapter)
+        if after is not None:
+            seq = select(RevisionRow.seq).where(*of_adapter, RevisionRow.id == after)
+            query = query.where(RevisionRow.seq < _known(await self.session.scalar(seq), after))
+        ordered = query.order_by(RevisionRow.seq.desc()).limit(limit)
+        return (await self.session.scalars(ordered)).all()
+
+    async def named(
+        self, tenant_id: str, revisions: Sequence[RevisionRow]
+    ) -> dict[str, list[FineTunedModelRow]]:
+        """Find the callable names of revisions, oldest first, by revision id."""
+        query = select(FineTunedModelRow).where(
+            FineTunedModelRow.tenant_id == tenant_id,
+            FineTunedModelRow.revision_id.in_([row.id for row in revisions]),
+        )
+        found: dict[str, list[FineTunedModelRow]] = {row.id: [] for row in revisions}
+        for model in await self.session.scalars(query.order_by(FineTunedModelRow.seq)):
+            found[model.revision_id].append(model)
+        return found
+
+    async def by_digest(self, tenant_id: str, digest: str) -> RevisionRow | None:
+        """Find any revision of this content among the tenant's adapters."""
+        query = select(RevisionRow).where(
+            RevisionRow.tenant_id == tenant_id, RevisionRow.digest == digest
+        )
+        row: RevisionRow | None = await self.session.scalar(query.order_by(RevisionRow.seq))
+        return row
+
+
+def _known(seq: int | None, after: str) -> int:
+    if seq is None:
+        raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
+    return seq

@@ -1,0 +1,101 @@
+"""Adapters, revisions and where these come from, on the wire."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from service.adapters.aliases_schemas import Alias
+from service.wire import Output
+
+
+class NewestRevision(Output):
+    """The latest result of a job."""
+
+    revision: Annotated[str, Meta(description="Its whole digest.")]
+    model: Annotated[str, Meta(description="Its exact name, to call it.")]
+
+
+class Adapter(Output):
+    """A line of revisions, and the aliases that name some of them."""
+
+    id: str
+    object: str
+    name: str
+    created_at: int
+    newest: Annotated[
+        NewestRevision | None, Meta(description="Null while it has checkpoints at most.")
+    ]
+    aliases: list[Alias]
+
+
+class AdapterList(Output):
+    """A page of adapters, newest first."""
+
+    object: str
+    data: list[Adapter]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class RevisionModel(Output):
+    """A callable name of a revision; `step` is a checkpoint's."""
+
+    id: str
+    job_id: str
+    step: int | None
+
+
+class AdapterRevision(Output):
+    """One immutable version of an adapter. `job_id` is the job that published it first."""
+
+    id: str
+    object: str
+    adapter: str
+    digest: str
+    rev: Annotated[str, Meta(description="The short digest: `{adapter}@{rev}` names it.")]
+    models: list[RevisionModel]
+    created_at: int
+    job_id: str | None
+    step: Annotated[int | None, Meta(description="Null if it is a job's result.")]
+    format: str
+
+
+class AdapterRevisionList(Output):
+    """A page of revisions, newest first."""
+
+    object: str
+    data: list[AdapterRevision]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class RevisionOrigin(Output):
+    """What a revision's manifest says of how it was made."""
+
+    created_at: int
+    base: str
+    base_digest: str
+    quantization: str
+    job_id: str | None
+    step: int | None
+    dataset_digests: Annotated[list[str], Meta(description="sha256 of the training files.")]
+    metrics: dict[str, float | None]
+    parents: Annotated[list[str], Meta(description="Digests of what training went on from.")]
+
+
+class Ancestor(Output):
+    """A revision, or one that it descends from; `origin` is null unless its files are whole."""
+
+    digest: str
+    adapter: Annotated[str | None, Meta(description="Null if it was deleted.")]
+    state: Literal["present", "deleted", "damaged"]
+    origin: RevisionOrigin | None
+
+
+class Lineage(Output):
+    """A revision and all that it descends from, nearest first."""
+
+    object: str
+    data: list[Ancestor]

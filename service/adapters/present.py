@@ -1,0 +1,66 @@
+"""Rows as the objects that clients see."""
+
+from collections.abc import Sequence
+
+from service.adapters.adapters_schemas import (
+    Adapter,
+    AdapterRevision,
+    NewestRevision,
+    RevisionModel,
+)
+from service.adapters.aliases_repository import targets_of
+from service.adapters.aliases_schemas import Alias, AliasTarget
+from service.adapters.repository import Named
+from service.database.models import AdapterRow, AliasVersionRow, FineTunedModelRow, RevisionRow
+
+
+def alias_of(row: AliasVersionRow) -> Alias:
+    """Show a version of an alias."""
+    return Alias(
+        object="adapter.alias",
+        adapter=row.adapter,
+        alias=row.alias,
+        version=row.version,
+        targets=[AliasTarget(revision=t.digest, weight=t.weight) for t in targets_of(row)],
+        reason=row.reason,
+        key_id=row.key_id,
+        created_at=row.created_at,
+    )
+
+
+def adapter_of(
+    row: AdapterRow, newest: Named | None, aliases: Sequence[AliasVersionRow]
+) -> Adapter:
+    """Show an adapter with its newest result and its aliases."""
+    return Adapter(
+        id=row.id,
+        object="adapter",
+        name=row.name,
+        created_at=row.created_at,
+        newest=_newest(newest),
+        aliases=[alias_of(alias) for alias in aliases],
+    )
+
+
+def revision_of(row: RevisionRow, models: Sequence[FineTunedModelRow]) -> AdapterRevision:
+    """Show a revision with its callable names."""
+    steps = [model.step for model in models]
+    return AdapterRevision(
+        id=row.id,
+        object="adapter.revision",
+        adapter=row.adapter,
+        digest=row.digest,
+        rev=row.rev,
+        models=[RevisionModel(id=m.name, job_id=m.job_id, step=m.step) for m in models],
+        created_at=row.created_at,
+        job_id=row.job_id,
+        step=None if not steps or None in steps else steps[0],
+        format=row.format,
+    )
+
+
+def _newest(found: Named | None) -> NewestRevision | None:
+    if found is None:
+        return None
+    model, revision = found
+    return NewestRevision(revision=revision.digest, model=model.name)
