@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from service.base.description import describe
-from service.base.loading import load_base
+from service.base.loading import ComputeDtype, Quantization, load_base
 from service.settings import BUNDLED_BASE
 
 LLAMA_3_8B = {
@@ -25,6 +25,13 @@ LLAMA_3_8B = {
 }
 TOKENS = {"bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 4}
 """The bundled tokenizer's."""
+HELD: dict[str, tuple[Quantization, ComputeDtype]] = {
+    "nf4": ("nf4", "float32"),
+    "nf4 in bf16": ("nf4", "bfloat16"),
+    "fp32": ("none", "float32"),
+    "bf16": ("none", "bfloat16"),
+}
+"""The ways to hold the bundled base, and what it computes in."""
 TINY = {
     "vocab_size": 4096,
     "hidden_size": 128,
@@ -35,11 +42,11 @@ TINY = {
 }
 
 
-def bundled(quantization: str, threads: int) -> Any:
-    """Load the bundled base in `fp32`, `bf16` or `nf4`."""
-    held: Any = "nf4" if quantization == "nf4" else "none"
-    model = load_base(describe(str(BUNDLED_BASE), "bundled"), held, threads).model
-    return model.to(torch.bfloat16) if quantization == "bf16" else model
+def bundled(held: str, threads: int) -> Any:
+    """Load the bundled base in one of `HELD`'s ways."""
+    base = describe(str(BUNDLED_BASE), "bundled")
+    weights, dtype = HELD[held]
+    return load_base(base, weights, threads, dtype).model
 
 
 def random_llama(*, small: bool = False) -> Any:

@@ -1,7 +1,8 @@
 """Fine-tune one LoRA as guides show it: the peer of `guide`, run once for each tenant.
 
 Loads the base in NF4, trains with batch 1, accumulation 8 and gradient checkpointing, and saves the
-adapter. Prints one JSON object about its steps, which is all that it has for the bench.
+adapter. bfloat16 is what guides show: NF4 that computes in it, and autocast. Prints one JSON object
+about its steps, which is all that it has for the bench.
 """
 
 import argparse
@@ -36,27 +37,25 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         return statistics.median(after - before for before, after in pairs)
 
 
-def load(base: str) -> Any:
+def load(base: str, dtype: torch.dtype) -> Any:
     """Load the base in NF4, double quantised."""
-    cuda = torch.cuda.is_available()
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if cuda else torch.float32,
+        bnb_4bit_compute_dtype=dtype,
     )
     model = AutoModelForCausalLM.from_pretrained(
         base,
         quantization_config=quantization,
-        dtype=torch.bfloat16 if cuda else torch.float32,
-        device_map={"": 0} if cuda else {"": "cpu"},
+        dtype=dtype,
+        device_map={"": 0} if torch.cuda.is_available() else {"": "cpu"},
     )
     return prepare_model_for_kbit_training(model)
 
 
-def arguments(out: Path, epochs: int, steps: int) -> SFTConfig:
+def arguments(out: Path, epochs: int, steps: int, dtype: torch.dtype) -> SFTConfig:
     """Spell the guide's settings; `steps` other than -1 end the run early."""
-    cuda = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(out),
         per_device_train_batch_size=1,
@@ -66,8 +65,8 @@ def arguments(out: Path, epochs: int, steps: int) -> SFTConfig:
         max_steps=steps,
         learning_rate=2e-4,
         max_length=2048,
-        bf16=cuda,
-        use_cpu=not cuda,
+        bf16=dtype == torch.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -82,11 +81,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=-1, help="stop after so many")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     given = parser.parse_args()
+    dtype = getattr(torch, given.dtype)
     clock = StepClock()
     trainer = SFTTrainer(
-        model=load(given.base),
-        args=arguments(given.out, given.epochs, given.steps),
+        model=load(given.base, dtype),
+        args=arguments(given.out, given.epochs, given.steps, dtype),
         train_dataset=load_dataset("json", data_files=given.data, split="train"),
         processing_class=AutoTokenizer.from_pretrained(given.base),
         peft_config=LoraConfig(

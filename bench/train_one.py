@@ -1,15 +1,16 @@
 """One job's rows on the segmented base, against TRL's SFTTrainer at its best, on the same tokens.
 
 Both sides take the same optimizer steps: all examples in one, AdamW with clipping. TRL is timed in
-each way that works here, without checkpointing and with the loss that it installs; the quickest, on
-a CPU the quickest in fp32 and in bf16, is the peer and is named in the row. A way whose first loss
-is not ours stops the bench.
+each way that works here, without checkpointing and with the loss that it installs; the quickest in
+the same precision, fp32 or bf16, is the peer and is named in the row. A way whose first loss is not
+ours stops the bench.
 """
 
 import argparse
 import os
 import random
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import Any
 
 import msgspec
@@ -31,7 +32,8 @@ class Case(msgspec.Struct, frozen=True):
     """The examples of one step, of equal lengths or of mixed ones."""
 
     lengths: tuple[int, ...]
-    quantization: str
+    held: str
+    bf16: bool
     cache: bool = False
 
     @property
@@ -44,7 +46,7 @@ class Case(msgspec.Struct, frozen=True):
         """What the tables call it."""
         shortest, longest = min(self.lengths), max(self.lengths)
         size = f"{shortest}-{longest}" if self.padded else str(longest)
-        return f"{len(self.lengths)}x{size} {self.quantization}{' cached' if self.cache else ''}"
+        return f"{len(self.lengths)}x{size} {self.held}{' cached' if self.cache else ''}"
 
     def rate(self, timed: Timed) -> float:
         """Give tokens per second."""
@@ -54,8 +56,8 @@ class Case(msgspec.Struct, frozen=True):
 def ways(model: Any) -> list[Way]:
     """List the peer's."""
     if model.device.type == "cpu":
-        precisions = (True,) if model.dtype == torch.bfloat16 else (False, True)
-        return [Way(flat, "sdpa", bf16=bf16) for flat in (False, True) for bf16 in precisions]
+        # A base held in bf16 is computed in that without autocast, too.
+        return [Way(flat, "sdpa", bf16=bf16) for flat in (False, True) for bf16 in (False, True)]
     there = {
         "flash_attention_3": is_flash_attn_3_available(),
         "flash_attention_2": is_flash_attn_2_available(),
@@ -96,55 +98,65 @@ def peer(model: Any, case: Case, way: Way, expected: float, args: Any) -> Timed 
     return timed
 
 
-def compare(model: Any, cases: list[Case], args: Any) -> Iterator[Row]:
-    """Time all cases of one base; those that differ in our cache share the peer's figures."""
-    timed = {case: ours(model, case, args) for case in cases}
-    peers: dict[tuple[int, ...], dict[Way, Timed]] = {case.lengths: {} for case in cases}
-    for way in ways(model):
-        for case in cases:
-            # A batch without padding is what flat rows try to be.
-            if not case.cache and (case.padded or not way.flat):
-                found = peer(model, case, way, timed[case][1], args)
-                peers[case.lengths] |= {way: found} if found else {}
-    for case, (here, _) in timed.items():
-        for way, there in quickest(peers[case.lengths]):
-            name = f"{case.name}, TRL {way.name}"
-            yield Row(name, case.rate(here), case.rate(there), here.spread)
+def compare(models: list[tuple[Any, list[Case]]], args: Any) -> Iterator[Row]:
+    """Time cases of bases that differ in what they compute in, and maybe in our cache.
+
+    They share the peers' figures: in bf16 TRL may be quicker on a base that is held in fp32.
+    """
+    every = [case for _, cases in models for case in cases]
+    for lengths in dict.fromkeys(case.lengths for case in every):
+        mine: dict[Case, Timed] = {}
+        theirs: dict[bool, dict[str, Timed]] = {False: {}, True: {}}
+        for model, cases in models:
+            alike = [case for case in cases if case.lengths == lengths]
+            for case in alike:
+                mine[case], first = ours(model, case, args)
+            for way in ways(model) if alike else ():
+                # A batch without padding is what flat rows try to be.
+                if alike[0].padded or not way.flat:
+                    found = peer(model, alike[0], way, first, args)
+                    bf16 = way.bf16 or model.dtype == torch.bfloat16
+                    theirs[bf16] |= {f"{way.name} on {alike[0].held}": found} if found else {}
+        for case, timed in mine.items():
+            yield from against(case, timed, theirs[case.bf16])
 
 
-def quickest(timed: dict[Way, Timed]) -> Iterator[tuple[Way, Timed]]:
-    """Give the best way in each precision."""
-    for bf16 in (False, True):
-        found = [way for way in timed if way.bf16 == bf16]
-        if found:
-            way = min(found, key=lambda one: timed[one].median)
-            yield way, timed[way]
+def against(case: Case, timed: Timed, peers: dict[str, Timed]) -> Iterator[Row]:
+    """Compare a case with the quickest of the peers in its precision; print it at once."""
+    if peers:
+        best = min(peers, key=lambda name: peers[name].median)
+        row = Row(
+            f"{case.name}, TRL {best}", case.rate(timed), case.rate(peers[best]), timed.spread
+        )
+        print(f"{row.case}: {row.ratio:.2f}", flush=True)
+        yield row
 
 
 def mixed(total: int, count: int) -> tuple[int, ...]:
     """Draw lengths from 1/4 to 7/4 of the mean, that make `total`."""
     draw = random.Random(0)  # noqa: S311 - no secret
-    lengths = [round(total / count * draw.uniform(0.25, 1.75)) for _ in range(count)]
-    lengths[lengths.index(max(lengths))] -= sum(lengths) - total
-    return tuple(lengths)
+    parts = [draw.uniform(0.25, 1.75) for _ in range(count)]
+    ends = [round(total * end / sum(parts)) for end in accumulate(parts, initial=0)]
+    return tuple(end - start for start, end in pairwise(ends))
 
 
-def cpu_cases() -> Iterator[tuple[Any, list[Case]]]:
+def cpu_cases() -> Iterator[list[tuple[Any, list[Case]]]]:
     """The bundled base; 512 tokens a step."""
     shapes = ((128,) * 4, mixed(512, 8))
-    for held in ("nf4", "fp32", "bf16"):
-        model = bases.bundled(held, torch.get_num_threads())
-        yield model, _cases(shapes, held)
+    for kinds in (("nf4", "nf4 in bf16"), ("fp32", "bf16")):
+        yield [
+            (bases.bundled(held, torch.get_num_threads()), _cases(shapes, held)) for held in kinds
+        ]
 
 
-def h200_cases(small: bool) -> Iterator[tuple[Any, list[Case]]]:
+def h200_cases(small: bool) -> Iterator[list[tuple[Any, list[Case]]]]:
     """Llama-3-8B's architecture from random weights; 16,384 tokens a step."""
     shapes = ((32,) * 4, mixed(128, 8)) if small else ((2048,) * 8, mixed(16384, 64))
-    for held in ("nf4", "bf16"):
+    for held in ("nf4 in bf16", "bf16"):
         model = bases.random_llama(small=small)
-        if held == "nf4":
+        if held != "bf16":
             bases.quantise(model)
-        yield model, _cases(shapes, held)
+        yield [(model, _cases(shapes, held))]
 
 
 def main() -> None:
@@ -152,22 +164,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=["cpu", "h200"], required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, help="by default 15 on a CPU and 3 on a GPU")
+    parser.add_argument("--rounds", type=int, help="by default 15 on a CPU and 2 on a GPU")
     parser.add_argument("--small", action="store_true", help="try the h200 preset's code on a CPU")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     args = parser.parse_args()
-    args.rounds = args.rounds or (15 if args.preset == "cpu" else 3)
+    args.rounds = args.rounds or (15 if args.preset == "cpu" else 2)
     torch.set_num_threads(args.threads)
     table: list[Row] = []
-    for model, cases in cpu_cases() if args.preset == "cpu" else h200_cases(args.small):
-        chosen = [case for case in cases if args.only in case.name]
-        table += compare(model, chosen, args)
+    for models in cpu_cases() if args.preset == "cpu" else h200_cases(args.small):
+        chosen = [(m, [case for case in cases if args.only in case.name]) for m, cases in models]
+        table += compare(chosen, args)
     report("train_one", args.preset, table)
 
 
 def _cases(shapes: tuple[tuple[int, ...], ...], held: str) -> list[Case]:
-    caches = (False, True) if held == "nf4" else (False,)
-    return [Case(lengths, held, cache) for lengths in shapes for cache in caches]
+    caches = (False, True) if held.startswith("nf4") else (False,)
+    return [
+        Case(lengths, held, held.endswith("bf16"), cache) for lengths in shapes for cache in caches
+    ]
 
 
 if __name__ == "__main__":

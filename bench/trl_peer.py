@@ -37,15 +37,15 @@ class Way(msgspec.Struct, frozen=True):
     """Padding-free, as its packing makes rows: one row, attention kept inside each example."""
     attention: str
     bf16: bool = True
-    """Autocast, which is its default."""
+    """Autocast, which is its default; without, the base's own precision."""
     liger: bool = False
 
     @property
     def name(self) -> str:
         """What the tables call it."""
         parts = ["padding-free" if self.flat else "batch", self.attention]
-        parts.append("bf16" if self.bf16 else "fp32")
-        return " ".join([*parts, "Liger"] if self.liger else parts)
+        parts += ["autocast"] * self.bf16 + ["Liger"] * self.liger
+        return " ".join(parts)
 
 
 def train(

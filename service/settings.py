@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The base's public id; empty means the last path segment of `base_model`."""
     quantization: Literal["nf4", "none", "auto"] = "nf4"
     """How the resident base is held."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the base computes in; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     engine: Literal["resident", "vllm"] = "resident"
     """What answers generation requests."""
     max_file_bytes: Positive = 512 * 1024 * 1024

@@ -24,6 +24,7 @@ from service.base.description import BaseDescription, BaseModelError  # noqa: E4
 from service.base.memory import available_memory, plain_fits  # noqa: E402
 
 Quantization = Literal["nf4", "none"]
+ComputeDtype = Literal["auto", "float32", "bfloat16"]
 
 
 class LoadedBase(msgspec.Struct, frozen=True):
@@ -39,18 +40,21 @@ class LoadedBase(msgspec.Struct, frozen=True):
 
 
 def load_base(
-    description: BaseDescription, quantization: Literal["nf4", "none", "auto"], threads: int
+    description: BaseDescription,
+    quantization: Literal["nf4", "none", "auto"],
+    threads: int,
+    compute_dtype: ComputeDtype = "auto",
 ) -> LoadedBase:
     """Load the base with every parameter frozen, in eval mode. Raises BaseModelError.
 
     `auto` holds it plain where that leaves half of the memory free, else in NF4. `threads` is how
-    many torch may use in this process from now on.
+    many torch may use in this process from now on. By `compute_dtype` it computes, and what is not
+    in NF4 is held; `auto` is bfloat16 on a GPU and float32 on a CPU.
     """
     torch.set_num_threads(threads)
     disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # CPUs that compute bf16 slowly, or not at all, are the rule.
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = _dtype(compute_dtype, device)
     chosen = _choose(description, quantization, device, dtype)
     model = _load(description, chosen, device, dtype)
     _keep_weights_as_they_are(model)
@@ -62,6 +66,13 @@ def load_base(
 def free_memory() -> int:
     """Give the bytes that are free where the base would compute."""
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory()
+
+
+def _dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
+    if wanted == "auto":
+        # CPUs that compute bf16 slowly are the rule.
+        return torch.bfloat16 if device == "cuda" else torch.float32
+    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
 
 
 def _choose(

@@ -103,18 +103,21 @@ class ModelShape(msgspec.Struct, frozen=True):
         fp32 unless it is fused, and its scale; an adapted linear's input, which o_proj has for free
         (attention's output), and the rank-wide half of its adapter; queries, keys, values, output
         and the logarithm of attention's sums; gate, up, and unless they are fused the gate's
-        activation. On a CPU examples of unequal lengths have attention's output twice.
+        activation. On a CPU examples of unequal lengths have attention's output twice; so have all
+        in bf16, where short ones have attention in fp32.
         """
         adapted = set(targets) & self.linears.keys()
         normed, scales = 2 * self.hidden, 2
         if self.normed_heads:
             normed += self.queries + self.keys
             scales += self.heads + self.kv_heads
-        attention = 2 * self.queries + 2 * self.keys
+        attention = (2 * self.queries + 2 * self.keys) * (each if fused else EXACT)
         inputs = self._inputs(adapted) + len(adapted) * padded(rank)
-        plain = attention + inputs + (2 if fused else 3) * self.intermediate
+        if "o_proj" in adapted and not fused and each < EXACT:
+            inputs += self.queries
+        plain = inputs + (2 if fused else 3) * self.intermediate
         norms = normed * (each if fused else EXACT)
-        return EXACT * (scales + self.heads) + norms + each * plain
+        return EXACT * (scales + self.heads) + norms + attention + each * plain
 
     def ends(self, each: int, *, fused: bool) -> int:
         """Tell what is kept of a token outside of the layers.

@@ -77,7 +77,9 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
 
     description = renderer.base
     free = free_memory()
-    loaded = load_base(description, settings.quantization, threads(settings))
+    loaded = load_base(
+        description, settings.quantization, threads(settings), settings.compute_dtype
+    )
     memory = _planned(settings, loaded, free, trains=trains, generates=generates)
     base = SegmentedBase(
         loaded.model,
@@ -131,6 +133,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
         facts={
             "base": description.name,
             "quantization": loaded.quantization,
+            "compute_dtype": loaded.compute_dtype,
             "device": loaded.device,
             **_figures(memory),
         },

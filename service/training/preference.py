@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from trl import DPOConfig, DPOTrainer
 
+from service.base.loading import LoadedBase
 from service.training.pairs import Pair, Pairs, render_pairs
 from service.training.reporting import Schedule
 from service.training.resumable import Resumable, arguments, no_tokenizer
@@ -44,7 +45,7 @@ class PreferenceTrainer(SoloTrainer):
             spec,
             pairs.train,
             model=model,
-            args=_arguments(spec, micro, schedule.total_steps, task.workdir, self.loaded.device),
+            args=_arguments(spec, micro, schedule.total_steps, task.workdir, self.loaded),
         )
         return Run(
             task=task,
@@ -115,7 +116,7 @@ def collate(pairs: Sequence[Pair]) -> Batch:
 
 
 def _arguments(
-    spec: TrainingSpec, micro: int, total_steps: int, workdir: Path, device: str
+    spec: TrainingSpec, micro: int, total_steps: int, workdir: Path, loaded: LoadedBase
 ) -> DPOConfig:
     shared = arguments(
         spec,
@@ -123,7 +124,7 @@ def _arguments(
         micro_batch=micro,
         total_steps=total_steps,
         workdir=workdir,
-        device=device,
+        loaded=loaded,
     )
     beta = (spec.dpo or DpoSpec()).beta
     # The adapter's dropout is the tenant's to choose.

@@ -79,7 +79,7 @@ class ReinforcementTrainer(SoloTrainer):
             micro_batch=micro_batch(sequences, longest, TOKENS_AT_ONCE),
             total_steps=order.total_steps,
             workdir=task.workdir,
-            device=self.loaded.device,
+            loaded=self.loaded,
         )
         # TRL counts the tokens itself, from what it generated.
         shared["include_num_input_tokens_seen"] = "no"

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
+from service.base.loading import LoadedBase
 from service.training import lora
 from service.training.checkpoints import Checkpoints
 from service.training.reporting import Metrics
@@ -84,7 +85,7 @@ def arguments(
     micro_batch: int,
     total_steps: int,
     workdir: Path,
-    device: str,
+    loaded: LoadedBase,
 ) -> dict[str, Any]:
     """Spell as TRL does what its methods share; `sequences` are those of an optimizer step."""
     seed = spec.seed % _SEEDS
@@ -101,9 +102,9 @@ def arguments(
         "weight_decay": 0.0,
         "seed": seed,
         "data_seed": seed,
-        "bf16": device == "cuda",
-        "use_cpu": device == "cpu",
-        "activation_checkpointing": device == "cuda",
+        "bf16": loaded.compute_dtype == "bfloat16",
+        "use_cpu": loaded.device == "cpu",
+        "activation_checkpointing": loaded.device == "cuda",
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "logging_steps": 1,
         "logging_nan_inf_filter": False,

@@ -16,11 +16,15 @@ BASE = describe(str(BUNDLED_BASE))
 TOKENS = [[1, 17, 42, 99, 7, 256, 8, 12]]
 
 
-def load(quantization: Literal["nf4", "none", "auto"], base: BaseDescription = BASE) -> Any:
+def load(
+    quantization: Literal["nf4", "none", "auto"],
+    base: BaseDescription = BASE,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> Any:
     """Load afresh: some hazards show at the first forward pass only."""
     from service.base.loading import load_base
 
-    return load_base(base, quantization, threads=1)
+    return load_base(base, quantization, 1, dtype)
 
 
 def four_bit(model: Any) -> list[Any]:
@@ -64,6 +68,25 @@ def test_nf4_is_double_quantised_in_every_projection() -> None:
     assert names == BASE.linear_modules
     assert all(m.weight.quant_state.quant_type == "nf4" for m in held)
     assert all(m.weight.quant_state.nested for m in held)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_base_computes_in_what_it_is_told_to(
+    quantization: Literal["nf4", "none"], dtype: Literal["float32", "bfloat16"]
+) -> None:
+    import torch
+
+    loaded = load(quantization, dtype=dtype)
+    wanted = getattr(torch, dtype)
+    assert loaded.compute_dtype == dtype
+    assert logits(loaded.model.to(loaded.device)).dtype == wanted
+    assert {module.compute_dtype for module in four_bit(loaded.model)} <= {wanted}
+    plain = [p for p in loaded.model.parameters() if p.is_floating_point()]
+    assert {parameter.dtype for parameter in plain} == {wanted}
+    exact = logits(load(quantization, dtype="float32").model).softmax(-1)
+    assert torch.allclose(logits(loaded.model).float().softmax(-1), exact, atol=0.05)
 
 
 @pytest.mark.torch

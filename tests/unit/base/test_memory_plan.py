@@ -124,7 +124,9 @@ def test_with_recomputation_nothing_of_a_layer_is_kept_but_its_input() -> None:
 
 
 @pytest.mark.parametrize("targets", [ALL, ATTENTION])
-def test_in_bf16_norms_keep_fp32_and_all_else_half_of_it(targets: Sequence[str]) -> None:
+def test_in_bf16_norms_and_short_attention_keep_fp32_and_all_else_half_of_it(
+    targets: Sequence[str],
+) -> None:
     built = model(LlamaConfig, torch.bfloat16, num_key_value_heads=2)
     shape = shape_of(built.config.to_dict())
     assert saved(built, targets, EQUAL) == expected(shape, targets, sum(EQUAL), 2)

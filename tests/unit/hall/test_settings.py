@@ -30,6 +30,7 @@ def test_every_setting_is_read_from_its_name() -> None:
         "LOREHOUSE_BASE_MODEL": "org/Some-Model",
         "LOREHOUSE_BASE_NAME": "some-model",
         "LOREHOUSE_QUANTIZATION": "none",
+        "LOREHOUSE_COMPUTE_DTYPE": "bfloat16",
         "LOREHOUSE_ENGINE": "resident",
         "LOREHOUSE_MAX_FILE_BYTES": "1000",
         "LOREHOUSE_SECRET": "s",
@@ -44,6 +45,7 @@ def test_every_setting_is_read_from_its_name() -> None:
     assert settings.max_file_bytes == 1000
     assert settings.metrics_public is True
     assert settings.quantization == "none"
+    assert settings.compute_dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,7 @@ def test_an_unknown_name_is_named(name: str) -> None:
         ("LOREHOUSE_DATA_DIR", ""),
         ("LOREHOUSE_BASE_MODEL", ""),
         ("LOREHOUSE_QUANTIZATION", "int8"),
+        ("LOREHOUSE_COMPUTE_DTYPE", "float16"),
         ("LOREHOUSE_ENGINE", "Resident"),
         ("LOREHOUSE_MAX_FILE_BYTES", "0"),
         ("LOREHOUSE_METRICS_PUBLIC", "maybe"),

@@ -10,11 +10,13 @@ TOKENS = [[1, 17, 42, 99, 7, 256, 8, 12]]
 
 
 @cache
-def loaded_base(quantization: Literal["nf4", "none"]):  # type: ignore[no-untyped-def]
+def loaded_base(  # type: ignore[no-untyped-def]
+    quantization: Literal["nf4", "none"], dtype: Literal["auto", "bfloat16"] = "auto"
+):
     """Load the bundled base."""
     from service.base.loading import load_base
 
-    return load_base(describe(str(BUNDLED_BASE)), quantization, threads=1)
+    return load_base(describe(str(BUNDLED_BASE)), quantization, 1, dtype)
 
 
 def traces(model: Any) -> dict[str, Any]:

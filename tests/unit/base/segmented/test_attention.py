@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.base.segmented.attention import packed_attention  # noqa: E402
+from service.base.segmented.attention import Packed, packed_attention  # noqa: E402
 from service.base.segmented.batch import Batch  # noqa: E402
 from service.base.segmented.layout import Part  # noqa: E402
 from tests.unit.base.segmented.models import CONFIGS, OneSet, apart, make, random_ids  # noqa: E402
@@ -67,3 +67,21 @@ def test_what_cannot_be_done_is_refused(given) -> None:
     given = {"attention_mask": None, **given}
     with pytest.raises(ValueError, match="packed attention"):
         packed_attention(SimpleNamespace(layer_idx=0), *qkv, packing=batch, **given)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", [(5, 9), (6, 6), (600,)])
+def test_in_bf16_it_is_as_near_as_bf16_can_be(lengths, window) -> None:
+    random = torch.Generator().manual_seed(0)
+    q, k, v, given = (torch.randn(sum(lengths), n, 8, generator=random) for n in (4, 2, 2, 4))
+
+    def attended(dtype: torch.dtype) -> list[torch.Tensor]:
+        qkv = [t.to(torch.bfloat16).to(dtype).requires_grad_() for t in (q, k, v)]
+        packed = Packed(lengths, torch.device("cpu"))
+        out = packed(0, *qkv, scaling=None, window=window)
+        assert out.dtype is dtype
+        out.backward(given.to(dtype))
+        return [out.detach(), *(t.grad for t in qkv)]
+
+    for near, exact in zip(attended(torch.bfloat16), attended(torch.float32), strict=True):
+        assert apart(near.double(), exact.double()) < 0.01

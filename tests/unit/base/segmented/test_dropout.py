@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.base.segmented.dropout import Dropout  # noqa: E402
+from service.base.segmented.dropout import Dropout, dropped, dropped_on_cpu  # noqa: E402
 from service.base.segmented.layout import Part  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -80,3 +80,20 @@ def test_with_a_seed_for_each_example_its_masks_ignore_the_others() -> None:
     assert torch.equal(masked((3,), (2**63 + 7,)), whole[4:7])
     assert torch.equal(masked((4, 2), (11, 13)), whole[[0, 1, 2, 3, 7, 8]])
     assert not torch.equal(whole[0], whole[4])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 640])
+def test_a_cpu_drops_the_same_numbers_as_a_gpu(dtype: torch.dtype, width: int) -> None:
+    """The rows are more than it takes at once; bounds and keys lie at the ends, too."""
+    random = torch.Generator().manual_seed(0)
+
+    def integers(*shape: int) -> torch.Tensor:
+        return torch.randint(-(2**31), 2**31, shape, generator=random).to(torch.int32)
+
+    x = torch.randn(1000, width, generator=random).to(dtype)
+    x[7] = torch.inf
+    bounds, factors = integers(1000, 1), torch.rand(1000, 1, generator=random)
+    bounds[0], bounds[1] = -(2**31), 2**31 - 1
+    given = (x, integers(1000, 1) | 1, integers(width) | 1, bounds, factors)
+    assert torch.equal(dropped_on_cpu(*given), dropped(*given))
