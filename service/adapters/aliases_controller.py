@@ -9,6 +9,8 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from service.adapters.aliases import AliasService
 from service.adapters.aliases_schemas import (
+    LONGEST_REASON,
+    TEXT,
     Alias,
     AliasHistory,
     AliasList,
@@ -119,7 +121,10 @@ class AliasController(Controller):
         aliases: Aliases,
         if_match: IfMatch = None,
         reason: Annotated[
-            str | None, QueryParameter(max_length=500, description="Why; kept in its history.")
+            str | None,
+            QueryParameter(
+                max_length=LONGEST_REASON, pattern=TEXT, description="Why; kept in its history."
+            ),
         ] = None,
     ) -> Deleted:
         """Delete an alias. Its history stays, and its versions count on if it is made again."""
