@@ -180,7 +180,9 @@ async def test_rollback_names_again_what_was_named_before(
     assert rolled.headers["etag"] == '"3"'
     assert rolled.json()["targets"] == [{"revision": A, "weight": 1}]
     assert rolled.json()["reason"] == "it is worse"
-    again = (await acme.post(path, json=why)).json()
+    late = await acme.post(path, json=why, headers=at(2))
+    assert error_of(late, 412)["current"] == rolled.json()
+    again = (await acme.post(path, json=why, headers=at(3))).json()
     assert [target["weight"] for target in again["targets"]] == [3, 1]
     assert error_of(await acme.post(path, json={}), 400)["param"] == "reason"
 
