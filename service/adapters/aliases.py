@@ -124,11 +124,19 @@ class AliasService:
             await aliases.add(tenant_id, adapter, alias, None, key_id=key_id, reason=reason)
 
     async def roll_back(
-        self, tenant_id: str, adapter: str, alias: str, reason: str, key_id: str | None
+        self,
+        tenant_id: str,
+        adapter: str,
+        alias: str,
+        *,
+        expected: int | None,
+        key_id: str | None,
+        reason: str,
     ) -> Alias:
         """Make an alias name what it named one version before; that is a new version.
 
-        Raises Conflict when it named nothing then, or when a revision that it named is gone.
+        Raises PreconditionFailed unless it is at the version `expected`, if that is given, and
+        Conflict when it named nothing then, or when a revision that it named is gone.
         """
         async with self.database.write() as session:
             aliases = AliasRepository(session)
@@ -136,6 +144,8 @@ class AliasService:
             row = await aliases.current(tenant_id, adapter, alias)
             if row is None:
                 raise alias_not_found(adapter, alias)
+            if expected is not None:
+                _require(row, expected)
             before = await aliases.version(tenant_id, adapter, alias, row.version - 1)
             targets = [] if before is None else targets_of(before)
             await _require_there(RevisionRepository(session), row, targets)

@@ -9,6 +9,8 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from service.adapters.aliases import AliasService
 from service.adapters.aliases_schemas import (
+    LONGEST_REASON,
+    TEXT,
     Alias,
     AliasHistory,
     AliasList,
@@ -119,7 +121,10 @@ class AliasController(Controller):
         aliases: Aliases,
         if_match: IfMatch = None,
         reason: Annotated[
-            str | None, QueryParameter(max_length=500, description="Why; kept in its history.")
+            str | None,
+            QueryParameter(
+                max_length=LONGEST_REASON, pattern=TEXT, description="Why; kept in its history."
+            ),
         ] = None,
     ) -> Deleted:
         """Delete an alias. Its history stays, and its versions count on if it is made again."""
@@ -150,7 +155,7 @@ class AliasController(Controller):
         "/{alias:str}/rollback",
         operation_id="rollBackAlias",
         status_code=200,
-        responses=errors(404, 409),
+        responses=errors(404, 409, 412),
         response_headers=[ETAG],
     )
     async def roll_back_alias(
@@ -161,13 +166,21 @@ class AliasController(Controller):
         tenant_id: TenantId,
         principal: Who,
         aliases: Aliases,
+        if_match: IfMatch = None,
     ) -> Response[Alias]:
         """Make an alias name what it named one version before, as a new version.
 
-        Rolling back twice is therefore where one began. 409 when there is no such version, or a
-        revision of it was deleted.
+        Rolling back twice is therefore where one began: send `If-Match` where a request may be sent
+        again. 409 when there is no such version, or a revision of it was deleted.
         """
-        rolled = await aliases.roll_back(tenant_id, adapter, alias, data.reason, principal.key_id)
+        rolled = await aliases.roll_back(
+            tenant_id,
+            adapter,
+            alias,
+            expected=None if if_match is None else expected(if_match),
+            key_id=principal.key_id,
+            reason=data.reason,
+        )
         return _tagged(rolled)
 
 

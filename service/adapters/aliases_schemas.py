@@ -9,7 +9,14 @@ from service.wire import Input, Output
 MOST_TARGETS = 8
 MOST_WEIGHT = 1_000_000
 
-Reason = Annotated[str, Meta(min_length=1, max_length=500, description="Why; kept for ever.")]
+LONGEST_REASON = 500
+TEXT = r"^[^\x00]*$"
+"""What every database can keep."""
+
+Reason = Annotated[
+    str,
+    Meta(min_length=1, max_length=LONGEST_REASON, pattern=TEXT, description="Why; kept for ever."),
+]
 
 
 class TargetChoice(Input):

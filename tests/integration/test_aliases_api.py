@@ -180,7 +180,9 @@ async def test_rollback_names_again_what_was_named_before(
     assert rolled.headers["etag"] == '"3"'
     assert rolled.json()["targets"] == [{"revision": A, "weight": 1}]
     assert rolled.json()["reason"] == "it is worse"
-    again = (await acme.post(path, json=why)).json()
+    late = await acme.post(path, json=why, headers=at(2))
+    assert error_of(late, 412)["current"] == rolled.json()
+    again = (await acme.post(path, json=why, headers=at(3))).json()
     assert [target["weight"] for target in again["targets"]] == [3, 1]
     assert error_of(await acme.post(path, json={}), 400)["param"] == "reason"
 
@@ -225,6 +227,22 @@ async def test_targets_that_cannot_be_are_400_by_name(
     body = {"targets": targets, "reason": "r"}
     answer = await acme.put(f"{ALIASES}/production", json=body, headers=NEW)
     assert error_of(answer, 400)["param"] == param
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 501, "a\0b", None, 1])
+async def test_a_reason_that_cannot_be_kept_is_400(
+    acme: httpx.AsyncClient, models: list[str], reason: Any
+) -> None:
+    path = f"{ALIASES}/production"
+    answer = await acme.put(path, json=naming(A) | {"reason": reason}, headers=NEW)
+    assert error_of(answer, 400)["param"] == "reason"
+    made = await put(acme, "production", naming(A), NEW)
+    rolled = await acme.post(f"{path}/rollback", json={"reason": reason})
+    assert error_of(rolled, 400)["param"] == "reason"
+    if isinstance(reason, str) and reason:
+        gone = await acme.delete(path, headers=at(1), params={"reason": reason})
+        assert error_of(gone, 400)["param"] == "reason"
+    assert (await acme.get(path)).json() == made
 
 
 async def test_only_revisions_of_the_adapter_and_tenant_can_be_named(
