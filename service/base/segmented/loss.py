@@ -17,7 +17,7 @@ from torch.nn import functional
 from service.base.segmented.batch import go_on
 from service.base.segmented.products import has_triton
 
-_NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+_NUMBERS_AT_ONCE = {"cpu": 2**18, "cuda": 2**27}
 """Of logits, in fp32: what stays in a CPU's cache, and half a gigabyte of a GPU's memory."""
 
 
