@@ -36,6 +36,9 @@ from service.training.spec import TrainingSpec
 from service.training.trainer import StepDone, TrainingEvent, TrainingTask
 
 
+CLOCK = time.perf_counter
+
+
 class Stretch(msgspec.Struct, frozen=True):
     """Training between two pauses, and the lines of code that they are in."""
 
@@ -62,7 +65,7 @@ class Trace:
         self.stretches: list[Stretch] = []
         self.prompts = 0
         self._loop = residence.engine.loop  # type: ignore[union-attr]
-        self._since, self._place = time.perf_counter(), ""
+        self._since, self._place = CLOCK(), ""
         model = self._loop._backend._batch._model
         self._forward, model.forward = model.forward, self.forward
 
@@ -74,10 +77,10 @@ class Trace:
     def turn(self) -> bool:
         """See Generation."""
         before, self.prompts = self._loop.status().generated_tokens, 0
-        begin = time.perf_counter()
+        begin = CLOCK()
         worked = self._loop.turn()
         made = self._loop.status().generated_tokens - before
-        self.turns.append(Turn(begin, time.perf_counter(), self.prompts, made))
+        self.turns.append(Turn(begin, CLOCK(), self.prompts, made))
         return bool(worked)
 
     def forward(self, adapters: Any, chunks: Any) -> Any:
@@ -94,16 +97,16 @@ class Trace:
             frame = sys._getframe(1)
             while frame.f_code.co_name == "pause" and frame.f_back is not None:
                 frame = frame.f_back
-            now, place = time.perf_counter(), f"{frame.f_code.co_name}:{frame.f_lineno}"
+            now, place = CLOCK(), f"{frame.f_code.co_name}:{frame.f_lineno}"
             self.stretches.append(Stretch(self._since, now, f"{self._place} -> {place}"))
             self._place = place
 
         def pause() -> None:
             conductor.__class__.pause(conductor)
-            self._since = time.perf_counter()
+            self._since = CLOCK()
 
         def train() -> bool:
-            self._since, self._place = time.perf_counter(), "begin"
+            self._since, self._place = CLOCK(), "begin"
             return went_on()
 
         conductor._trained, conductor._train = told, train  # type: ignore[method-assign]
@@ -250,7 +253,9 @@ def begin_training(residence: Residence, folder: Path, args: Any) -> Any:
 
 def main() -> None:
     """Run a preset."""
+    global CLOCK  # noqa: PLW0603
     args = _arguments()
+    CLOCK = time.thread_time if args.busy else time.perf_counter
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = BUNDLED_BASE if args.preset == "cpu" else args.base or folder / "base"
@@ -278,6 +283,7 @@ def _arguments() -> Any:
     parser.add_argument("--trickle", type=float, default=2.0, help="ms between arrivals of a burst")
     parser.add_argument("--bursts", type=int, default=10, help="of generation alone")
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--busy", action="store_true", help="count the base's thread's own CPU time")
     parser.add_argument("--small", action="store_true", help="try the h200 preset's code on a CPU")
     return parser.parse_args()
 

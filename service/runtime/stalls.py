@@ -15,8 +15,8 @@ class Stalls:
     """Learns, from row to row, how long training's longest stretch without a pause is per token.
 
     That stretch is one layer's product, its attention, or the loss of some rows: all grow with the
-    tokens of the row. What is rare or not ours (a checkpoint, a core that others take) is left out:
-    the median row counts.
+    tokens of the row. What is rare or not ours (a checkpoint, a core that others take) only makes
+    it longer, so the quietest quarter of the last rows counts.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -43,5 +43,5 @@ class Stalls:
         """Tell how many of at most `most` tokens a row may have."""
         if not self._per_token:
             return min(most, FEWEST)
-        fitting = self.seconds / max(median_low(self._per_token), 1e-12)
-        return min(most, max(FEWEST, int(fitting)))
+        usual = sorted(self._per_token)[len(self._per_token) // 4]
+        return min(most, max(FEWEST, int(self.seconds / usual) if usual else most))
