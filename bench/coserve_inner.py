@@ -2,8 +2,8 @@
 
 The runtime's own parts, in this process: a burst is so many streams of as many tokens, that arrive
 `--trickle` milliseconds apart. Without training, and with bursts at 10, 30 and 60 % of the time, it
-prints the gaps between a stream's tokens as the base's thread gave them, and what the longest of them
-are made of: the step, prompts in it, training, and the longest stretch of that between two lines of
+prints the gaps between a stream's tokens as the base's thread gave them, and what the longest are
+made of: the step, prompts in it, training, and the longest stretch of that between two lines of
 code. `--busy` counts the CPU time of the base's thread instead of the wall's: what others do to a
 machine is left out of that, waiting for Python's lock as well.
 """
