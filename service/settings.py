@@ -61,8 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Jobs that are trained at once, in one batch."""
     training_share: Annotated[float, Meta(ge=0, lt=1)] = 0.2
     """The least share of the base's time that training keeps while requests are answered."""
-    max_stall_ms: Annotated[float, Meta(gt=0)] = 10.0
-    """How long training may keep a generation step waiting; its rows shrink to that."""
+    max_stall_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """How long training may go on without a pause; its rows shrink to that. 0: half of a step."""
     torch_threads: Annotated[int, Meta(ge=0)] = 0
     """CPU threads of a runtime process; 0 means all cores but one."""
     metrics_public: bool = False

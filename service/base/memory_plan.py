@@ -20,7 +20,7 @@ TRAINING = 4 * EXACT
 """Bytes of a number that is trained: itself, its gradient and two moments."""
 SPARE = 0.1
 """The share of free memory that is left for fragments, kernels and whoever else is there."""
-LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+LOGITS_AT_ONCE = {"cpu": 2**17, "cuda": 2**27}
 """As in segmented/loss.py."""
 GIB = 2**30
 

@@ -143,6 +143,7 @@ class Conductor:
         began = self._clock()
         worked = generation.turn()
         self._generated_at = self._clock()
+        self._stalls.generated(self._generated_at - began)
         if self._training is not None and self._training.wanted:
             self._shares.generated(self._generated_at - began)
         return worked
@@ -151,7 +152,8 @@ class Conductor:
         training = self._training
         assert training is not None
         most = self._most_tokens
-        training.most_tokens = self._stalls.tokens(most) if self._generating else most
+        # Also while nobody asks: the first who does meets the row that is under way.
+        training.most_tokens = most if self._generation is None else self._stalls.tokens(most)
         self._longest, self._resumed = 0.0, self._clock()
         worked = training.turn()
         self._trained()

@@ -1,6 +1,7 @@
 """What stands on the one base of a runtime process: the composition root of its side."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,10 @@ from service.runtime.training_parts import Parts
 from service.settings import Settings
 from service.telemetry import logger
 from service.training.trainer import Trainer
+
+SWITCH_SECONDS = 0.0005
+"""How long another thread may compute in Python before the base's goes on; Python's own is ten
+times that, and the base's thread lets others in at every operation of torch's."""
 
 _log = logger(__name__)
 
@@ -75,6 +80,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     from service.training.preference import PreferenceTrainer
     from service.training.reinforcement import ReinforcementTrainer
 
+    sys.setswitchinterval(SWITCH_SECONDS)
     description = renderer.base
     free = free_memory()
     loaded = load_base(

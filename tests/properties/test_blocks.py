@@ -1,14 +1,16 @@
 """The cache's blocks and the schedule, against every order of events and a model of the memory."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.base.generating.blocks import Blocks, chain, root
-from service.base.generating.schedule import Schedule, Step
+from service.base.generating.schedule import BETWEEN, Schedule, Step
 
-SIZE, COUNT, MOST, CHUNK = 4, 12, 5, 7
+SIZE, COUNT, MOST, CHUNK, BESIDE = 4, 12, 5, 7, 3
 ROOTS = [root("acme", None), root("acme", "one"), root("globex", None)]
 # Few different tokens and lengths: so prompts often begin alike.
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=20)
@@ -57,9 +59,11 @@ class BlocksMachine(RuleBasedStateMachine):
 class ScheduleMachine(RuleBasedStateMachine):
     """Runs steps on a memory that remembers what each place was written for."""
 
+    beside = CHUNK
+
     def __init__(self) -> None:
         super().__init__()
-        self.schedule = Schedule(Blocks(COUNT, SIZE), MOST, CHUNK)
+        self.schedule = Schedule(Blocks(COUNT, SIZE), MOST, CHUNK, self.beside)
         self.memory: dict[int, tuple[bytes, tuple[int, ...]]] = {}
         self.tokens: dict[int, list[int]] = {}
         self.roots: dict[int, bytes] = {}
@@ -134,9 +138,75 @@ class ScheduleMachine(RuleBasedStateMachine):
         raise AssertionError(f"{sorted(self.tokens)} never end")
 
 
+class FewBesideMachine(ScheduleMachine):
+    """Takes in few prompt tokens beside next tokens."""
+
+    beside = BESIDE
+
+
+class ApartMachine(ScheduleMachine):
+    """Takes in prompts in steps of their own."""
+
+    beside = 0
+
+
 TestBlocks = BlocksMachine.TestCase
 TestSchedule = ScheduleMachine.TestCase
+TestFewBeside = FewBesideMachine.TestCase
+TestApart = ApartMachine.TestCase
 TestBlocks.settings = TestSchedule.settings = settings(max_examples=60, deadline=None)
+TestFewBeside.settings = TestApart.settings = settings(max_examples=40, deadline=None)
+
+
+arrivals = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 20)), min_size=1, max_size=MOST)
+
+
+@given(arrivals, st.sampled_from([CHUNK, BESIDE, 0]))
+def test_neither_prompts_nor_next_tokens_wait_long(
+    coming: list[tuple[int, int]], beside: int
+) -> None:
+    """Each comes so many steps after the one before, with so long a prompt; there is room."""
+    schedule = Schedule(Blocks(200, SIZE), MOST, CHUNK, beside)
+    came: dict[int, int] = {}
+    picked: dict[int, list[int]] = {}
+    due = [sum(wait for wait, _ in coming[: at + 1]) for at in range(len(coming))]
+    now = 0
+    while len(picked) < len(coming) or now < max(due) + 10:
+        for key in (key for key, at in enumerate(due) if at == now):
+            schedule.add(key, root(str(key), None), [1] * coming[key][1])
+            came[key] = now
+        if not schedule.busy:
+            now += 1
+            continue
+        for chunk in schedule.next().chunks:
+            schedule.advance(chunk, 1 if chunk.last else None)
+            if chunk.last:
+                picked.setdefault(chunk.key, []).append(now)
+        now += 1
+    passes = sum(1 + length // (beside or CHUNK) for _, length in coming)
+    for key, times in picked.items():
+        assert times[0] - came[key] <= passes * (1 if beside else BETWEEN + 1)
+        waits = [after - before for before, after in itertools.pairwise(times)]
+        assert all(wait == 1 for wait in waits) or (not beside and max(waits) == 2)
+        if not beside and 2 in waits:
+            # One pass of prompts, and then so many steps of next tokens.
+            assert all(1 in waits[at : at + BETWEEN] for at in range(len(waits) - 1))
+
+
+def test_prompts_that_come_while_others_run_are_taken_in_together() -> None:
+    schedule = Schedule(Blocks(200, SIZE), MOST, 100, 0)
+    kinds = []
+    for now in range(2 * BETWEEN + 4):
+        if now in (0, 2, 3, 4):
+            schedule.add(now, root(str(now), None), [1] * 10)
+        chunks = schedule.next().chunks
+        kinds.append([(chunk.key, len(chunk.tokens)) for chunk in chunks])
+        for chunk in chunks:
+            schedule.advance(chunk, 1 if chunk.last else None)
+    prompts = {now: kind for now, kind in enumerate(kinds) if any(size > 1 for _, size in kind)}
+    assert prompts == {0: [(0, 10)], BETWEEN + 1: [(2, 10), (3, 10), (4, 10)]}
+    assert kinds[1] == [(0, 1)]
+    assert kinds[BETWEEN + 2] == [(0, 1), (2, 1), (3, 1), (4, 1)]
 
 
 @given(st.lists(prompts, min_size=1, max_size=6))

@@ -20,6 +20,7 @@ class Model(Protocol):
 
     blocks: Blocks
     most: int
+    beside: int
 
     def clear(self, blocks: Sequence[int]) -> None: ...
     def drop(self, keys: Collection[int]) -> None: ...
@@ -35,7 +36,7 @@ class DecodingBatch:
 
     def __init__(self, model: Model, chunk_tokens: int = CHUNK_TOKENS) -> None:
         self._model = model
-        self._schedule = Schedule(model.blocks, model.most, chunk_tokens)
+        self._schedule = Schedule(model.blocks, model.most, chunk_tokens, model.beside)
         self._rows: dict[int, Row] = {}
         self._generated: dict[int, list[int]] = {}
 
@@ -66,7 +67,7 @@ class DecodingBatch:
             self._generated.pop(key, None)
 
     def round(self) -> Round:
-        """Run one forward pass: the next token of each running row, and chunks of prompts.
+        """Run one forward pass: the next token of each running row, chunks of prompts, or both.
 
         Never raises: rows without which the pass would not have failed are not lost.
         """

@@ -3,6 +3,11 @@
     waiting -> running (prompt in chunks, then token by token) -> gone
        ^---------- preempted: its blocks are needed by an older one
 
+Where a pass costs by its tokens, a step takes in a few prompt tokens beside the next tokens. Where
+next tokens alone are replayed from a graph and prompts are not, prompts have steps of their own: at
+once when nobody is running, else after `BETWEEN` steps of next tokens, all that came meanwhile
+together.
+
 First come, first served. Blocks for the whole prompt are taken when a sequence is let in, others as
 it grows. When none is left, the youngest goes back to wait, with what it has generated as part of
 its prompt; the oldest is never sent back, so everyone ends.
@@ -16,7 +21,9 @@ import msgspec
 from service.base.generating.blocks import Blocks, chain
 
 CHUNK_TOKENS = 512
-"""Prompt tokens in one step, so that running sequences go on."""
+"""Prompt tokens in one step, so that whoever runs goes on."""
+BETWEEN = 8
+"""Steps of next tokens before prompts have another of their own."""
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -63,12 +70,25 @@ class _Sequence(msgspec.Struct):
 
 
 class Schedule:
-    """Owns `blocks`. At most `most` sequences run at once."""
+    """Owns `blocks`. At most `most` sequences run at once.
 
-    def __init__(self, blocks: Blocks, most: int, chunk_tokens: int = CHUNK_TOKENS) -> None:
+    A step has at most `chunk_tokens` of prompts; together with next tokens, at most `beside`. With
+    `beside` 0 they are never together.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        most: int,
+        chunk_tokens: int = CHUNK_TOKENS,
+        beside: int = CHUNK_TOKENS,
+    ) -> None:
         self._blocks = blocks
         self._most = most
         self._chunk_tokens = chunk_tokens
+        self._beside = min(beside, chunk_tokens)
+        self._since_prompts = BETWEEN
+        """Steps of next tokens."""
         self._waiting: list[_Sequence] = []
         self._running: dict[int, _Sequence] = {}
         self._added = 0
@@ -99,17 +119,10 @@ class Schedule:
         """Say what to compute, and take the blocks for it."""
         step = Step([], [], [])
         preemptions = self.preemptions
-        for one in sorted(self._running.values(), key=_order):
-            if one.left == 1 and one.key in self._running and self._grow(one, step):
-                step.chunks.append(self._chunk(one, 1))
-        budget = self._chunk_tokens
-        for one in sorted(self._running.values(), key=_order):
-            if one.left > 1 and budget:
-                step.chunks.append(self._chunk(one, budget))
-                budget -= len(step.chunks[-1].tokens)
-        if self.preemptions == preemptions:
-            self._let_in(step, budget)
-        step.chunks = [chunk for chunk in step.chunks if chunk.key in self._running]
+        if self._beside or self._since_prompts < BETWEEN or not self._take_in(step):
+            self._go_on(step)
+            if self._beside or not step.chunks:
+                self._take_in(step, lets_in=self.preemptions == preemptions)
         return step
 
     def advance(self, chunk: Chunk, token: int | None = None) -> None:
@@ -134,6 +147,28 @@ class Schedule:
             assert len(one.blocks) >= self._blocks.needed(one.done), "tokens without a block"
         for one in self._waiting:
             assert not one.blocks, "who waits holds blocks"
+
+    def _go_on(self, step: Step) -> None:
+        """Compute everyone's next token, as far as there is room."""
+        for one in sorted(self._running.values(), key=_order):
+            if one.left == 1 and one.key in self._running and self._grow(one, step):
+                step.chunks.append(self._chunk(one, 1))
+        step.chunks = [chunk for chunk in step.chunks if chunk.key in self._running]
+        self._since_prompts += 1
+
+    def _take_in(self, step: Step, *, lets_in: bool = True) -> bool:
+        """Compute chunks of prompts; tell whether there are any."""
+        running = len(step.chunks)
+        budget = self._beside if running else self._chunk_tokens
+        for one in sorted(self._running.values(), key=_order):
+            if one.left > 1 and budget:
+                step.chunks.append(self._chunk(one, budget))
+                budget -= len(step.chunks[-1].tokens)
+        if lets_in:
+            self._let_in(step, budget)
+        if len(step.chunks) > running:
+            self._since_prompts = 0
+        return len(step.chunks) > running
 
     def _grow(self, one: _Sequence, step: Step) -> bool:
         """Take the block for the next token if it needs one; False if it had to go itself."""

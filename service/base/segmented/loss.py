@@ -17,7 +17,7 @@ from torch.nn import functional
 from service.base.segmented.batch import go_on
 from service.base.segmented.products import has_triton
 
-_NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+_NUMBERS_AT_ONCE = {"cpu": 2**17, "cuda": 2**27}
 """Of logits, in fp32: what stays in a CPU's cache, and half a gigabyte of a GPU's memory."""
 
 
@@ -42,7 +42,8 @@ def token_losses(
 ) -> TokenLosses:
     """Compare each row of `hidden` with its target: `[n, width]`, `[n]`; `head` is frozen.
 
-    The logits of at most `rows_at_once` rows exist at a time; `pause` is called before each.
+    The logits of at most `rows_at_once` rows exist at a time; `pause` is called before each
+    of their products.
     """
     chunk = rows_at_once or max(1, _NUMBERS_AT_ONCE[hidden.device.type] // head.shape[0])
     total, nll, correct = _Chunked.apply(hidden, head, bias, targets, weights, chunk, pause)
@@ -73,6 +74,7 @@ class _Chunked(torch.autograd.Function):
             share = into is not None
             logits = compare(logits, targets[piece], nll[piece], correct[piece], share=share)
             if into is not None:
+                pause()
                 into[piece] = (logits.to(head.dtype) @ head) * weights[piece, None]
         ctx.into = into
         ctx.mark_non_differentiable(nll, correct)

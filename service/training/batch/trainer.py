@@ -180,6 +180,7 @@ class BatchTrainer:
         tokens = sum(one.length for piece in pieces.values() for one in piece.examples)
         self.row_tokens = max(self.row_tokens, tokens)
         run = row.learn if learning else row.measure
+        self._resident.pause()
         try:
             sums = run(self._resident, pieces)
         except torch.OutOfMemoryError:
@@ -207,6 +208,7 @@ class BatchTrainer:
         self._optimize([job for job in done if job.sweep and job.sweep.learning])
         for job in done:
             if job.slot in self._jobs:
+                self._resident.pause()
                 self._guard(job, job.swept)
 
     def _optimize(self, jobs: Sequence[Job]) -> None:

@@ -39,7 +39,7 @@ class Answers:
 
 
 class Learns:
-    """Rows of ten stretches, with a pause after each; a stretch takes a millisecond a token."""
+    """Rows of ten stretches, with a pause after each; a stretch takes 0.1 ms a token."""
 
     def __init__(self, clock: Clock, rows: int, done: Callable[[], None]) -> None:
         self.clock, self.left, self.done = clock, rows, done
@@ -53,11 +53,11 @@ class Learns:
         return self.left > 0
 
     def turn(self) -> bool:
-        self.row_tokens = min(100, self.most_tokens)
+        self.row_tokens = min(1000, self.most_tokens)
         self.rows.append(self.row_tokens)
         for _ in range(10):
-            self.clock.now += self.row_tokens / 1000
-            self.seconds += self.row_tokens / 1000
+            self.clock.now += self.row_tokens / 10_000
+            self.seconds += self.row_tokens / 10_000
             self.pause()
         self.left -= 1
         if not self.left:
@@ -74,7 +74,7 @@ def together(share: float, stall: float, *, turns: int, rows: int) -> tuple[Answ
         finished.set()
 
     learns = Learns(clock, rows, done)
-    conductor = Conductor(Shares(share), Stalls(stall), 100, clock=clock)
+    conductor = Conductor(Shares(share), Stalls(stall), 1000, clock=clock)
     learns.pause = conductor.pause
     conductor.start(answers, learns)
     assert finished.wait(30)
@@ -86,7 +86,7 @@ def test_generation_goes_first_where_training_has_no_share() -> None:
     answers, learns = together(0.0, 10.0, turns=40, rows=3)
     # The first turn is generation's, and a stretch later come all the others.
     assert answers.ends[-1] == pytest.approx(40 * 0.05, abs=0.11)
-    assert learns.rows == [100] * 3
+    assert learns.rows == [FEWEST, 1000, 1000]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
@@ -104,15 +104,41 @@ def test_generation_waits_for_one_stretch_and_what_training_is_owed() -> None:
 
 def test_rows_shrink_until_a_stretch_is_short_enough() -> None:
     _, learns = together(0.2, 0.03, turns=10**6, rows=20)
-    assert learns.rows[0] == 100
-    assert set(learns.rows[1:]) <= {29, 30}
+    assert learns.rows[0] == FEWEST
+    assert set(learns.rows[1:]) <= {299, 300}
 
 
 def test_rows_never_shrink_to_nothing() -> None:
     stalls = Stalls(1e-9)
     stalls.went(1.0, 100)
     assert stalls.tokens(1000) == FEWEST
-    assert stalls.tokens(5) == FEWEST
+    assert stalls.tokens(5) == 5
+
+
+def test_a_row_that_was_disturbed_shrinks_no_other() -> None:
+    stalls = Stalls(0.01)
+    for longest in (1.0, 0.01, 0.01, 1.0):
+        stalls.went(longest, 1000)
+    assert stalls.tokens(10**6) == pytest.approx(1000, abs=1)
+
+
+def test_without_a_limit_a_stretch_is_half_of_a_generation_step() -> None:
+    stalls = Stalls()
+    for seconds in (0.004, 0.004, 0.2, 0.004):
+        stalls.generated(seconds)
+    assert stalls.seconds == 0.002
+    stalls.went(0.001, 500)
+    assert stalls.tokens(10**6) == pytest.approx(1000, abs=1)
+
+
+def test_rows_are_as_long_as_they_may_be_where_nobody_generates() -> None:
+    clock, finished = Clock(), threading.Event()
+    learns = Learns(clock, 3, finished.set)
+    conductor = Conductor(Shares(0.2), Stalls(1e-9), 1000, clock=clock)
+    conductor.start(None, learns)
+    assert finished.wait(30)
+    conductor.stop()
+    assert learns.rows == [1000] * 3
 
 
 def test_other_threads_wait_while_generation_goes_on_but_for_their_share() -> None:

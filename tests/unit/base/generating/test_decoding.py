@@ -23,6 +23,8 @@ HARD = {
     "prompts in small chunks": {"chunk_tokens": 8},
     "few blocks, so that rows are sent back": {"tokens": 96, "size": 4},
     "tensors that stay where they are": {"static": True},
+    "few prompt tokens beside next tokens": {"beside": 3},
+    "prompts in steps of their own": {"beside": 0},
     "all at once": {"chunk_tokens": 5, "tokens": 96, "size": 4, "static": True},
 }
 
@@ -35,7 +37,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def batch_on(bench: Bench, chunk_tokens: int = 512, **limits) -> DecodingBatch:
-    return DecodingBatch(bench.model(**limits), chunk_tokens)
+    beside = limits.pop("beside", None)
+    model = bench.model(**limits)
+    model.beside = model.beside if beside is None else beside
+    return DecodingBatch(model, chunk_tokens)
 
 
 @pytest.mark.parametrize("adapter", [None, *ADAPTERS])

@@ -181,7 +181,7 @@ def test_somebody_else_has_a_turn_within_a_pass_and_changes_nothing() -> None:
         results.append((logits, base.pool.gradients.clone()))
         base.pool.gradients.zero_()
     # Once before, then in each layer there and back, and once in the loss.
-    assert len(answers) == 1 + 2 * 2 * len(ALL) + 1
+    assert len(answers) == 1 + 2 * 2 * len(ALL) + 2
     assert all(torch.equal(answer, answers[0]) for answer in answers)
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
