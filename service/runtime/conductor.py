@@ -51,7 +51,8 @@ class Conductor:
     """Gives turns, in a thread of its own, from `start` to `stop`.
 
     Training calls `pause` wherever somebody else may have a turn; `pace` is called there first,
-    with whether generation goes on, and keeps a GPU's queue short.
+    with whether generation goes on, and keeps a GPU's queue short. Its rows have at most
+    `most_tokens`; `calm_tokens` while nobody asks, if somebody might.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Conductor:
         stalls: Stalls,
         most_tokens: int,
         *,
+        calm_tokens: int | None = None,
         pace: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shares = shares
         self._stalls = stalls
         self._most_tokens = most_tokens
+        self._calm_tokens = min(most_tokens, calm_tokens or most_tokens)
         self._pace = pace
         self._clock = clock
         self._woken = Event()
@@ -151,14 +154,21 @@ class Conductor:
     def _train(self) -> bool:
         training = self._training
         assert training is not None
-        most = self._most_tokens
-        # Also while nobody asks: the first who does meets the row that is under way.
-        training.most_tokens = most if self._generation is None else self._stalls.tokens(most)
+        training.most_tokens = self._bound()
         self._longest, self._resumed = 0.0, self._clock()
         worked = training.turn()
         self._trained()
         self._stalls.went(self._longest, training.row_tokens)
         return worked
+
+    def _bound(self) -> int:
+        if self._generation is None:
+            return self._most_tokens
+        if self._generating:
+            return self._stalls.tokens(self._calm_tokens)
+        # The first who asks meets the row under way. A fixed bound: what is measured differs from
+        # run to run, and with it how sums are cut, so that no two runs were bit-equal.
+        return self._calm_tokens
 
     def _trained(self) -> None:
         stretch = self._clock() - self._resumed

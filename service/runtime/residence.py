@@ -26,6 +26,10 @@ SWITCH_SECONDS = 0.0005
 """How long another thread may compute in Python before the base's goes on; Python's own is ten
 times that, and the base's thread lets others in at every operation of torch's."""
 
+CALM_TOKENS = {"cpu": 512, "cuda": None}
+"""Of a training row while nobody asks for answers, but might. Longer ones are not quicker on a CPU;
+on a GPU they are, and a pause waits for two layers at most."""
+
 _log = logger(__name__)
 
 
@@ -94,7 +98,10 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     )
     most_tokens = TOKENS_AT_ONCE if memory is None else max(1, memory.tokens_at_once)
     shares, stalls = Shares(settings.training_share), Stalls(settings.max_stall_ms / 1000)
-    conductor = Conductor(shares, stalls, most_tokens, pace=Pace(base.device))
+    calm_tokens = CALM_TOKENS[loaded.device]
+    conductor = Conductor(
+        shares, stalls, most_tokens, calm_tokens=calm_tokens, pace=Pace(base.device)
+    )
     engine = batch = None
     trainers: dict[str, Trainer] = {}
     if generates:

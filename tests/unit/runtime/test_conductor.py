@@ -170,6 +170,16 @@ def test_other_threads_wait_while_generation_goes_on_but_for_their_share() -> No
         goes_on.clear()
 
 
+def test_rows_are_alike_in_every_run_while_nobody_asks() -> None:
+    clock, finished = Clock(), threading.Event()
+    learns = Learns(clock, 10, finished.set)
+    conductor = Conductor(Shares(0.2), Stalls(0.001), 100, calm_tokens=40, clock=clock)
+    conductor.start(Answers(clock, 0.05, 0), learns)
+    assert finished.wait(30)
+    conductor.stop()
+    assert learns.rows == [40] * 10
+
+
 def test_a_fault_ends_the_thread_and_is_told() -> None:
     class Broken(Answers):
         def turn(self) -> bool:
