@@ -6,6 +6,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from adapters_store import AdapterStore
 from service.app import create_app
 from service.database import Database
 from service.database.models import JobRow
@@ -53,10 +54,10 @@ async def test_a_store_that_cannot_be_written_is_not_ready(
 
 
 async def test_a_database_that_does_not_answer_is_not_ready(
-    settings: Settings, engine: FakeEngine
+    store: AdapterStore, engine: FakeEngine
 ) -> None:
     gone = Database("sqlite+aiosqlite:////nowhere/at/all.db")
-    readiness = await Monitor(gone, engine, settings.data_dir / "adapters").readiness()
+    readiness = await Monitor(gone, engine, store).readiness()
     await gone.close()
     assert readiness.status == "not_ready"
     assert readiness.database == "not_ready"
