@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from adapters_store import AdapterStore, AdapterStoreError, checking
-from service.adapters.storing import adapter_store
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from adapters_store import AdapterStore
 
 
 class CheckFailed(Exception):
@@ -57,6 +57,8 @@ def check_migrations() -> None:
 
 def check_store(settings: Settings, tenant: str | None, tell: Callable[[str], None]) -> None:
     """Verify every digest in the adapter store, and tell what is wrong; raises CheckFailed."""
+    from adapters_store import checking
+
     wrong = 0
     with _store(settings) as store:
         for finding in checking.check(store, time.time(), tenant):
@@ -68,14 +70,21 @@ def check_store(settings: Settings, tenant: str | None, tell: Callable[[str], No
 
 def collect_store(settings: Settings, tenant: str | None, tell: Callable[[str], None]) -> None:
     """Remove what no revision speaks of and is an hour old; raises CheckFailed."""
+    from adapters_store import checking
+
     with _store(settings) as store:
         for where in checking.collect(store, time.time(), tenant):
             tell(f"{where}  removed")
 
 
 @contextmanager
-def _store(settings: Settings) -> Iterator[AdapterStore]:
+def _store(settings: Settings) -> Iterator["AdapterStore"]:
     """Open the store without a cache: a copy on this disk says nothing about the store."""
+    from msgspec.structs import replace
+
+    from adapters_store import AdapterStoreError
+    from service.adapters.storing import adapter_store
+
     with tempfile.TemporaryDirectory() as folder:
         cacheless = replace(settings, adapter_cache_bytes=0)
         try:

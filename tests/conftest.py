@@ -12,7 +12,6 @@ import httpx
 import pytest
 import structlog
 from litestar import Litestar
-from moto.server import ThreadedMotoServer
 
 from adapters_store import AdapterStore, FilesystemAdapterStore
 from service.app import create_app
@@ -61,6 +60,9 @@ def store(settings: Settings) -> AdapterStore:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of a server that speaks S3, with a bucket in it."""
+    # Half a second that only these tests need.
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -26,14 +26,14 @@ class Objects:
     def __init__(self, url: str) -> None:
         self._store = from_url(url)
 
-    def keys(self) -> list[str]:
+    def all(self) -> list[str]:
         """Every object's key, in order."""
         return sorted(meta["path"] for meta in obstore.list(self._store).collect())
 
     def key(self, ref: RevisionRef, name: str) -> str:
         """Find the one object of that name of a revision."""
         folder = f"{ref.tenant}/{ref.adapter}/{ref.digest}/"
-        (key,) = (k for k in self.keys() if k.startswith(folder) and k.endswith(f"/{name}"))
+        (key,) = (k for k in self.all() if k.startswith(folder) and k.endswith(f"/{name}"))
         return key
 
     def read(self, key: str) -> bytes:
