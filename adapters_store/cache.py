@@ -33,6 +33,7 @@ class RevisionCache:
         files.make_folder(root.absolute())
         self._layout = Layout(root.resolve())
         self._limit = limit
+        self._clock = clock
         self._verifier = Verifier(clock)
         for folder in (self._layout.staging, self._layout.trash):
             files.make_folder(folder)
@@ -76,7 +77,9 @@ class RevisionCache:
             os.close(handle)
             self._discard(place)
             return None
-        os.utime(handle)
+        # The file system's own clock ticks too slowly to tell who was used last.
+        now = int(self._clock() * 1e9)
+        os.utime(handle, ns=(now, now))
         weakref.finalize(revision, os.close, handle)
         return revision
 
@@ -97,12 +100,12 @@ class RevisionCache:
             if self._evict(place):
                 total -= size
 
-    def _copies(self) -> Iterator[tuple[float, int, Path]]:
+    def _copies(self) -> Iterator[tuple[int, int, Path]]:
         for place in self._layout.root.iterdir():
             with suppress(FileNotFoundError):
                 if is_digest(place.name):
                     size = sum(path.stat().st_size for path in place.iterdir())
-                    yield place.stat().st_mtime, size, place
+                    yield place.stat().st_mtime_ns, size, place
 
     def _evict(self, place: Path) -> bool:
         handle = files.claim(place)

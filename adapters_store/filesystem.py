@@ -81,6 +81,7 @@ class FilesystemAdapterStore(AdapterStore):
         for adapter in filter(is_name, _names(place)):
             for digest in filter(is_digest, _names(place / adapter)):
                 folder = place / adapter / digest
+                refuse_links(folder)
                 if not (folder / MANIFEST_FILE).is_file() and folder.lstat().st_mtime < before:
                     where = f"{tenant}/{adapter}/{digest}"
                     yield Orphan(where, partial(self._discard, folder))
