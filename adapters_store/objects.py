@@ -52,7 +52,6 @@ class ObjectAdapterStore(AdapterStore):
 
     def publish(self, tenant: str, adapter: str, staged: Path, origin: Origin) -> Revision:
         """Check the staged PEFT files and make them a revision, wholly or not at all."""
-        layout.name(tenant), layout.name(adapter)
         with self.stage() as folder:
             made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
             if not self._bucket.exists(_manifest_of(made.ref)):
