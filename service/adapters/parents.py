@@ -14,7 +14,7 @@ from adapters_store import (
 )
 from service.adapters.service import ModelService, model_not_found
 from service.base.description import BaseDescription
-from service.errors import BadRequest, Conflict, NotFound, Unavailable
+from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound
 from service.training.spec import BaseAdapter, LoraSpec
 
 FIELD = "method.supervised.base_adapter"
@@ -68,7 +68,7 @@ def open_parent(
     except RevisionNotFound:
         raise model_not_found(f"{ref.adapter}@{ref.digest}", param) from None
     except StoreUnavailable:
-        raise Unavailable("The adapter store does not answer; try again.") from None
+        raise AdaptersUnavailable from None
     except InvalidAdapter as fault:
         message = f"The base adapter cannot be loaded: {fault}"
         raise Conflict(message, param=param, code="adapter_not_loadable") from None

@@ -19,7 +19,7 @@ from service.base.generating.model import GenerationModel
 from service.base.lora_files import BadLora, LoraFiles, read_lora
 from service.base.rows import KvUse, Round, Row
 from service.base.segmented.base import SegmentedBase
-from service.errors import BadRequest, Conflict, NotFound, Unavailable
+from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound
 from service.rendering.detokenizer import Detokenizer
 from service.rendering.renderer import Renderer
 from service.serving.calls import Call
@@ -117,7 +117,7 @@ class SegmentedBackend:
             message = "The files of this model are not there any more."
             raise NotFound(message, param="model", code="model_not_found") from None
         except StoreUnavailable:
-            raise Unavailable("The adapter store does not answer; try again.") from None
+            raise AdaptersUnavailable from None
         except (InvalidAdapter, BadLora) as fault:
             raise _not_loadable(str(fault)) from None
 
