@@ -3,13 +3,17 @@
 from adapters_store.errors import (
     AdapterStoreError,
     InvalidAdapter,
+    InvalidLocation,
     InvalidName,
     RevisionNotFound,
+    StoreUnavailable,
 )
 from adapters_store.filesystem import FilesystemAdapterStore
 from adapters_store.memory import MemoryAdapterStore
 from adapters_store.models import FileEntry, Manifest, Origin, RevisionRef
-from adapters_store.store import AdapterStore, Revision
+from adapters_store.objects import ObjectAdapterStore
+from adapters_store.opening import open_store
+from adapters_store.store import AdapterStore, Orphan, Revision
 
 __all__ = [
     "AdapterStore",
@@ -17,11 +21,16 @@ __all__ = [
     "FileEntry",
     "FilesystemAdapterStore",
     "InvalidAdapter",
+    "InvalidLocation",
     "InvalidName",
     "Manifest",
     "MemoryAdapterStore",
+    "ObjectAdapterStore",
     "Origin",
+    "Orphan",
     "Revision",
     "RevisionNotFound",
     "RevisionRef",
+    "StoreUnavailable",
+    "open_store",
 ]

@@ -1,5 +1,6 @@
 """Small deeds on files and folders: durable writes, digests, removal."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -49,17 +50,18 @@ def write(path: Path, content: bytes) -> None:
     """Write a new read-only file, durably."""
     with path.open("xb") as file:
         file.write(content)
-        _settle(file)
+        settle(file)
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy a plain file into a new read-only one, durably."""
     with regular(source) as origin, target.open("xb") as file:
         shutil.copyfileobj(origin, file, CHUNK)
-        _settle(file)
+        settle(file)
 
 
-def _settle(file: BinaryIO) -> None:
+def settle(file: BinaryIO) -> None:
+    """Make a written file durable and read-only."""
     file.flush()
     os.fchmod(file.fileno(), _FILE_MODE)
     os.fsync(file.fileno())
@@ -72,6 +74,16 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def move(folder: Path, place: Path) -> None:
+    """Rename a folder to where it belongs, unless an equal one is there already."""
+    try:
+        folder.rename(place)
+    except OSError as fault:
+        # Another process was faster by a moment, perhaps.
+        if fault.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def make_folder(path: Path) -> None:
@@ -110,7 +122,7 @@ def workspace(parent: Path) -> Iterator[Path]:
 def sweep(parent: Path) -> None:
     """Remove the folders whose owners died. A lock, unlike a pid or an age, cannot be mistaken."""
     for path in parent.iterdir():
-        handle = _claim(path)
+        handle = claim(path)
         if handle is not None:
             remove(path)
             os.close(handle)
@@ -120,7 +132,7 @@ def _claim_new(parent: Path) -> tuple[Path, int]:
     while True:
         path = parent / secrets.token_hex(16)
         path.mkdir(_FOLDER_MODE)
-        handle = _claim(path)
+        handle = claim(path)
         # A sweeper may have come between the folder and its lock; then there is another try.
         if handle is not None:
             if os.fstat(handle).st_nlink:
@@ -128,10 +140,10 @@ def _claim_new(parent: Path) -> tuple[Path, int]:
             os.close(handle)
 
 
-def _claim(path: Path) -> int | None:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+def claim(path: Path) -> int | None:
+    """Lock a folder for ourselves; None when it is gone or somebody has it."""
+    handle = _handle(path)
+    if handle is None:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,3 +151,30 @@ def _claim(path: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def share(path: Path) -> int | None:
+    """Lock a folder against `claim`, beside others; None when it is gone."""
+    handle = _handle(path)
+    if handle is None:
+        return None
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    # Who claimed it before us may have taken it away while we waited.
+    if _is_at(handle, path):
+        return handle
+    os.close(handle)
+    return None
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _handle(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

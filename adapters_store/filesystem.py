@@ -4,19 +4,21 @@ A revision's folder is written whole beside the others and then renamed to its n
 with everything, or not there, also when the power fails.
 """
 
-import errno
+import os
 import secrets
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from adapters_store import files
-from adapters_store.errors import RevisionNotFound
+from adapters_store.errors import RevisionNotFound, StoreUnavailable
 from adapters_store.layout import MANIFEST_FILE, Layout, is_digest, is_name, refuse_links
 from adapters_store.models import Origin, RevisionRef
 from adapters_store.preparing import prepare
-from adapters_store.store import AdapterStore, Revision
+from adapters_store.store import AdapterStore, Orphan, Revision
 from adapters_store.verification import Verifier
 
 
@@ -43,7 +45,7 @@ class FilesystemAdapterStore(AdapterStore):
             made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
             refuse_links(place)
             files.make_folder(place)
-            _move(folder, self._layout.revision(made.ref))
+            files.move(folder, self._layout.revision(made.ref))
         files.sync_folder(place)
         # Also the answer for equal content that was there before, with its own manifest.
         return self.open(made.ref)
@@ -62,14 +64,47 @@ class FilesystemAdapterStore(AdapterStore):
     def delete(self, ref: RevisionRef) -> None:
         """Remove a revision, at once for every reader. Raises RevisionNotFound."""
         place = self._find(ref)
-        doomed = self._layout.trash / secrets.token_hex(16)
         try:
-            place.rename(doomed)
+            doomed = self._doom(place)
         except FileNotFoundError:
             raise _missing(ref) from None
-        files.sync_folder(place.parent)
         self._verifier.forget(ref)
         files.remove(doomed)
+
+    def tenants(self) -> Sequence[str]:
+        """Name the tenants that have adapters here."""
+        return [*filter(is_name, _names(self._layout.root))]
+
+    def orphans(self, tenant: str, before: float) -> Iterator[Orphan]:
+        """Walk the folders without a manifest. A publish makes none: somebody else did."""
+        place = self._layout.tenant(tenant)
+        for adapter in filter(is_name, _names(place)):
+            for digest in filter(is_digest, _names(place / adapter)):
+                folder = place / adapter / digest
+                refuse_links(folder)
+                if not (folder / MANIFEST_FILE).is_file() and folder.lstat().st_mtime < before:
+                    where = f"{tenant}/{adapter}/{digest}"
+                    yield Orphan(where, partial(self._discard, folder))
+
+    def probe(self) -> None:
+        """Write something small and remove it. Raises StoreUnavailable."""
+        try:
+            self._layout.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._layout.root) as probe:
+                probe.write(b"1")
+                os.fsync(probe.fileno())
+        except OSError as fault:
+            raise StoreUnavailable(f"the adapters' folder: {fault.strerror}") from None
+
+    def _discard(self, place: Path) -> None:
+        files.remove(self._doom(place))
+
+    def _doom(self, place: Path) -> Path:
+        """Take a folder out of everybody's sight at once."""
+        doomed = self._layout.trash / secrets.token_hex(16)
+        place.rename(doomed)
+        files.sync_folder(place.parent)
+        return doomed
 
     def _find(self, ref: RevisionRef) -> Path:
         place = self._layout.revision(ref)
@@ -94,12 +129,3 @@ def _names(folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _move(folder: Path, place: Path) -> None:
-    try:
-        folder.rename(place)
-    except OSError as fault:
-        # Equal content was published before, perhaps by another process just now.
-        if fault.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise

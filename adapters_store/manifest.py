@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -12,7 +13,9 @@ from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE
 from adapters_store.models import FileEntry, Manifest, RevisionRef
 
 VERSION = 1
-_MAX_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
+
+_M = TypeVar("_M", bound=Manifest)
 
 
 def digest(entries: Mapping[str, FileEntry]) -> str:
@@ -31,9 +34,13 @@ def encode(manifest: Manifest) -> bytes:
 def read(folder: Path, ref: RevisionRef) -> Manifest:
     """Read the manifest of `ref`. Raises InvalidAdapter if it is damaged or of another revision."""
     with files.regular(folder / MANIFEST_FILE) as file:
-        content = file.read(_MAX_BYTES)
+        return parse(file.read(MAX_BYTES), ref, Manifest)
+
+
+def parse(content: bytes, ref: RevisionRef, kind: type[_M]) -> _M:
+    """Read the bytes of `ref`'s manifest. Raises InvalidAdapter as `read` does."""
     try:
-        manifest = msgspec.json.decode(content, type=Manifest)
+        manifest = msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise InvalidAdapter(f"{MANIFEST_FILE} is damaged: {fault}") from None
     if manifest.version != VERSION:

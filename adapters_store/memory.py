@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from adapters_store.errors import RevisionNotFound
 from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE, Layout
 from adapters_store.models import Origin, RevisionRef
 from adapters_store.preparing import prepare
-from adapters_store.store import AdapterStore, Revision
+from adapters_store.store import AdapterStore, Orphan, Revision
 from adapters_store.verification import Verifier
 
 
@@ -73,6 +73,19 @@ class MemoryAdapterStore(AdapterStore):
                 raise RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
             self._verifier.forget(ref)
             files.remove(place)
+
+    def tenants(self) -> Sequence[str]:
+        """Name the tenants that have adapters here."""
+        with self._lock:
+            return sorted({ref.tenant for ref in self._revisions})
+
+    def orphans(self, tenant: str, before: float) -> Iterator[Orphan]:  # noqa: ARG002
+        """Walk what a publish left behind: here there is none, for it is one assignment."""
+        layout.name(tenant)
+        return iter(())
+
+    def probe(self) -> None:
+        """Memory can always be written."""
 
     def _folder(self) -> Path:
         with self._lock:

@@ -1,7 +1,7 @@
-"""The promises of an adapter store; `filesystem` and `memory` keep them."""
+"""The promises of an adapter store; `filesystem`, `objects` and `memory` keep them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -10,12 +10,23 @@ import msgspec
 from adapters_store.models import Manifest, Origin, RevisionRef
 
 
-class Revision(msgspec.Struct, frozen=True):
-    """A published revision: PEFT's files in `path`, and the manifest that describes them."""
+class Revision(msgspec.Struct, frozen=True, weakref=True):
+    """A published revision: PEFT's files in `path`, and the manifest that describes them.
+
+    Hold on to it while you read from `path`: it is the lease that keeps a store from making room
+    there. Only deleting the revision takes the files away all the same.
+    """
 
     ref: RevisionRef
     path: Path
     manifest: Manifest
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """Content that no revision speaks of: what is left of a publish or a delete that was cut."""
+
+    where: str
+    remove: Callable[[], None]
 
 
 class AdapterStore(ABC):
@@ -50,3 +61,18 @@ class AdapterStore(ABC):
     @abstractmethod
     def delete(self, ref: RevisionRef) -> None:
         """Remove a revision, at once for every reader. Raises RevisionNotFound."""
+
+    @abstractmethod
+    def tenants(self) -> Sequence[str]:
+        """Name the tenants that have, or had, adapters here, in order."""
+
+    @abstractmethod
+    def orphans(self, tenant: str, before: float) -> Iterator[Orphan]:
+        """Walk a tenant's orphans that were last written before a time, in unix seconds.
+
+        What is younger may be a publish at work.
+        """
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Write something small and remove it. Raises StoreUnavailable."""

@@ -94,6 +94,18 @@ def _openapi(_: Settings, arguments: argparse.Namespace) -> None:
         sys.stdout.buffer.write(openapi_document())
 
 
+def _store_check(settings: Settings, arguments: argparse.Namespace) -> None:
+    from service.maintenance import check_store
+
+    check_store(settings, arguments.tenant, _tell)
+
+
+def _store_collect(settings: Settings, arguments: argparse.Namespace) -> None:
+    from service.maintenance import collect_store
+
+    collect_store(settings, arguments.tenant, _tell)
+
+
 def _check_migrations(_: Settings, __: argparse.Namespace) -> None:
     from service.maintenance import check_migrations
 
@@ -141,8 +153,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=f"compare it with a file (default {DOCUMENT})",
     )
+    _store_verbs(verb("store", None, "Look after the adapter store."))
     verb("check-migrations", _check_migrations, "Check that migrations and models agree.")
     return parser
+
+
+def _store_verbs(store: argparse.ArgumentParser) -> None:
+    verbs = store.add_subparsers(required=True, metavar="COMMAND")
+    check = "Verify every digest; exit code 1 if anything is damaged or orphaned."
+    collect = "Remove content that no revision speaks of and that is an hour old."
+    for name, command, meaning in (
+        ("check", _store_check, check),
+        ("collect", _store_collect, collect),
+    ):
+        added = verbs.add_parser(name, help=meaning, description=meaning)
+        added.set_defaults(command=command)
+        added.add_argument("--tenant", help="look at this tenant's adapters only")
 
 
 if __name__ == "__main__":

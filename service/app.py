@@ -10,7 +10,7 @@ from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from adapters_store import AdapterStore, FilesystemAdapterStore
+from adapters_store import AdapterStore
 from service import openapi
 from service.adapters.adapters import AdapterService
 from service.adapters.adapters_controller import AdapterController
@@ -18,6 +18,7 @@ from service.adapters.aliases import AliasService
 from service.adapters.aliases_controller import AliasController
 from service.adapters.controller import ModelController
 from service.adapters.service import ModelService
+from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription, describe
 from service.database import Database
 from service.datasets.controller import FileController
@@ -70,15 +71,15 @@ def create_app(
 ) -> Litestar:
     """Build the API. Parts not given are made from the settings, and closed at shutdown.
 
-    Raises BaseModelError when the settings name no usable base.
+    Raises BaseModelError when the settings name no usable base, and SettingsError for a wrong
+    location of the adapter store.
     """
-    root = settings.data_dir.resolve()
     closing: list[Database | Engine] = []
     if database is None:
         closing.append(database := Database(settings.sqlalchemy_url))
     if engine is None:
         closing.append(engine := RemoteEngine(settings.generation_socket))
-    store = store or FilesystemAdapterStore(root / "adapters")
+    store = store or adapter_store(settings)
     base = base or describe(settings.base_model, settings.base_name)
     base.check()
     renderer = Renderer(base)
@@ -94,7 +95,7 @@ def create_app(
             "principal": Provide(provide_principal),
             "tenant_id": Provide(provide_tenant_id),
             **{name: _given(service) for name, service in services.items()},
-            "monitor": _given(Monitor(database, engine, root / "adapters")),
+            "monitor": _given(Monitor(database, engine, store)),
         },
         exception_handlers=exception_handlers,
         lifespan=[_lifespan(services, base, closing)],

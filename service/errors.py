@@ -14,6 +14,7 @@ ServiceError
 └── Unavailable               503  ours, temporary: the client may retry
     ├── EngineUnavailable     503
     ├── ShuttingDown          503
+    ├── AdaptersUnavailable   503
     └── StorageFull           503
 """
 
@@ -164,6 +165,15 @@ class ShuttingDown(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down; try again.")
+
+
+class AdaptersUnavailable(Unavailable):
+    """The disk or the cloud that keeps the adapters does not answer."""
+
+    code = "adapters_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The adapter store does not answer; try again.")
 
 
 class StorageFull(Unavailable):

@@ -1,10 +1,7 @@
 """Is it alive, can it work, and what is it doing: for probes, load balancers and Prometheus."""
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from litestar import Controller, Response, get
@@ -16,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select, text
 
+from adapters_store import AdapterStore, StoreUnavailable
 from service.database import Database
 from service.database.models import JobRow
 from service.errors import EngineUnavailable
@@ -28,6 +26,7 @@ from service.wire import Output
 log = logger(__name__)
 
 DATABASE_SECONDS = 5.0
+STORE_SECONDS = 5.0
 # Litestar adds the character set by itself.
 TEXT = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 State = Literal["ready", "not_ready"]
@@ -51,15 +50,15 @@ class Readiness(Output):
 class Monitor:
     """Looks at the parts; a part that fails is not ready, whatever the reason."""
 
-    def __init__(self, database: Database, engine: Engine, store_path: Path) -> None:
+    def __init__(self, database: Database, engine: Engine, store: AdapterStore) -> None:
         self.database = database
         self.engine = engine
-        self.store_path = store_path
+        self.store = store
 
     async def readiness(self) -> Readiness:
         """Ask every part at once."""
         database, store, engine = await asyncio.gather(
-            self._database_answers(), asyncio.to_thread(self._store_writable), self._engine_ready()
+            self._database_answers(), self._store_writable(), self._engine_ready()
         )
         whole = database and store and engine
         return Readiness(
@@ -91,14 +90,12 @@ class Monitor:
             return False
         return True
 
-    def _store_writable(self) -> bool:
+    async def _store_writable(self) -> bool:
         try:
-            self.store_path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.store_path) as probe:
-                probe.write(b"1")
-                os.fsync(probe.fileno())
-        except OSError as fault:
-            log.warning("store.not_ready", error=fault.strerror)
+            async with asyncio.timeout(STORE_SECONDS):
+                await asyncio.to_thread(self.store.probe)
+        except (StoreUnavailable, TimeoutError) as fault:
+            log.warning("store.not_ready", error=str(fault) or type(fault).__name__)
             return False
         return True
 

@@ -1,13 +1,20 @@
-"""What developers and CI run: the OpenAPI document, and the check of the migrations."""
+"""What operators, developers and CI run: checks of the store, the document, the migrations."""
 
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from adapters_store import AdapterStore
+
 
 class CheckFailed(Exception):
-    """What is committed does not agree with the code."""
+    """What was looked at is not as it should be, or could not be looked at."""
 
 
 def openapi_document() -> bytes:
@@ -46,3 +53,41 @@ def check_migrations() -> None:
             commands.check()
         except (CommandError, SQLAlchemyError) as fault:
             raise CheckFailed(f"the migrations do not make the models' schema: {fault}") from fault
+
+
+def check_store(settings: Settings, tenant: str | None, tell: Callable[[str], None]) -> None:
+    """Verify every digest in the adapter store, and tell what is wrong; raises CheckFailed."""
+    from adapters_store import checking
+
+    wrong = 0
+    with _store(settings) as store:
+        for finding in checking.check(store, time.time(), tenant):
+            tell(f"{finding.where}  {finding.what}")
+            wrong += 1
+    if wrong:
+        raise CheckFailed(f"{wrong} findings in the adapter store")
+
+
+def collect_store(settings: Settings, tenant: str | None, tell: Callable[[str], None]) -> None:
+    """Remove what no revision speaks of and is an hour old; raises CheckFailed."""
+    from adapters_store import checking
+
+    with _store(settings) as store:
+        for where in checking.collect(store, time.time(), tenant):
+            tell(f"{where}  removed")
+
+
+@contextmanager
+def _store(settings: Settings) -> Iterator["AdapterStore"]:
+    """Open the store without a cache: a copy on this disk says nothing about the store."""
+    from msgspec.structs import replace
+
+    from adapters_store import AdapterStoreError
+    from service.adapters.storing import adapter_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        cacheless = replace(settings, adapter_cache_bytes=0)
+        try:
+            yield adapter_store(cacheless, Path(folder))
+        except AdapterStoreError as fault:
+            raise CheckFailed(str(fault)) from fault

@@ -29,6 +29,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where files, adapters, checkpoints, the SQLite database and made-up secrets live."""
     database_url: str = ""
     """SQLAlchemy async URL; empty means SQLite in the data folder."""
+    adapter_store: str = ""
+    """A folder, or the URL of object storage; empty means `adapters` in the data folder."""
+    adapter_cache_bytes: Annotated[int, Meta(ge=0)] = 10 * 1024**3
+    """How much of object storage is kept in the data folder, beyond what is being read."""
     admin_key: Annotated[str, Meta(pattern=r"^[!-~]*$(?!\n)")] = ""
     """The operator's key; empty means one is made at first start and kept in the data folder."""
     secret: str = ""

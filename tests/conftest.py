@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from service.base.description import BaseDescription, describe
 from service.database import Database, migrate
 from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE, Settings
+from tests import object_storage
 from tests.fakes.engine import FakeEngine
 
 ADMIN_KEY = "the-operators-own-key"
@@ -53,6 +55,31 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 def store(settings: Settings) -> AdapterStore:
     """The filesystem store, where the app looks for it."""
     return FilesystemAdapterStore(settings.data_dir / "adapters")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server that speaks S3, with a bucket in it."""
+    # Half a second that only these tests need.
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    httpx.put(
+        f"{address}/adapters", headers={"host": "s3.us-east-1.amazonaws.com"}
+    ).raise_for_status()
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place in S3, while the environment says how to get there."""
+    for name, value in object_storage.environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://adapters/{secrets.token_hex(8)}"
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,18 @@
 import asyncio
 from collections import deque
 
-from adapters_store import AdapterStore, InvalidAdapter, Manifest, RevisionNotFound, RevisionRef
+from adapters_store import (
+    AdapterStore,
+    InvalidAdapter,
+    Manifest,
+    RevisionNotFound,
+    RevisionRef,
+    StoreUnavailable,
+)
 from service.adapters.adapters_repository import AdapterRepository
 from service.adapters.adapters_schemas import Ancestor, Lineage, RevisionOrigin
 from service.database import Database
+from service.errors import AdaptersUnavailable
 
 
 async def lineage(database: Database, store: AdapterStore, ref: RevisionRef) -> Lineage:
@@ -40,6 +48,8 @@ async def _ancestor(
         revision = await asyncio.to_thread(store.open, RevisionRef(tenant, adapter, digest))
     except RevisionNotFound:
         return Ancestor(digest=digest, adapter=adapter, state="deleted", origin=None)
+    except StoreUnavailable:
+        raise AdaptersUnavailable from None
     except InvalidAdapter:
         return Ancestor(digest=digest, adapter=adapter, state="damaged", origin=None)
     origin = _origin(revision.manifest)

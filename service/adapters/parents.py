@@ -4,10 +4,17 @@ import asyncio
 
 import msgspec
 
-from adapters_store import AdapterStore, InvalidAdapter, Revision, RevisionNotFound, RevisionRef
+from adapters_store import (
+    AdapterStore,
+    InvalidAdapter,
+    Revision,
+    RevisionNotFound,
+    RevisionRef,
+    StoreUnavailable,
+)
 from service.adapters.service import ModelService, model_not_found
 from service.base.description import BaseDescription
-from service.errors import BadRequest, Conflict, NotFound
+from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound
 from service.training.spec import BaseAdapter, LoraSpec
 
 FIELD = "method.supervised.base_adapter"
@@ -60,6 +67,8 @@ def open_parent(
         revision = store.open(ref)
     except RevisionNotFound:
         raise model_not_found(f"{ref.adapter}@{ref.digest}", param) from None
+    except StoreUnavailable:
+        raise AdaptersUnavailable from None
     except InvalidAdapter as fault:
         message = f"The base adapter cannot be loaded: {fault}"
         raise Conflict(message, param=param, code="adapter_not_loadable") from None

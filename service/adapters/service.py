@@ -9,7 +9,7 @@ from functools import cached_property
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from adapters_store import AdapterStore, RevisionNotFound, RevisionRef
+from adapters_store import AdapterStore, RevisionNotFound, RevisionRef, StoreUnavailable
 from service.adapters import names
 from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.repository import Named, RevisionRepository
@@ -110,6 +110,9 @@ class ModelService:
             await asyncio.to_thread(self.store.delete, ref)
         except RevisionNotFound:
             log.warning("revision.files_were_gone", tenant=ref.tenant, adapter=ref.adapter)
+        except StoreUnavailable as fault:
+            # The model is gone for everybody; what is left are files that an operator removes.
+            log.error("revision.files_left", tenant=ref.tenant, digest=ref.digest, error=str(fault))
 
     @cached_property
     def _base(self) -> Target:

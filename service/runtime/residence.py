@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from adapters_store import FilesystemAdapterStore
+from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription
 from service.base.memory_plan import GIB, Demand, Held, MemoryPlan, plan
 from service.base.model_shape import UnknownShape, shape_of
@@ -108,7 +108,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
         engine = ResidentEngine(
             base,
             description,
-            FilesystemAdapterStore(settings.data_dir.resolve() / "adapters"),
+            adapter_store(settings),
             renderer,
             max_resident=settings.max_resident_adapters,
             max_batch=settings.max_batch,
@@ -202,7 +202,7 @@ def parts(
         owner=owner,
         lease_seconds=settings.lease_seconds,
         database=database,
-        store=FilesystemAdapterStore(root / "adapters"),
+        store=adapter_store(settings),
         base=residence.description,
         quantization=residence.quantization,
         compute_dtype=residence.compute_dtype,

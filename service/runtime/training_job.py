@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from adapters_store import InvalidAdapter, RevisionRef
+from adapters_store import InvalidAdapter, Revision, RevisionRef
 from service.adapters.parents import open_parent
 from service.database.models import JobRow
 from service.errors import ServiceError
@@ -63,6 +63,7 @@ class _Work:
         self._thread = thread
         self._shutdown = shutdown
         self._workdir = parts.workdirs / job.id
+        self._lent: Revision | None = None
 
     async def go(self) -> None:
         """Work on the job; faults that trying again would not mend end it."""
@@ -108,7 +109,9 @@ class _Work:
         if wanted is None:
             return None
         ref = RevisionRef(self._job.tenant_id, wanted.adapter, wanted.digest)
-        return open_parent(parts.store, parts.base, ref).path
+        # Kept until the job ends, so that the store keeps the folder.
+        self._lent = open_parent(parts.store, parts.base, ref)
+        return self._lent.path
 
     async def _examples(self, file_id: str, param: str) -> list[Example]:
         try:

@@ -11,6 +11,7 @@ from adapters_store import (
     Origin,
     RevisionNotFound,
     RevisionRef,
+    StoreUnavailable,
 )
 from service.base.description import BaseDescription
 from service.base.generating.decoding import DecodingBatch
@@ -18,7 +19,7 @@ from service.base.generating.model import GenerationModel
 from service.base.lora_files import BadLora, LoraFiles, read_lora
 from service.base.rows import KvUse, Round, Row
 from service.base.segmented.base import SegmentedBase
-from service.errors import BadRequest, Conflict, NotFound
+from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound
 from service.rendering.detokenizer import Detokenizer
 from service.rendering.renderer import Renderer
 from service.serving.calls import Call
@@ -115,6 +116,8 @@ class SegmentedBackend:
         except (RevisionNotFound, InvalidName):
             message = "The files of this model are not there any more."
             raise NotFound(message, param="model", code="model_not_found") from None
+        except StoreUnavailable:
+            raise AdaptersUnavailable from None
         except (InvalidAdapter, BadLora) as fault:
             raise _not_loadable(str(fault)) from None
 

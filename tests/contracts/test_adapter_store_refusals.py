@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from adapters_store import AdapterStore, InvalidAdapter
 from tests.builders import a_peft_folder, an_origin, lora_weights, module_name
+from tests.contracts.conftest import Harm
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
 
@@ -16,6 +17,11 @@ CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+def overwrite(path: Path, content: bytes) -> None:
     path.chmod(0o600)
     path.write_bytes(content)
 
@@ -33,10 +39,10 @@ def lengthen(path: Path) -> None:
 @pytest.mark.parametrize("damage", [flip, cut, lengthen, Path.unlink])
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_a_revision_whose_files_changed_does_not_open_and_says_which(
-    store: AdapterStore, staged: Path, damage: Callable[[Path], None], name: str
+    store: AdapterStore, staged: Path, harm: Harm, damage: Callable[[Path], None], name: str
 ) -> None:
     published = store.publish("acme", "desk", staged, an_origin())
-    damage(published.path / name)
+    harm(published, name, damage)
 
     with pytest.raises(InvalidAdapter, match=name):
         store.open(published.ref)
@@ -52,25 +58,25 @@ def test_a_revision_whose_files_changed_does_not_open_and_says_which(
     ],
 )
 def test_a_damaged_manifest_does_not_open(
-    store: AdapterStore, staged: Path, content: bytes, reason: str
+    store: AdapterStore, staged: Path, harm: Harm, content: bytes, reason: str
 ) -> None:
     published = store.publish("acme", "desk", staged, an_origin())
-    manifest = published.path / MANIFEST
-    manifest.chmod(0o600)
-    manifest.write_bytes(content)
+    harm(published, MANIFEST, lambda path: overwrite(path, content))
 
     with pytest.raises(InvalidAdapter, match=reason):
         store.open(published.ref)
 
 
-def test_a_manifest_of_another_revision_does_not_open(store: AdapterStore, tmp_path: Path) -> None:
+def test_a_manifest_of_another_revision_does_not_open(
+    store: AdapterStore, harm: Harm, tmp_path: Path
+) -> None:
     mine, other = (
         store.publish("acme", "desk", a_peft_folder(tmp_path / str(n), seed=n), an_origin())
         for n in range(2)
     )
     for name in (CONFIG, WEIGHTS, MANIFEST):
-        (mine.path / name).chmod(0o600)
-        (mine.path / name).write_bytes((other.path / name).read_bytes())
+        content = (other.path / name).read_bytes()
+        harm(mine, name, lambda path, content=content: overwrite(path, content))
 
     with pytest.raises(InvalidAdapter, match="another revision"):
         store.open(mine.ref)

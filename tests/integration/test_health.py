@@ -6,12 +6,13 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from adapters_store import AdapterStore
 from service.app import create_app
 from service.database import Database
 from service.database.models import JobRow
 from service.health import Monitor
 from service.settings import Settings
-from tests.conftest import ADMIN_KEY
+from tests.conftest import ADMIN_KEY, URL
 from tests.fakes.engine import FakeEngine
 
 
@@ -52,11 +53,22 @@ async def test_a_store_that_cannot_be_written_is_not_ready(
     assert ready.json()["store"] == "not_ready"
 
 
+async def test_object_storage_is_ready_when_its_bucket_can_be_written(
+    settings: Settings, database: Database, engine: FakeEngine, s3_url: str
+) -> None:
+    for url, state in ((s3_url, "ready"), ("s3://nobodys-bucket/adapters", "not_ready")):
+        app = create_app(replace(settings, adapter_store=url), database=database, engine=engine)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
+            ready = await client.get("/health/ready")
+        assert ready.json()["store"] == state
+        assert ready.json()["database"] == "ready"
+
+
 async def test_a_database_that_does_not_answer_is_not_ready(
-    settings: Settings, engine: FakeEngine
+    store: AdapterStore, engine: FakeEngine
 ) -> None:
     gone = Database("sqlite+aiosqlite:////nowhere/at/all.db")
-    readiness = await Monitor(gone, engine, settings.data_dir / "adapters").readiness()
+    readiness = await Monitor(gone, engine, store).readiness()
     await gone.close()
     assert readiness.status == "not_ready"
     assert readiness.database == "not_ready"

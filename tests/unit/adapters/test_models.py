@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from adapters_store import MemoryAdapterStore, RevisionNotFound, RevisionRef
+from adapters_store import (
+    MemoryAdapterStore,
+    Revision,
+    RevisionNotFound,
+    RevisionRef,
+    StoreUnavailable,
+)
+from service.adapters.parents import open_parent
 from service.adapters.repository import RevisionRepository
 from service.adapters.service import ModelService
 from service.base.description import BaseDescription, describe
 from service.database import Database
 from service.database.models import TenantRow
-from service.errors import Forbidden, NotFound
+from service.errors import AdaptersUnavailable, Forbidden, NotFound
 from service.settings import BUNDLED_BASE
 from tests.builders import a_peft_folder, an_origin
 
@@ -129,3 +136,43 @@ async def test_only_an_exact_name_of_ones_own_can_be_deleted(house: House) -> No
     with pytest.raises(Forbidden, match="base"):
         await house.models.delete("acme", BASE)
     assert house.store.open(ref).ref == ref
+
+
+class Unreachable(MemoryAdapterStore):
+    """A store that was reached for the last time when something was published."""
+
+    answers = True
+
+    def open(self, ref: RevisionRef) -> Revision:
+        """Fail once it is cut off."""
+        if not self.answers:
+            raise StoreUnavailable("no route")
+        return super().open(ref)
+
+    def delete(self, ref: RevisionRef) -> None:
+        """Fail always."""
+        raise StoreUnavailable("no route")
+
+
+async def test_a_model_is_gone_at_once_though_its_files_cannot_be_removed_now(
+    house: House,
+) -> None:
+    house.store = house.models.store = Unreachable()
+    name, ref = await house.publish(1)
+
+    assert (await house.models.delete("acme", name)).deleted
+
+    with pytest.raises(NotFound):
+        await house.models.resolve("acme", name)
+    assert list(house.store.list("acme")) == [ref]
+
+
+async def test_a_parent_in_a_store_that_does_not_answer_is_worth_another_try(
+    house: House,
+) -> None:
+    house.store = store = Unreachable()
+    _, ref = await house.publish(1)
+    store.answers = False
+
+    with pytest.raises(AdaptersUnavailable):
+        open_parent(store, house.base, ref)

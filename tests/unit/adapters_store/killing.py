@@ -1,4 +1,4 @@
-"""Run an action in a process of its own that is killed at its n-th system call."""
+"""Run an action in a process that is killed at its n-th call of the system, or of obstore."""
 
 import multiprocessing
 import os
@@ -8,17 +8,35 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import obstore
+
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.unit.adapters_store.killing", "numpy", "adapters_store"])
 
 # What touches files: the functions of `os` and `fcntl`, and the methods of open files.
 _MODULES = {"posix", "fcntl"}
+_OBSTORE = {obstore.put, obstore.get, obstore.get_range, obstore.head, obstore.delete, obstore.list}
 _METHODS = {"write", "flush", "close", "open"}
 
 
-def killed_at(step: int, action: Callable[..., object], *args: object) -> bool:
+Counted = Callable[[Any], bool]
+
+
+def touches_files(called: Any) -> bool:
+    """Tell whether a builtin is one of those above."""
+    return called.__module__ in _MODULES or called.__name__ in _METHODS
+
+
+def asks_obstore(called: Any) -> bool:
+    """Tell whether a builtin reads or writes objects."""
+    return called in _OBSTORE
+
+
+def killed_at(
+    step: int, action: Callable[..., object], *args: object, counted: Counted = touches_files
+) -> bool:
     """Whether the action was killed at that step; False when it ended before so many."""
-    process = _PROCESSES.Process(target=_run, args=(step, action, args))
+    process = _PROCESSES.Process(target=_run, args=(step, counted, action, args))
     process.start()
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL)
@@ -27,12 +45,14 @@ def killed_at(step: int, action: Callable[..., object], *args: object) -> bool:
     return killed
 
 
-def _run(step: int, action: Callable[..., object], args: tuple[object, ...]) -> None:
+def _run(
+    step: int, counted: Counted, action: Callable[..., object], args: tuple[object, ...]
+) -> None:
     left = step
 
     def count(_frame: FrameType, event: str, called: Any) -> None:
         nonlocal left
-        if event == "c_call" and (called.__module__ in _MODULES or called.__name__ in _METHODS):
+        if event == "c_call" and counted(called):
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1

@@ -1,0 +1,190 @@
+"""Revisions as objects of S3, GCS, Azure or a folder, with a cache of verified copies.
+
+{url}/{tenant}/{adapter}/{digest}/manifest.json      written last: without it there is no revision
+{url}/{tenant}/{adapter}/{digest}/{token}/{file}     an upload's files; the manifest names the token
+
+Objects cannot be renamed together, so the manifest is the commit: it is put only where none is.
+Each upload has a token of its own, so that whoever deletes or collects one never meets another.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from adapters_store import layout, manifest
+from adapters_store.bucket import Bucket
+from adapters_store.cache import RevisionCache
+from adapters_store.errors import InvalidAdapter, RevisionNotFound
+from adapters_store.layout import CONFIG_FILE, CONTENT_FILES, MANIFEST_FILE, WEIGHTS_FILE
+from adapters_store.models import Manifest, Origin, RevisionRef
+from adapters_store.preparing import prepare
+from adapters_store.store import AdapterStore, Orphan, Revision
+
+_PROBES = ".probe"
+
+
+class _Placed(Manifest, frozen=True, kw_only=True):
+    """A manifest that tells which upload its content is."""
+
+    upload: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+
+
+class ObjectAdapterStore(AdapterStore):
+    """Keeps the promises among any number of machines; the cache is one machine's."""
+
+    def __init__(
+        self, url: str, cache_dir: Path, cache_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._bucket = Bucket(url)
+        self._cache = RevisionCache(cache_dir, cache_bytes, clock)
+        self._clock = clock
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """Give a private folder to write an adapter into; it goes when the context ends."""
+        return self._cache.stage()
+
+    def publish(self, tenant: str, adapter: str, staged: Path, origin: Origin) -> Revision:
+        """Check the staged PEFT files and make them a revision, wholly or not at all."""
+        with self.stage() as folder:
+            made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
+            if not self._bucket.exists(_manifest_of(made.ref)):
+                self._upload(made, folder)
+        # Read back, for what counts is what others will get; also the answer for equal content.
+        return self.open(made.ref)
+
+    def open(self, ref: RevisionRef) -> Revision:
+        """Find a revision, verifying every file against the manifest."""
+        described = self._described(ref)
+        placed = manifest.parse(described, ref, _Placed)
+        return self._cache.open(ref, described, partial(self._download, placed))
+
+    def list(self, tenant: str, adapter: str | None = None) -> Iterator[RevisionRef]:
+        """Walk a tenant's published revisions, in the order of their references."""
+        folder = "/".join(map(layout.name, (tenant,) if adapter is None else (tenant, adapter)))
+        parsed = (_parse(found.key) for found in self._bucket.walk(folder))
+        return iter(sorted(ref for ref, upload in filter(None, parsed) if upload is None))
+
+    def delete(self, ref: RevisionRef) -> None:
+        """Remove a revision, at once for every reader. Raises RevisionNotFound."""
+        described = self._described(ref)
+        try:
+            self._bucket.remove(_manifest_of(ref))
+        except FileNotFoundError:
+            raise _missing(ref) from None
+        self._cache.drop(ref, described)
+        # Of a damaged manifest the content is collected later.
+        with suppress(InvalidAdapter):
+            self._remove_upload(ref, manifest.parse(described, ref, _Placed).upload)
+
+    def tenants(self) -> Sequence[str]:
+        """Name the tenants that have adapters here."""
+        return sorted(filter(layout.is_name, self._bucket.folders()))
+
+    def orphans(self, tenant: str, before: float) -> Iterator[Orphan]:
+        """Walk the uploads that no manifest names, and whose last file is older than `before`."""
+        for ref, uploads in sorted(self._uploads(tenant).items()):
+            # Asked after the listing: what was committed meanwhile is no orphan.
+            for upload in sorted(uploads.keys() - self._named(ref, set(uploads))):
+                if uploads[upload] < before:
+                    remove = partial(self._remove_upload, ref, upload)
+                    yield Orphan(f"{_folder_of(ref)}/{upload}", remove)
+
+    def probe(self) -> None:
+        """Write something small and remove it. Raises StoreUnavailable."""
+        key = f"{_PROBES}/{secrets.token_hex(16)}"
+        self._bucket.create(key, b"1")
+        self._bucket.remove(key)
+
+    def _upload(self, made: Manifest, folder: Path) -> None:
+        upload = secrets.token_hex(16)
+        placed = _Placed(upload=upload, **msgspec.structs.asdict(made))
+        # The small file last: an upload's age counts from it, however long the weights took.
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            self._bucket.upload(_content_of(made.ref, upload, name), folder / name)
+        if self._bucket.create(_manifest_of(made.ref), manifest.encode(placed)):
+            return
+        # Ours all the same, when the first answer was lost and the request was sent again.
+        if upload not in self._named(made.ref, {upload}):
+            self._remove_upload(made.ref, upload)
+
+    def _download(self, placed: _Placed, folder: Path) -> None:
+        for name, expected in placed.files.items():
+            key = _content_of(placed.ref, placed.upload, name)
+            try:
+                size = self._bucket.size(key)
+                if size != expected.bytes:
+                    fault = f"{name} has {size} bytes, published were {expected.bytes}"
+                    raise InvalidAdapter(fault)
+                self._bucket.download(key, folder / name, size)
+            except FileNotFoundError:
+                raise InvalidAdapter(f"{name} is missing") from None
+
+    def _described(self, ref: RevisionRef) -> bytes:
+        try:
+            return self._bucket.read(_manifest_of(ref), manifest.MAX_BYTES)
+        except FileNotFoundError:
+            raise _missing(ref) from None
+
+    def _named(self, ref: RevisionRef, uploads: set[str]) -> set[str]:
+        """Find which uploads the manifest may name: one, none without it, all if it is damaged."""
+        try:
+            return {manifest.parse(self._described(ref), ref, _Placed).upload}
+        except RevisionNotFound:
+            return set()
+        except InvalidAdapter:
+            return uploads
+
+    def _uploads(self, tenant: str) -> dict[RevisionRef, dict[str, float]]:
+        """Find when each upload was last written to."""
+        uploads: dict[RevisionRef, dict[str, float]] = {}
+        for found in self._bucket.walk(layout.name(tenant)):
+            ref, upload = _parse(found.key) or (None, None)
+            if ref is not None and upload is not None:
+                of_ref = uploads.setdefault(ref, {})
+                of_ref[upload] = max(found.written, of_ref.get(upload, 0))
+        return uploads
+
+    def _remove_upload(self, ref: RevisionRef, upload: str) -> None:
+        for name in CONTENT_FILES:
+            with suppress(FileNotFoundError):
+                self._bucket.remove(_content_of(ref, upload, name))
+
+
+def _folder_of(ref: RevisionRef) -> str:
+    return f"{layout.name(ref.tenant)}/{layout.name(ref.adapter)}/{layout.digest(ref.digest)}"
+
+
+def _manifest_of(ref: RevisionRef) -> str:
+    return f"{_folder_of(ref)}/{MANIFEST_FILE}"
+
+
+def _content_of(ref: RevisionRef, upload: str, name: str) -> str:
+    return f"{_folder_of(ref)}/{upload}/{name}"
+
+
+def _parse(key: str) -> tuple[RevisionRef, str | None] | None:
+    """Tell whose an object is, and of which upload (None: the manifest); None if not ours."""
+    match key.split("/"):
+        case [tenant, adapter, digest, *rest] if (
+            layout.is_name(tenant) and layout.is_name(adapter) and layout.is_digest(digest)
+        ):
+            ref = RevisionRef(tenant, adapter, digest)
+        case _:
+            return None
+    match rest:
+        case [name] if name == MANIFEST_FILE:
+            return ref, None
+        case [upload, name] if name in CONTENT_FILES:
+            return ref, upload
+    return None
+
+
+def _missing(ref: RevisionRef) -> RevisionNotFound:
+    return RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
