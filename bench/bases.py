@@ -71,6 +71,16 @@ def save_llama(folder: Path, *, small: bool = False) -> None:
         shutil.copy(BUNDLED_BASE / name, folder)
 
 
+def served(folder: Path, args: Any) -> Path:
+    """Find a preset's base for the service; that of `h200` is made where `--base` says, once."""
+    if args.preset == "cpu":
+        return BUNDLED_BASE
+    base: Path = args.base or folder / "base"
+    if not base.exists():
+        save_llama(base, small=args.small)
+    return base
+
+
 def quantise(model: Any) -> Any:
     """Hold every linear but the head in NF4, double quantised, as bitsandbytes loads it."""
     head = model.get_output_embeddings()

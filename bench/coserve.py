@@ -32,7 +32,6 @@ from bench import bases
 from bench.guide import published, write_tickets
 from bench.measure import Row, report
 from bench.running import BASE, Service, start_job, upload
-from service.settings import BUNDLED_BASE
 
 SHARES = (0.1, 0.3, 0.6)
 T = TypeVar("T")
@@ -165,9 +164,7 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = BUNDLED_BASE if args.preset == "cpu" else args.base or folder / "base"
-        if args.preset == "h200" and not base.exists():
-            bases.save_llama(base, small=args.small)
+        base = bases.served(folder, args)
         settings = {"LOREHOUSE_BASE_MODEL": str(base), "LOREHOUSE_TORCH_THREADS": str(args.threads)}
         with Service(folder, **settings) as running:
             tenants = [running.tenant(f"tenant-{number}") for number in range(args.tenants)]

@@ -33,7 +33,7 @@ from service.rendering.renderer import Renderer
 from service.runtime.conductor import Conductor
 from service.runtime.residence import Residence, move_in
 from service.serving.engine import GenerationRequest, Sampling
-from service.settings import BUNDLED_BASE, Settings
+from service.settings import Settings
 from service.training.spec import TrainingSpec
 from service.training.trainer import StepDone, TrainingEvent, TrainingTask
 
@@ -255,9 +255,7 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = BUNDLED_BASE if args.preset == "cpu" else args.base or folder / "base"
-        if args.preset == "h200" and not base.exists():
-            bases.save_llama(base, small=args.small)
+        base = bases.served(folder, args)
         settings = Settings(admin_key="bench", data_dir=folder, torch_threads=args.threads)
         residence = move_in(settings, Renderer(describe(str(base))), trains=True, generates=True)
         trace = Trace(residence, time.thread_time if args.busy else time.perf_counter)

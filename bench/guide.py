@@ -26,7 +26,6 @@ from bench import bases
 from bench.measure import Row, report
 from bench.running import ROOT, Service, start_job, upload
 from examples.make_data import acme_answer, globex_answer, make_tickets, write_rows
-from service.settings import BUNDLED_BASE
 
 BATCH = 8
 PATIENCE_SECONDS = 1800
@@ -38,9 +37,7 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = BUNDLED_BASE if args.preset == "cpu" else args.base or folder / "base"
-        if args.preset == "h200" and not base.exists():
-            bases.save_llama(base, small=args.small)
+        base = bases.served(folder, args)
         files = [write_tickets(folder, number, args.examples) for number in range(args.tenants)]
         scripts = {dtype: script(base, files[0], folder, dtype, args) for dtype in args.dtypes}
         best = min(scripts, key=lambda dtype: scripts[dtype])

@@ -116,10 +116,7 @@ class AliasService:
         """
         async with self.database.write() as session:
             aliases = AliasRepository(session)
-            await _lock(aliases, tenant_id, adapter)
-            row = await aliases.current(tenant_id, adapter, alias)
-            if row is None:
-                raise alias_not_found(adapter, alias)
+            row = await _held(aliases, tenant_id, adapter, alias)
             _require(row, expected)
             await aliases.add(tenant_id, adapter, alias, None, key_id=key_id, reason=reason)
 
@@ -140,10 +137,7 @@ class AliasService:
         """
         async with self.database.write() as session:
             aliases = AliasRepository(session)
-            await _lock(aliases, tenant_id, adapter)
-            row = await aliases.current(tenant_id, adapter, alias)
-            if row is None:
-                raise alias_not_found(adapter, alias)
+            row = await _held(aliases, tenant_id, adapter, alias)
             if expected is not None:
                 _require(row, expected)
             before = await aliases.version(tenant_id, adapter, alias, row.version - 1)
@@ -158,6 +152,17 @@ class AliasService:
 async def _lock(aliases: AliasRepository, tenant_id: str, adapter: str) -> None:
     if not await aliases.lock(tenant_id, adapter):
         raise adapter_not_found(adapter)
+
+
+async def _held(
+    aliases: AliasRepository, tenant_id: str, adapter: str, alias: str
+) -> AliasVersionRow:
+    """Find an alias, which nobody else changes before the transaction ends."""
+    await _lock(aliases, tenant_id, adapter)
+    row = await aliases.current(tenant_id, adapter, alias)
+    if row is None:
+        raise alias_not_found(adapter, alias)
+    return row
 
 
 def _require(row: AliasVersionRow | None, expected: int) -> None:

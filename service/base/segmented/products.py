@@ -171,8 +171,8 @@ class Padded(Products):
             out.index_add_(0, self._rows, self._few(x, w, self._rows))
 
     def add_outer(self, into: Tensor, x: Tensor, y: Tensor) -> None:
-        """Raise: it is for passes without gradients."""
-        raise NotImplementedError
+        """Raise: `choose` gives this to passes without gradients only."""
+        raise NotImplementedError("padded segments have no gradients")
 
     def _few(self, x: Tensor, w: Tensor, rows: Tensor) -> Tensor:
         spread = x.new_zeros(self._adapters * self._most, x.shape[1])
