@@ -210,6 +210,8 @@ async def measure(residence: Residence, trace: Trace, begin: Any, args: Any) -> 
     alone = statistics.median([await streams.burst() for _ in range(args.bursts)])
     calm = tell(f"alone, a burst {alone:.2f} s", trace)
     tokens = begin()
+    while not tokens():
+        await asyncio.sleep(0.5)
     await asyncio.sleep(args.seconds / 4)
 
     async def rate(other: Any) -> float:

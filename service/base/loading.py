@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 # It advises, at import, to install what would fetch code from a hub.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-# PEFT and TRL ask transformers in words that will go; nothing an operator could mend.
+# PEFT, TRL and we ask transformers in words that will go; the new ones came only lately.
 warnings.filterwarnings(
     "ignore",
-    "`(is_gradient_checkpointing|gradient_checkpointing_(en|dis)able)` is deprecated",
+    "`(is_gradient_checkpointing|gradient_checkpointing(_((en|dis)able|kwargs))?)` is deprecated",
     FutureWarning,
 )
 

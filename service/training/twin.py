@@ -30,8 +30,7 @@ def twin(base: Any, pause: Callable[[], None] | None = None) -> Any:
     # The resident base's attention reads its batch's layout, and its checkpointing forgets what
     # random numbers it drew.
     made.set_attn_implementation("sdpa")
-    if made.is_activation_checkpointing:
-        made.activation_checkpointing_disable()
+    made.gradient_checkpointing_disable()
     made.eval()
     if pause is not None:
         _call_before_layers(made, pause)

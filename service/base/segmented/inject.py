@@ -75,7 +75,7 @@ class Injected:
         for layer in self._recomputed:
             layer.training = False
         if self._recomputed:
-            self._model.activation_checkpointing_disable()
+            self._model.gradient_checkpointing_disable()
         for name, linear in self._linears.items():
             _replace(self._model, name, linear)
         self._model.set_attn_implementation(self._attention)
@@ -97,7 +97,7 @@ def _recomputed(model: Any) -> list[nn.Module]:
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise UnfitBase(f"{type(model).__name__} cannot compute its layers again")
-    model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     for layer in layers:
         # They do so when they train; what is in them goes on as it was.
         layer.training = True
