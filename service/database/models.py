@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -185,6 +186,8 @@ class AdapterRow(DefaultBase):
     tenant_id: Mapped[str] = _tenant()
     name: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[int] = mapped_column(BigInteger)
+    keep_last: Mapped[int | None] = mapped_column(Integer)
+    """Results that retention keeps besides what is needed; null: all."""
 
 
 class RevisionRow(DefaultBase):
@@ -202,7 +205,18 @@ class RevisionRow(DefaultBase):
     format: Mapped[str] = mapped_column(String(8))
     """`chat` or `raw`: how `generate` renders a prompt for it."""
     job_id: Mapped[str | None] = mapped_column(String(64))
+    """Null for what was imported."""
     created_at: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(String(16), server_default="published")
+    """`published`, or `rejected` by the publish gate."""
+    gate: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    """What the publish gate found; null for what was published before there was one."""
+    override_reason: Mapped[str | None] = mapped_column(Text)
+    """Why an operator lets a rejected one be served."""
+    override_key_id: Mapped[str | None] = mapped_column(String(64))
+    overridden_at: Mapped[int | None] = mapped_column(BigInteger)
+    pinned: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    """Whether it is to stay resident."""
 
 
 class FineTunedModelRow(DefaultBase):
@@ -214,9 +228,10 @@ class FineTunedModelRow(DefaultBase):
     tenant_id: Mapped[str] = _tenant()
     name: Mapped[str] = mapped_column(String(512))
     revision_id: Mapped[str] = mapped_column(String(64), ForeignKey("revisions.id"), index=True)
-    job_id: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str | None] = mapped_column(String(64))
+    """Null for what was imported."""
     step: Mapped[int | None] = mapped_column(Integer)
-    """Of a checkpoint; null for a job's result."""
+    """Of a checkpoint; null for a job's result, or an import."""
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -240,3 +255,60 @@ class AliasVersionRow(DefaultBase):
     """Whose request it was; null for a job's publishing."""
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class EngineIdRow(DefaultBase):
+    """The number by which engines know a revision; never given to another one."""
+
+    __tablename__ = "engine_ids"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "adapter", "digest"),
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = _seq()
+    tenant_id: Mapped[str] = _tenant()
+    adapter: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+
+
+class MergeRow(DefaultBase):
+    """A job that merges a revision into the base, with the lease of who works on it."""
+
+    __tablename__ = "merges"
+    __table_args__ = (Index("ix_merges_claim", "status", "lease_expires_at"),)
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    adapter: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+    model: Mapped[str] = mapped_column(String(512))
+    """The revision's exact name when it was asked for."""
+    spec: Mapped[Json] = mapped_column(JSON)
+    """What was asked for besides."""
+    status: Mapped[str] = mapped_column(String(20))
+    """As of jobs."""
+    result: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    """Files, bytes and how well it agrees with base plus adapter, once it has succeeded."""
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
+    lease_token: Mapped[int] = mapped_column(Integer, default=0)
+    lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
+
+
+class ErasureRow(DefaultBase):
+    """That a tenant was erased, and what of it: ids and numbers only. It outlives the tenant."""
+
+    __tablename__ = "erasures"
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = mapped_column(String(64), index=True)
+    status: Mapped[str] = mapped_column(String(16))
+    """`running` until nothing is left, then `done`."""
+    report: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
