@@ -42,7 +42,7 @@ class RevisionModel(Output):
     """A callable name of a revision; `step` is a checkpoint's."""
 
     id: str
-    job_id: str
+    job_id: Annotated[str | None, Meta(description="Null if it was imported.")]
     step: int | None
 
 
