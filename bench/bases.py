@@ -1,5 +1,6 @@
 """The bases that benches run on."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,17 @@ def random_llama(*, small: bool = False) -> Any:
 
 
 def save_llama(folder: Path, *, small: bool = False) -> None:
-    """Save such a model as a base that a service can load, with the bundled base's tokenizer.
-
-    Its vocabulary is larger than the tokenizer's; what has no name is never asked for.
-    """
-    random_llama(small=small).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    """Save such a model as a base that a service can load, with the bundled base's tokenizer."""
+    model = random_llama(small=small)
+    model.save_pretrained(folder)
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(BUNDLED_BASE / name, folder)
+    # Each token is a piece of text: a stream says nothing of those that are none.
+    tokenizer = json.loads((BUNDLED_BASE / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    named = {*words.values(), *(token["id"] for token in tokenizer["added_tokens"])}
+    words |= {f"w{at}": at for at in range(model.config.vocab_size) if at not in named}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 def served(folder: Path, args: Any) -> Path:
