@@ -192,6 +192,6 @@ class Job:
             self._keeper.tell(BestTaken(seen.best_step, seen.best))
 
     def _state(self) -> State:
-        self._keeper.wait()
+        self._keeper.wait(self._resident.pause)
         weights, moments = self._resident.weights(self.slot), self._resident.moments(self.slot)
         return State(self._progress, weights, moments, self._best)

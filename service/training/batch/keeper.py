@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +13,9 @@ from service.training.batch.outbox import Outbox
 from service.training.batch.states import State
 from service.training.checkpoints import Checkpoints
 from service.training.trainer import CheckpointDue, EpochDone, TrainingEvent, TrainingOutcome
+
+WAITS_SECONDS = 0.001
+"""Between turns of others, for a disk."""
 
 
 class Keeper:
@@ -47,10 +50,13 @@ class Keeper:
         """Report an event, after all before it."""
         self._outbox.put(lambda: self._report(event))
 
-    def wait(self) -> None:
-        """Wait until the last copy was written."""
-        if self._last is not None:
-            self._last.result()
+    def wait(self, pause: Callable[[], None]) -> None:
+        """Wait until the last copy was written, while others have turns."""
+        if self._last is None:
+            return
+        while not wait([self._last], timeout=WAITS_SECONDS).done:
+            pause()
+        self._last.result()
 
     def epoch(self, epoch: int, state: State) -> None:
         """Hand an epoch's adapter over."""

@@ -62,12 +62,13 @@ class Resident:
 
     def weights(self, slot: int) -> Tensors:
         """Copy a slot's weights."""
-        return copied(self.slots.weights(slot))
+        return copied(self.slots.weights(slot), self.pause)
 
     def moments(self, slot: int) -> SlotState:
         """Copy a slot's moments."""
         held = self.optimizer.state(slot)
-        return SlotState(held.steps, copied(held.exp_avg), copied(held.exp_avg_sq))
+        exp_avg, exp_avg_sq = (copied(each, self.pause) for each in (held.exp_avg, held.exp_avg_sq))
+        return SlotState(held.steps, exp_avg, exp_avg_sq)
 
     def restore(self, slot: int, state: State) -> None:
         """Put a state back, bit-equal. Raises BadShape unless it is whole."""

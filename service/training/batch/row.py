@@ -32,6 +32,7 @@ def _go(resident: Resident, pieces: Mapping[int, Piece], *, backward: bool) -> d
     targets = torch.cat([one.targets for one in examples]).to(device)
     ids = torch.cat([one.ids for one in examples]).to(device)
     shares = torch.tensor([pieces[slot].share for slot in slots], dtype=torch.float64)
+    resident.pause()
     with base.running(batch):
         hidden = base.hidden(batch, ids)
         exact = torch.promote_types(hidden.dtype, torch.float32)

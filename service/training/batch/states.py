@@ -1,6 +1,6 @@
 """All that a task needs to go on: copied between two rows, written to disk while others train."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -94,10 +94,16 @@ def read(folder: Path) -> State:
     return State(progress, load_file(folder / WEIGHTS_FILE), optimizer, best)
 
 
-def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy views of a slot where they lie: from there to the disk is another thread's way."""
-    whole = torch.contiguous_format
-    return {key: view.detach().clone(memory_format=whole) for key, view in tensors.items()}
+def copied(tensors: Mapping[str, Tensor], pause: Callable[[], None]) -> dict[str, Tensor]:
+    """Copy views of a slot where they lie: from there to the disk is another thread's way.
+
+    There are hundreds of them: others may have a turn before each.
+    """
+    copies = {}
+    for key, view in tensors.items():
+        pause()
+        copies[key] = view.detach().clone(memory_format=torch.contiguous_format)
+    return copies
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
