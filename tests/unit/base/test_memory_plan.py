@@ -152,7 +152,8 @@ def test_a_base_takes_what_its_config_says(quantization: Any) -> None:
     loaded = loaded_base(quantization)
     shape = shape_of(loaded.description.config)
     demand = Demand(targets=frozenset(shape.linears))
-    planned = plan(shape, Held(quantization, 4, "cpu"), demand, 2**34)
+    each = loaded.model.dtype.itemsize
+    planned = plan(shape, Held(quantization, each, loaded.device), demand, 2**34)
     held = sum(tensor.nbytes for tensor in loaded.model.parameters())
     for module in loaded.model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
