@@ -26,9 +26,10 @@ SWITCH_SECONDS = 0.0005
 """How long another thread may compute in Python before the base's goes on; Python's own is ten
 times that, and the base's thread lets others in at every operation of torch's."""
 
-CALM_TOKENS = {"cpu": 512, "cuda": None}
-"""Of a training row while nobody asks for answers, but might. Longer ones are not quicker on a CPU;
-on a GPU they are, and a pause waits for two layers at most."""
+CALM_TOKENS = {"cpu": 1024, "cuda": None}
+"""Of a training row while nobody asks for answers, but might: the first to ask meets such a row. On
+a CPU one of twice as many makes the longest gaps 1.8 of what they are alone, instead of 1.3, and
+training a sixth quicker; on a GPU a pause waits for two layers at most, whatever their tokens."""
 
 _log = logger(__name__)
 

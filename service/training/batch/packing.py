@@ -1,7 +1,7 @@
 """Which tasks contribute how many examples to the next row of tokens. Pure.
 
-Deficit round-robin, with one example as the quantum: the next example is always of the tenant who
-was given the fewest tokens so far, and within a tenant of the task that was.
+Deficit round-robin: the next examples are always of the tenant who was given the fewest tokens so
+far, and within a tenant of the task that was; so many at a time that they make QUANTUM tokens.
 Nobody saves up: who has nothing more to give to a row starts over with those who have.
 """
 
@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+QUANTUM = 512
+"""Each task in a row costs matrix products of its own, that few tokens hardly fill."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -22,7 +25,9 @@ class Waiting(msgspec.Struct, frozen=True):
 class Packer:
     """Fills one row after the other; remembers only who was given how much."""
 
-    def __init__(self) -> None:
+    def __init__(self, quantum: int = QUANTUM) -> None:
+        """Give at least `quantum` tokens at a time, if there are as many and they fit."""
+        self._quantum = quantum
         self._tenants = _Given()
         self._tasks = _Given()
 
@@ -38,6 +43,8 @@ class Packer:
             tenant = self._tenants.least({one.tenant for one in fitting})
             task = self._tasks.least({one.task for one in fitting if one.tenant == tenant})
             tokens = row.add(task)
+            while tokens < self._quantum and row.fits(task):
+                tokens += row.add(task)
             self._tenants.give(tenant, tokens)
             self._tasks.give(task, tokens)
         left = row.left()
@@ -58,11 +65,11 @@ class _Row:
         return [one for one in self.waiting if self._next(one.task) is not None]
 
     def fitting(self) -> list[Waiting]:
-        left = self.left()
-        if not self._tokens:
-            return left
-        room = self._budget - self._tokens
-        return [one for one in left if (self._next(one.task) or 0) <= room]
+        return [one for one in self.waiting if self.fits(one.task)]
+
+    def fits(self, task: str) -> bool:
+        length = self._next(task)
+        return length is not None and (not self._tokens or self._tokens + length <= self._budget)
 
     def add(self, task: str) -> int:
         length = self._lengths[task][self.counts[task]]

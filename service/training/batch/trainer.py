@@ -17,7 +17,7 @@ from service.training.batch.examples import Piece, Sums, Sweep
 from service.training.batch.faults import no_room, too_long
 from service.training.batch.job import Job
 from service.training.batch.keeper import Keeper
-from service.training.batch.packing import Packer
+from service.training.batch.packing import QUANTUM, Packer
 from service.training.batch.plan import Plan, plan
 from service.training.batch.resident import Resident
 from service.training.trainer import TrainingEvent, TrainingOutcome, TrainingTask
@@ -47,6 +47,7 @@ class BatchTrainer:
         slots: int = 16,
         rank: int = 16,
         tokens_at_once: int = TOKENS_AT_ONCE,
+        quantum: int = QUANTUM,
         dtype: torch.dtype = torch.float32,
         pause: Callable[[], None] = go_on,
         memory: MemoryPlan | None = None,
@@ -54,8 +55,8 @@ class BatchTrainer:
         """Make slots for adapters of `rank`; they are widened when a greater one comes.
 
         `base` is `loaded`'s model with segments in; others may use it between steps, and whenever
-        `pause` is called. By the plan of the device's `memory`, what could never fit is refused
-        beforehand.
+        `pause` is called. Tasks share a row by `quantum` tokens. By the plan of the device's
+        `memory`, what could never fit is refused beforehand.
         """
         self._loaded = loaded
         self._renderer = renderer
@@ -65,7 +66,7 @@ class BatchTrainer:
         self.row_tokens = 0
         self._memory = memory
         self._shapes = self._resident.base.shapes
-        self._packers = {True: Packer(), False: Packer()}
+        self._packers = {learning: Packer(quantum) for learning in (True, False)}
         self._jobs: dict[int, Job] = {}
         self._cramped: set[int] = set()
         """Slots whose next example, alone in a row, found no memory once."""

@@ -48,6 +48,8 @@ def crowd_trainer(dtype: torch.dtype, tokens_at_once: int = 160, **more: Any) ->
         rank=8,
         dtype=dtype,
         tokens_at_once=tokens_at_once,
+        # So that each row has pieces of many tasks.
+        quantum=1,
         **more,
     )
 
