@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long a silent runtime keeps its job."""
     training_slots: Positive = 16
     """Jobs that are trained at once, in one batch."""
+    gate_margin: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    """By how much, in nats, an adapter's held-out loss may be worse than the base's."""
     training_share: Annotated[float, Meta(ge=0, lt=1)] = 0.2
     """The least share of the base's time that training keeps while requests are answered."""
     max_stall_ms: Annotated[float, Meta(ge=0)] = 0.0

@@ -37,11 +37,8 @@ def held_out_losses(held_out: HeldOut, base: Scores, adapter: Scores) -> Losses 
     ours, theirs = _learned(held_out.examples, adapter), _learned(held_out.examples, base)
     if held_out.beta is not None:
         return _of_preferences(held_out.beta, ours, theirs)
-    of_base, of_adapter = (
-        -_mean([v for each in scores for v in each]) for scores in (theirs, ours)
-    )
     worse = [[b - a for a, b in zip(*each, strict=True)] for each in zip(ours, theirs, strict=True)]
-    return Losses(of_base, of_adapter, _error_of_mean(worse))
+    return Losses(_loss(theirs), _loss(ours), _error_of_mean(worse))
 
 
 def _of_preferences(beta: float, ours: Scores, theirs: Scores) -> Losses:
@@ -54,6 +51,10 @@ def _of_preferences(beta: float, ours: Scores, theirs: Scores) -> Losses:
     of_base = log(2)
     error = _error_of_mean([[loss - of_base] for loss in losses]) if len(losses) > 1 else inf
     return Losses(of_base, _mean(losses), error)
+
+
+def _loss(scores: Scores) -> float:
+    return -_mean([value for each in scores for value in each])
 
 
 def _learned(examples: Sequence[Measured], scores: Scores) -> Scores:
