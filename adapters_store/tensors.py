@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec

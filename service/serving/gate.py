@@ -75,13 +75,15 @@ async def examine(engine: Engine, ref: RevisionRef, probes: Probes, rules: Rules
     """
     sequences = [probe.tokens for probe in probes.probes]
     sequences += [example.tokens for example in probes.held_out.examples]
+    # First, so that what is wrong with the probes is never taken for a fault of the revision's.
+    base = await engine.score(None, sequences)
     try:
         adapter = await engine.score(ref, sequences)
     except ServiceError as fault:
         if fault.status >= CALLERS_FAULT:
             raise
         return verdict([Check("loads", "failed", fault.message)])
-    return judge(probes, await engine.score(None, sequences), adapter, rules)
+    return judge(probes, base, adapter, rules)
 
 
 def judge(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> Verdict:
