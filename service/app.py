@@ -139,6 +139,7 @@ def _services(
             models,
             quantization=settings.quantization,
             base_model=settings.base_model,
+            max_rank=settings.max_lora_rank,
         ),
         "models": models,
         "overrides": Overrides(database, renderer.base),

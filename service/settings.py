@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Largest file, and largest sum of an upload's parts."""
     max_resident_adapters: Positive = 16
     """Adapters kept in the engine; the least recently used one makes room."""
+    max_lora_rank: Annotated[int, Meta(ge=1, le=256)] = 256
+    """Greatest rank that the engine loads; a job that asks for more is refused."""
     max_batch: Positive = 32
     """Sequences generated at once."""
     max_queue: Positive = 1024

@@ -92,7 +92,7 @@ def judge(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> Verdic
     checks = [Check("loads", "passed", "the serving engine has loaded it"), _finite(adapter)]
     if checks[-1].outcome == "passed":
         checks += [
-            _changes(probes, base[:count], adapter[:count], rules),
+            _changes(base, adapter, rules, blank=probes.blank),
             _agrees(probes.probes, base[:count], adapter[:count], rules),
             _held_out(probes.held_out, base[count:], adapter[count:], rules),
         ]
@@ -111,16 +111,16 @@ def _finite(scores: Scores) -> Check:
     return _check("finite", odd == 0, message, odd=odd, tokens=total)
 
 
-def _changes(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> Check:
+def _changes(base: Scores, adapter: Scores, rules: Rules, *, blank: bool) -> Check:
     most = max(map(abs, differences(base, adapter)), default=0.0)
-    if probes.blank:
+    if blank:
         return _check("changes_base", False, "every B of it is zero: it is the base", effect=most)
     message = f"it changes a log-probability of the base's by at most {most:.3g}"
     return _check("changes_base", most > rules.effect, message, effect=most, floor=rules.effect)
 
 
 def _agrees(probes: Sequence[Probe], base: Scores, adapter: Scores, rules: Rules) -> Check:
-    if not all(probe.adapter for probe in probes):
+    if not probes or not all(probe.adapter for probe in probes):
         return Check("agrees_with_trainer", "skipped", "it was not trained here")
     of_base = gap(base, [probe.base for probe in probes])
     found = gap(adapter, [probe.adapter for probe in probes])
