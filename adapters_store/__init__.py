@@ -14,6 +14,7 @@ from adapters_store.models import FileEntry, Manifest, Origin, RevisionRef
 from adapters_store.objects import ObjectAdapterStore
 from adapters_store.opening import open_store
 from adapters_store.store import AdapterStore, Orphan, Revision
+from adapters_store.tensors import is_blank
 
 __all__ = [
     "AdapterStore",
@@ -32,5 +33,6 @@ __all__ = [
     "RevisionNotFound",
     "RevisionRef",
     "StoreUnavailable",
+    "is_blank",
     "open_store",
 ]

@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
@@ -42,6 +44,17 @@ def check(file: BinaryIO, config: AdapterConfig) -> None:
     _check_pairs(tensors, config)
     for tensor in tensors:
         _check_finite(file, tensor, data_start + tensor.begin)
+
+
+def is_blank(folder: Path) -> bool:
+    """Tell whether every B is zero: such an adapter changes nothing. Raises InvalidAdapter."""
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        tensors, data_start = read_header(file)
+        return all(
+            _is_zero(file, tensor, data_start + tensor.begin)
+            for tensor in tensors
+            if (found := _NAME.fullmatch(tensor.name)) and found["side"] == "B"
+        )
 
 
 def read_header(file: BinaryIO) -> tuple[list[Tensor], int]:
@@ -135,16 +148,27 @@ def _check_targets(modules: set[str], config: AdapterConfig) -> None:
 
 
 def _check_finite(file: BinaryIO, tensor: Tensor, start: int) -> None:
-    kind, exponent = _DTYPES[tensor.dtype]
+    _, exponent = _DTYPES[tensor.dtype]
+    for bits in _blocks(file, tensor, start):
+        if np.any((bits & exponent) == exponent):
+            raise _fault(f"{tensor.name} holds NaN or infinity")
+
+
+def _is_zero(file: BinaryIO, tensor: Tensor, start: int) -> bool:
+    # Shifted, the sign is out: there is a zero of each.
+    return not any(np.any(bits << 1) for bits in _blocks(file, tensor, start))
+
+
+def _blocks(file: BinaryIO, tensor: Tensor, start: int) -> Iterator[Any]:
+    """Read a tensor's numbers, as unsigned integers of their width."""
+    kind, _ = _DTYPES[tensor.dtype]
     file.seek(start)
     left = tensor.end - tensor.begin
     while left:
         block = file.read(min(CHUNK, left))
         if not block:
             raise _fault("became shorter while it was read")
-        bits = np.frombuffer(block, dtype=kind)
-        if np.any((bits & exponent) == exponent):
-            raise _fault(f"{tensor.name} holds NaN or infinity")
+        yield np.frombuffer(block, dtype=kind)
         left -= len(block)
 
 

@@ -17,6 +17,8 @@ from service.adapters.adapters_controller import AdapterController
 from service.adapters.aliases import AliasService
 from service.adapters.aliases_controller import AliasController
 from service.adapters.controller import ModelController
+from service.adapters.override_controller import OverrideController
+from service.adapters.overriding import Overrides
 from service.adapters.service import ModelService
 from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription, describe
@@ -48,6 +50,7 @@ from service.tenants.service import TenantService
 MAX_JSON_BYTES = 10_000_000
 CONTROLLERS = [
     AdapterController,
+    OverrideController,
     AliasController,
     ChatController,
     CompletionController,
@@ -136,8 +139,10 @@ def _services(
             models,
             quantization=settings.quantization,
             base_model=settings.base_model,
+            max_rank=settings.max_lora_rank,
         ),
         "models": models,
+        "overrides": Overrides(database, renderer.base),
         "tenants": TenantService(
             database,
             admin_key=load_or_make(root, "admin_key", settings.admin_key),

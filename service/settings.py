@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Largest file, and largest sum of an upload's parts."""
     max_resident_adapters: Positive = 16
     """Adapters kept in the engine; the least recently used one makes room."""
+    max_lora_rank: Annotated[int, Meta(ge=1, le=256)] = 256
+    """Greatest rank that the engine loads; a job that asks for more is refused."""
     max_batch: Positive = 32
     """Sequences generated at once."""
     max_queue: Positive = 1024
@@ -63,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long a silent runtime keeps its job."""
     training_slots: Positive = 16
     """Jobs that are trained at once, in one batch."""
+    gate_margin: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    """By how much, in nats, an adapter's held-out loss may be worse than the base's."""
     training_share: Annotated[float, Meta(ge=0, lt=1)] = 0.2
     """The least share of the base's time that training keeps while requests are answered."""
     max_stall_ms: Annotated[float, Meta(ge=0)] = 0.0

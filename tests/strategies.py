@@ -185,3 +185,23 @@ memory_demands = st.builds(
     serving_rank=st.integers(1, 64),
     kv_tokens=st.integers(0, 10**6),
 )
+
+
+class Scored(msgspec.Struct):
+    """Sequences of tokens, and their scores by a base and by an adapter."""
+
+    tokens: list[list[int]]
+    base: list[list[float]]
+    adapter: list[list[float]]
+
+
+@st.composite
+def scored_examples(draw: st.DrawFn) -> Scored:
+    """One to four sequences of two to six tokens."""
+    lengths = draw(st.lists(st.integers(2, 6), min_size=1, max_size=4))
+    score = st.floats(-20, 0)
+
+    def scores() -> list[list[float]]:
+        return [draw(st.lists(score, min_size=n - 1, max_size=n - 1)) for n in lengths]
+
+    return Scored([list(range(length)) for length in lengths], scores(), scores())

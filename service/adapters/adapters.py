@@ -102,7 +102,7 @@ async def _shown(
 async def _find(
     revisions: RevisionRepository, tenant_id: str, adapter: str, rev: str
 ) -> RevisionRow:
-    found = await revisions.revision(tenant_id, adapter, rev)
-    if found is None:
+    row = await revisions.row(tenant_id, adapter, rev)
+    if row is None:
         raise revision_not_found(adapter, rev)
-    return found[1]
+    return row

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from service.adapters.aliases_schemas import Alias
-from service.wire import Output
+from service.adapters.aliases_schemas import Alias, Reason
+from service.wire import Input, Output
 
 
 class NewestRevision(Output):
@@ -46,8 +46,42 @@ class RevisionModel(Output):
     step: int | None
 
 
+class GateCheck(Output):
+    """One finding of the publish gate."""
+
+    name: str
+    outcome: Literal["passed", "failed", "skipped"]
+    message: str
+    figures: Annotated[dict[str, float | None], Meta(description="In nats, where not counted.")]
+
+
+class GateReport(Output):
+    """What the publish gate found when the serving engine had loaded the revision."""
+
+    passed: bool
+    reason: Annotated[str | None, Meta(description="What failed, with the figures.")]
+    checks: list[GateCheck]
+
+
+class GateOverride(Output):
+    """That an operator lets a rejected revision be used, why, and since when."""
+
+    reason: str
+    key_id: Annotated[str | None, Meta(description="Null for the admin key.")]
+    overridden_at: int
+
+
+class OverrideGate(Input):
+    """Why a rejected revision may be used."""
+
+    reason: Reason
+
+
 class AdapterRevision(Output):
-    """One immutable version of an adapter. `job_id` is the job that published it first."""
+    """One immutable version of an adapter. `job_id` is the job that published it first.
+
+    One that is `rejected` cannot be called, nor named by an alias, unless it is overridden.
+    """
 
     id: str
     object: str
@@ -59,6 +93,11 @@ class AdapterRevision(Output):
     job_id: str | None
     step: Annotated[int | None, Meta(description="Null if it is a job's result.")]
     format: str
+    status: Literal["published", "rejected"]
+    gate: Annotated[
+        GateReport | None, Meta(description="Null if it was published before there was a gate.")
+    ]
+    override: GateOverride | None
 
 
 class AdapterRevisionList(Output):

@@ -17,6 +17,7 @@ from service.adapters.aliases_schemas import (
 from service.adapters.missing import adapter_not_found, alias_not_found, revision_not_found
 from service.adapters.preconditions import IF_MATCH, IF_NONE_MATCH, NOTHING
 from service.adapters.present import alias_of
+from service.adapters.rejected import revision_rejected
 from service.adapters.repository import RevisionRepository
 from service.adapters.weights import WeightedTarget
 from service.database import Database
@@ -85,7 +86,7 @@ class AliasService:
     ) -> Alias:
         """Make an alias name these targets, if it still is at the version `expected`.
 
-        Raises BadRequest, and PreconditionFailed when it is not.
+        Raises BadRequest, PreconditionFailed when it is not, and Conflict for a rejected revision.
         """
         if not names.is_alias(alias):
             message = f"An alias matches ^{names.PATTERN}$ and does not read as a revision."
@@ -183,6 +184,8 @@ async def _targets(
     for place, choice in enumerate(chosen):
         param = f"targets[{place}].revision"
         found = await revisions.revision(tenant_id, adapter, choice.revision)
+        if rejected := await revisions.rejected(tenant_id, adapter, choice.revision):
+            raise revision_rejected(rejected, param)
         # Held, so that it cannot be deleted before this transaction says that it is needed.
         if found is None or not await revisions.hold(tenant_id, adapter, found[1].digest):
             raise revision_not_found(adapter, choice.revision, param)

@@ -44,8 +44,9 @@ async def find_parent(models: ModelService, tenant_id: str, model: str, param: s
     """Find what a model's name stands for now. Raises NotFound, BadRequest and Conflict."""
     try:
         target = await models.resolve(tenant_id, model)
-    except NotFound as fault:
-        raise NotFound(fault.message, param=param, code=fault.code) from None
+    except (NotFound, Conflict) as fault:
+        fault.param = param
+        raise
     if target.revision is None:
         message = f"'{model}' is the base itself: leave base_adapter out to begin with it."
         raise BadRequest(message, param=param)

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from service.adapters.adapters_schemas import (
     Adapter,
     AdapterRevision,
+    GateOverride,
+    GateReport,
     NewestRevision,
     RevisionModel,
 )
@@ -56,6 +60,17 @@ def revision_of(row: RevisionRow, models: Sequence[FineTunedModelRow]) -> Adapte
         job_id=row.job_id,
         step=None if not steps or None in steps else steps[0],
         format=row.format,
+        status=row.status,  # type: ignore[arg-type]
+        gate=None if row.gate is None else msgspec.convert(row.gate, GateReport),
+        override=_override(row),
+    )
+
+
+def _override(row: RevisionRow) -> GateOverride | None:
+    if row.overridden_at is None or row.override_reason is None:
+        return None
+    return GateOverride(
+        reason=row.override_reason, key_id=row.override_key_id, overridden_at=row.overridden_at
     )
 
 

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, exists, select
+from sqlalchemy import ColumnElement, Select, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.names import model_name, shortest_rev
+from service.adapters.rejected import PUBLISHED, REJECTED
 from service.database.models import (
     FINISHED_JOBS,
     AdapterRow,
     FineTunedModelRow,
     JobRow,
+    Json,
     RevisionRow,
 )
 from service.errors import Conflict
@@ -21,7 +23,11 @@ Named = tuple[FineTunedModelRow, RevisionRow]
 
 
 class RevisionRepository:
-    """Rows only: the files are the store's, and are published before a row speaks of them."""
+    """Rows only: the files are the store's, and are published before a row speaks of them.
+
+    What is found can be called or named by an alias: it passed the publish gate, or an operator
+    overrode that. Only `row` and `rejected` find others.
+    """
 
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
@@ -34,29 +40,50 @@ class RevisionRepository:
         *,
         base_name: str,
         format: str,  # noqa: A002
-        job_id: str,
+        job_id: str | None,
         step: int | None = None,
+        gate: Json | None = None,
     ) -> str:
-        """Make a published revision callable and return its name; `step` is a checkpoint's.
+        """Make a revision that passed the gate callable, and return its name.
 
-        Recording the same again returns the same name.
+        `step` is a checkpoint's. Recording the same again returns the same name.
         """
-        await self._ensure_adapter(tenant_id, adapter)
         revision = await self._ensure_revision(tenant_id, adapter, digest, format, job_id)
-        name = model_name(base_name, tenant_id, adapter, revision.rev, step)
-        if await self.find(tenant_id, name) is None:
-            self.session.add(
-                FineTunedModelRow(
-                    tenant_id=tenant_id,
-                    name=name,
-                    revision_id=revision.id,
-                    job_id=job_id,
-                    step=step,
-                    created_at=now(),
-                )
-            )
+        revision.status, revision.gate = PUBLISHED, gate
+        await self.session.flush()
+        return await self._name(revision, base_name, job_id, step)
+
+    async def reject(
+        self,
+        tenant_id: str,
+        adapter: str,
+        digest: str,
+        *,
+        format: str,  # noqa: A002
+        job_id: str | None,
+        step: int | None,
+        gate: Json,
+    ) -> RevisionRow:
+        """Note a revision that failed at the gate: it has no name, and its files stay.
+
+        One that passed before, or was overridden, stays as it was: its content is the same.
+        """
+        row = await self._ensure_revision(tenant_id, adapter, digest, format, job_id, REJECTED)
+        if row.status == REJECTED and row.overridden_at is None:
+            row.gate = gate | {"step": step}
+        return row
+
+    async def override(
+        self, row: RevisionRow, base_name: str, *, reason: str, key_id: str | None
+    ) -> str:
+        """Make a rejected revision callable all the same, and return its name.
+
+        Who did so first, and why, stays recorded.
+        """
+        if row.overridden_at is None:
+            row.override_reason, row.override_key_id, row.overridden_at = reason, key_id, now()
             await self.session.flush()
-        return name
+        return await self._name(row, base_name, row.job_id, (row.gate or {}).get("step"))
 
     async def find(self, tenant_id: str, name: str) -> Named | None:
         """Find a model by its exact name."""
@@ -69,11 +96,22 @@ class RevisionRepository:
             query = query.where(RevisionRow.adapter == adapter)
         return await self._first(query)
 
+    async def row(self, tenant_id: str, adapter: str, rev: str) -> RevisionRow | None:
+        """Find a revision, rejected or not, by its short name or its whole digest."""
+        row: RevisionRow | None = await self.session.scalar(_of(tenant_id, adapter, rev))
+        return row
+
+    async def rejected(
+        self, tenant_id: str, adapter: str, rev: str | None = None
+    ) -> RevisionRow | None:
+        """Find a rejected revision that nobody overrode; without `rev` the newest."""
+        query = _of(tenant_id, adapter, rev).where(~_callable())
+        row: RevisionRow | None = await self.session.scalar(query.order_by(RevisionRow.seq.desc()))
+        return row
+
     async def revision(self, tenant_id: str, adapter: str, rev: str) -> Named | None:
         """Find a revision by its short name or its whole digest, under a result's name if any."""
-        query = _named(tenant_id).where(
-            RevisionRow.adapter == adapter, (RevisionRow.rev == rev) | (RevisionRow.digest == rev)
-        )
+        query = _named(tenant_id).where(RevisionRow.adapter == adapter, _is(rev))
         result = await self._first(query.where(FineTunedModelRow.step.is_(None)))
         return result or await self._first(query)
 
@@ -89,6 +127,7 @@ class RevisionRepository:
             RevisionRow.tenant_id == tenant_id,
             RevisionRow.adapter == adapter,
             RevisionRow.digest == digest,
+            _callable(),
         )
         return await self.session.scalar(query.with_for_update(read=True)) is not None
 
@@ -142,6 +181,25 @@ class RevisionRepository:
         row = (await self.session.execute(query.limit(1))).first()
         return None if row is None else (row[0], row[1])
 
+    async def _name(
+        self, revision: RevisionRow, base_name: str, job_id: str | None, step: int | None
+    ) -> str:
+        tenant_id = revision.tenant_id
+        name = model_name(base_name, tenant_id, revision.adapter, revision.rev, step)
+        if await self.find(tenant_id, name) is None:
+            self.session.add(
+                FineTunedModelRow(
+                    tenant_id=tenant_id,
+                    name=name,
+                    revision_id=revision.id,
+                    job_id=job_id,
+                    step=step,
+                    created_at=now(),
+                )
+            )
+            await self.session.flush()
+        return name
+
     async def _ensure_adapter(self, tenant_id: str, name: str) -> None:
         there = select(AdapterRow.seq).where(
             AdapterRow.tenant_id == tenant_id, AdapterRow.name == name
@@ -151,8 +209,15 @@ class RevisionRepository:
             self.session.add(row)
 
     async def _ensure_revision(
-        self, tenant_id: str, adapter: str, digest: str, format_: str, job_id: str
+        self,
+        tenant_id: str,
+        adapter: str,
+        digest: str,
+        format_: str,
+        job_id: str | None,
+        status: str = PUBLISHED,
     ) -> RevisionRow:
+        await self._ensure_adapter(tenant_id, adapter)
         of_adapter = select(RevisionRow).where(
             RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter
         )
@@ -168,6 +233,7 @@ class RevisionRepository:
             format=format_,
             job_id=job_id,
             created_at=now(),
+            status=status,
         )
         self.session.add(row)
         # The name's row refers to it, and nothing else tells the order to write them in.
@@ -179,6 +245,22 @@ def _named(tenant_id: str) -> Select[FineTunedModelRow, RevisionRow]:
     return (
         select(FineTunedModelRow, RevisionRow)
         .join(RevisionRow, RevisionRow.id == FineTunedModelRow.revision_id)
-        .where(FineTunedModelRow.tenant_id == tenant_id)
+        .where(FineTunedModelRow.tenant_id == tenant_id, _callable())
         .order_by(FineTunedModelRow.seq.desc())
     )
+
+
+def _of(tenant_id: str, adapter: str, rev: str | None) -> Select[RevisionRow]:
+    query = select(RevisionRow).where(
+        RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter
+    )
+    return query if rev is None else query.where(_is(rev))
+
+
+def _is(rev: str) -> ColumnElement[bool]:
+    return or_(RevisionRow.rev == rev, RevisionRow.digest == rev)
+
+
+def _callable() -> ColumnElement[bool]:
+    """Whether a revision may be called, or named by an alias."""
+    return or_(RevisionRow.status == PUBLISHED, RevisionRow.overridden_at.is_not(None))

@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from adapters_store import AdapterStore, RevisionNotFound, RevisionRef, StoreUnavailable
 from service.adapters import names
 from service.adapters.aliases_repository import AliasRepository, targets_of
+from service.adapters.rejected import revision_rejected
 from service.adapters.repository import Named, RevisionRepository
 from service.adapters.schemas import Model, ModelList
 from service.adapters.weights import choose
 from service.base.description import BaseDescription
 from service.database import Database
-from service.database.models import AliasVersionRow
+from service.database.models import AliasVersionRow, RevisionRow
 from service.errors import Forbidden, NotFound
 from service.telemetry import logger
 from service.wire import Deleted
@@ -52,12 +53,15 @@ class ModelService:
         """Find what a name stands for. Raises NotFound, alike for unknown and for foreign names.
 
         Among several targets of an alias, equal `sticky` keys get the same one; without a key it
-        is drawn by weight.
+        is drawn by weight. Raises Conflict for what the publish gate rejected.
         """
         if model == self.base.name:
             return self._base
         async with self.database.read() as session:
             found = await _find(session, tenant_id, model, sticky)
+            rejected = None if found else await _find_rejected(session, tenant_id, model)
+        if rejected is not None:
+            raise revision_rejected(rejected)
         if found is None:
             raise model_not_found(model)
         return _target(found)
@@ -141,6 +145,23 @@ async def _find(
         case names.AliasName(adapter, alias):
             row = await aliases.current(tenant_id, adapter, alias)
             return None if row is None else await _named_by(revisions, row, sticky)
+
+
+async def _find_rejected(session: AsyncSession, tenant_id: str, model: str) -> RevisionRow | None:
+    """Find what a name would stand for, if the publish gate had not rejected it."""
+    revisions = RevisionRepository(session)
+    try:
+        name = names.parse(model)
+    except names.InvalidModelName:
+        return None
+    match name:
+        case names.FullName(_, tenant, adapter, rev) if tenant == tenant_id:
+            return await revisions.rejected(tenant_id, adapter, rev)
+        case names.RevisionName(adapter, rev):
+            return await revisions.rejected(tenant_id, adapter, rev)
+        case names.AdapterName(adapter):
+            return await revisions.rejected(tenant_id, adapter)
+    return None
 
 
 async def _named_by(

@@ -29,6 +29,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     """How many tokens come before any of `ends` may be picked."""
     ends: Collection[int] = ()
+    scored: bool = False
+    """Whether it is its prompt's log-probabilities that are wanted, and no token after it."""
 
     @property
     def adjusts(self) -> bool:
@@ -54,12 +56,21 @@ class Pick(msgspec.Struct, frozen=True):
     top: list[tuple[int, float]]
 
 
+class Score(msgspec.Struct, frozen=True):
+    """Of a scored row: the log-probabilities of its tokens from the second on."""
+
+    key: int
+    logprobs: list[float]
+
+
 class Round(msgspec.Struct):
     """What one round brought: tokens, rows that were lost, and the faults of every failed pass."""
 
     picks: list[Pick] = []
     lost: list[int] = []
     faults: list[Exception] = []
+    scores: list[Score] = []
+    """Of rows that are done with: they have left the batch."""
 
 
 class KvUse(msgspec.Struct, frozen=True):

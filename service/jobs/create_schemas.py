@@ -21,6 +21,22 @@ Metadata = Annotated[
 NotYet = Annotated[Any, Meta(description="Not supported yet: leave it out.")]
 
 
+Unservable = Annotated[
+    Any,
+    Meta(description="The serving engine loads plain LoRA only: leave it out."),
+]
+
+UNSERVABLE = (
+    "use_dora",
+    "bias",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+)
+"""PEFT's settings that make more, or other, than plain LoRA of one rank."""
+
+
 class HyperparameterChoice(Input):
     """OpenAI's knobs; `auto` is chosen for you and shown resolved in the job."""
 
@@ -55,6 +71,12 @@ class LoraChoice(Input):
     rslora: Annotated[
         bool | None, Meta(description="Scale by alpha / sqrt(rank). Default: false.")
     ] = None
+    use_dora: Unservable = None
+    bias: Unservable = None
+    modules_to_save: Unservable = None
+    rank_pattern: Unservable = None
+    alpha_pattern: Unservable = None
+    layers_to_transform: Unservable = None
 
 
 class EarlyStoppingChoice(Input):

@@ -13,6 +13,7 @@ from service.adapters.parents import FIELD as BASE_ADAPTER
 from service.adapters.parents import Parent
 from service.errors import BadRequest, UnsupportedField
 from service.jobs.create_schemas import (
+    UNSERVABLE,
     CreateJob,
     DpoChoice,
     HyperparameterChoice,
@@ -32,7 +33,14 @@ from service.jobs.schemas import (
 )
 from service.rendering.examples import RowFormat
 from service.training import spec as training
-from service.training.spec import DEFAULT_TARGETS, LoraSpec, Method, TrainingSpec, held_out
+from service.training.spec import (
+    DEFAULT_TARGETS,
+    MAX_RANK,
+    LoraSpec,
+    Method,
+    TrainingSpec,
+    held_out,
+)
 
 FEW_EXAMPLES = 100
 BATCH_SIZE = 8
@@ -71,6 +79,8 @@ class Facts(msgspec.Struct, frozen=True):
     validation_row_format: RowFormat | None = None
     parent: Parent | None = None
     """What the job goes on from."""
+    max_rank: int = MAX_RANK
+    """What the serving engine loads."""
 
 
 def resolve(body: CreateJob, facts: Facts, seed: int) -> tuple[TrainingSpec, JobMethod]:
@@ -108,6 +118,8 @@ def refuse_unsupported(body: CreateJob) -> None:
         _refuse_others(method)
         chosen = getattr(method, method.type)
         _refuse_given(f"method.{method.type}", chosen, NOT_YET[method.type])
+        if chosen is not None:
+            _refuse_unservable(f"method.{method.type}.lora", chosen.lora)
     if body.integrations:
         raise _unsupported("integrations", "Integrations are not supported: nothing is reported.")
 
@@ -214,8 +226,12 @@ def _lora(chosen: LoraChoice, facts: Facts, path: str) -> Lora:
     if facts.parent is not None:
         _check_shape(chosen, given, path)
         targets = list(given.target_modules)
+    rank = given.rank if chosen.rank is None else chosen.rank
+    if rank > facts.max_rank:
+        message = f"The serving engine loads adapters of rank {facts.max_rank} at most, not {rank}."
+        raise BadRequest(message, param=f"{path}.lora.rank")
     return Lora(
-        rank=given.rank if chosen.rank is None else chosen.rank,
+        rank=rank,
         alpha=given.alpha if chosen.alpha is None else chosen.alpha,
         dropout=chosen.dropout,
         target_modules=targets,
@@ -330,6 +346,14 @@ def _refuse_given(path: str, given: Any, fields: tuple[str, ...]) -> None:
         if getattr(given, field, None) is not None:
             param = f"{path}.{field}".lstrip(".")
             raise _unsupported(param, f"The parameter '{param}' is not supported yet.")
+
+
+def _refuse_unservable(path: str, chosen: LoraChoice) -> None:
+    for name in UNSERVABLE:
+        # What PEFT writes where nothing special is wanted changes nothing.
+        if getattr(chosen, name) not in (None, False, "none", [], {}):
+            message = f"The serving engine loads plain LoRA only: it cannot serve '{name}'."
+            raise _unsupported(f"{path}.{name}", message)
 
 
 def _unsupported(param: str, message: str) -> UnsupportedField:

@@ -29,6 +29,7 @@ from service.jobs.resolve import (
 )
 from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList, Quantization
 from service.rendering.examples import RowFormat
+from service.training.spec import MAX_RANK
 from service.wire import new_id, now
 
 POLL_SECONDS = 0.3
@@ -41,7 +42,7 @@ class JobService:
 
     `quantization` is the server's, for jobs that leave it to us; `base_model` is the setting that
     named the base, which a job may say in place of the base's public id. `models` finds what a job
-    goes on from.
+    goes on from; `max_rank` is the serving engine's.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class JobService:
         *,
         quantization: Quantization = "nf4",
         base_model: str = "",
+        max_rank: int = MAX_RANK,
     ) -> None:
         self.database = database
         self.base = base
         self.quantization = quantization
         self.models = models
+        self.max_rank = max_rank
         self.base_names = {base.name, base_model} - {""}
 
     async def create(self, tenant_id: str, body: CreateJob) -> Job:
@@ -204,6 +207,7 @@ class JobService:
             row_format=cast("RowFormat", training.row_format),
             validation_row_format=cast("RowFormat | None", validation and validation.row_format),
             parent=parent,
+            max_rank=self.max_rank,
         )
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from adapters_store import RevisionRef
 from service.errors import EngineUnavailable, ServiceError
 from service.runtime.messages import (
     AskStatus,
@@ -17,6 +18,8 @@ from service.runtime.messages import (
     FromRuntime,
     Generate,
     Generated,
+    Score,
+    Scored,
     Status,
     ToRuntime,
     frame,
@@ -59,6 +62,21 @@ class RemoteEngine:
                     yield message.piece
         finally:
             connection.abandon(call)
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Have the runtime score them; being cancelled cancels over there."""
+        connection = await self._connect()
+        call, inbox = connection.open()
+        try:
+            connection.send(Score(call, revision, [list(prompt) for prompt in prompts]))
+            message = await inbox.get()
+        finally:
+            connection.abandon(call)
+        if isinstance(message, Scored):
+            return message.logprobs
+        raise message if isinstance(message, ServiceError) else EngineUnavailable("no scores")
 
     async def status(self) -> EngineStatus:
         """Ask the runtime; no answer in time counts as no engine."""
@@ -147,7 +165,7 @@ class _Connection:
                 inbox.put_nowait(_lost())
 
     def _deliver(self, message: FromRuntime) -> None:
-        ended = isinstance(message, Finished | Failed)
+        ended = isinstance(message, Finished | Failed | Scored)
         inbox = self._inboxes.pop(message.call, None) if ended else self._inboxes.get(message.call)
         if inbox is not None:
             inbox.put_nowait(raised(message) if isinstance(message, Failed) else message)

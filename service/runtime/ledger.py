@@ -3,13 +3,20 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from adapters_store import RevisionRef, is_blank
+from service.base.probes import Probes
 from service.database import Database
 from service.database.models import JobRow
 from service.jobs.repository import JobRepository
-from service.runtime.publishing import Publisher
+from service.runtime.publishing import Metrics, Publisher
 from service.runtime.story import Story, Told
+from service.serving.gate import Verdict
 from service.training.trainer import (
     EpochDone,
     Started,
@@ -19,6 +26,13 @@ from service.training.trainer import (
 )
 
 _PAGE = 1000
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """A revision whose files are in the store, and what the gate says of it."""
+
+    ref: RevisionRef
+    verdict: Verdict
 
 
 class Ledger:
@@ -37,24 +51,31 @@ class Ledger:
         for event in events:
             batch.append(event)
             if isinstance(event, EpochDone):
-                await self._write(batch, event, await self._publish(event))
+                made = await self._publish(event.adapter, event.step, event.metrics, event.probes)
+                await self._write(batch, event, made)
                 batch = []
         if batch:
             await self._write(batch)
 
     async def succeed(self, outcome: TrainingOutcome, lease_seconds: float) -> str:
-        """Publish the result and end the job; returns how it ended: a late cancel still counts."""
-        digest = await asyncio.to_thread(
-            self._publisher.publish, outcome.adapter, outcome.steps, outcome.metrics
-        )
+        """Publish the result and end the job; returns how it ended.
+
+        A late cancel still counts, and what the publish gate rejects makes the job fail.
+        """
+        assert outcome.probes is not None
+        made = await self._publish(outcome.adapter, outcome.steps, outcome.metrics, outcome.probes)
         async with self._database.write() as session:
             jobs = JobRepository(session)
             if await jobs.heartbeat(*self._lease, lease_seconds):
                 await jobs.finish(*self._lease, "cancelled")
                 return "cancelled"
-            name = await self._publisher.record(session, digest)
+            if not made.verdict.passed:
+                await self._publisher.reject(session, made.ref, made.verdict)
+                await self._fail(jobs, made.verdict, outcome.trained_tokens)
+                return "failed"
+            name = await self._publisher.record(session, made.ref, made.verdict)
             await self._tell(jobs, self._story.once(f"New fine-tuned model created: {name}"))
-            if (alias := await self._publisher.move_alias(session, digest)) is not None:
+            if (alias := await self._publisher.move_alias(session, made.ref.digest)) is not None:
                 await self._tell(jobs, self._story.once(f"Alias {alias} now names {name}"))
             await jobs.finish(
                 *self._lease,
@@ -64,26 +85,52 @@ class Ledger:
             )
             return "succeeded"
 
-    async def _publish(self, event: EpochDone) -> str:
-        return await asyncio.to_thread(
-            self._publisher.publish, event.adapter, event.step, event.metrics
+    async def _publish(self, adapter: Path, step: int, metrics: Metrics, probes: Probes) -> _Made:
+        """Put files into the store, and have them examined there; no row speaks of them yet."""
+        ref = await asyncio.to_thread(self._publisher.publish, adapter, step, metrics)
+        blank = await asyncio.to_thread(is_blank, adapter)
+        probes = msgspec.structs.replace(probes, blank=blank)
+        return _Made(ref, await self._publisher.examine(ref, probes))
+
+    async def _fail(self, jobs: JobRepository, verdict: Verdict, trained_tokens: int) -> None:
+        await jobs.finish(
+            *self._lease,
+            "failed",
+            trained_tokens=trained_tokens,
+            error_code="publish_gate_rejected",
+            error_message=f"The publish gate rejected the adapter: {verdict.reason}",
         )
 
     async def _write(
-        self, events: Sequence[TrainingEvent], epoch: EpochDone | None = None, digest: str = ""
+        self,
+        events: Sequence[TrainingEvent],
+        epoch: EpochDone | None = None,
+        made: _Made | None = None,
     ) -> None:
         told = [told for event in events for told in self._story.tell(event)]
         async with self._database.write() as session:
             jobs = JobRepository(session)
             await self._tell(jobs, told)
             await self._progress(jobs, events)
-            if epoch is not None:
-                name = await self._publisher.record(session, digest, epoch.step)
-                await jobs.record_checkpoint(
-                    *self._lease, step_number=epoch.step, model_name=name, metrics=epoch.metrics
-                )
-                message = f"Checkpoint created at step {epoch.step} with Snapshot ID: {name}"
-                await self._tell(jobs, self._story.once(message))
+            if epoch is not None and made is not None:
+                await self._checkpoint(session, jobs, epoch, made)
+
+    async def _checkpoint(
+        self, session: AsyncSession, jobs: JobRepository, epoch: EpochDone, made: _Made
+    ) -> None:
+        step = epoch.step
+        if not made.verdict.passed:
+            await self._publisher.reject(session, made.ref, made.verdict, step)
+            message = f"Checkpoint at step {step} was rejected by the publish gate and cannot be"
+            message = f"{message} called: {made.verdict.reason}"
+            await self._tell(jobs, self._story.once(message, "warn"))
+            return
+        name = await self._publisher.record(session, made.ref, made.verdict, step)
+        await jobs.record_checkpoint(
+            *self._lease, step_number=step, model_name=name, metrics=epoch.metrics
+        )
+        message = f"Checkpoint created at step {step} with Snapshot ID: {name}"
+        await self._tell(jobs, self._story.once(message))
 
     async def _tell(self, jobs: JobRepository, told: Sequence[Told]) -> None:
         for one in told:

@@ -8,6 +8,7 @@ import asyncio
 
 import msgspec
 
+from adapters_store import RevisionRef
 from service import errors
 from service.errors import EngineUnavailable, ServiceError
 from service.serving.engine import EngineStatus, GenerationRequest, Piece
@@ -24,9 +25,17 @@ class Generate(msgspec.Struct, frozen=True, tag=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Stop a generation; nothing more is said about it."""
+    """Stop a generation or a scoring; nothing more is said about it."""
 
     call: int
+
+
+class Score(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the log-probabilities of prompts."""
+
+    call: int
+    revision: RevisionRef | None
+    prompts: list[list[int]]
 
 
 class AskStatus(msgspec.Struct, frozen=True, tag=True):
@@ -40,6 +49,13 @@ class Generated(msgspec.Struct, frozen=True, tag=True):
 
     call: int
     piece: Piece
+
+
+class Scored(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Score."""
+
+    call: int
+    logprobs: list[list[float]]
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
@@ -65,8 +81,8 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     status: EngineStatus
 
 
-ToRuntime = Generate | Cancel | AskStatus
-FromRuntime = Generated | Finished | Failed | Status
+ToRuntime = Generate | Cancel | Score | AskStatus
+FromRuntime = Generated | Finished | Failed | Scored | Status
 
 to_runtime: msgspec.msgpack.Decoder[ToRuntime] = msgspec.msgpack.Decoder(ToRuntime)
 from_runtime: msgspec.msgpack.Decoder[FromRuntime] = msgspec.msgpack.Decoder(FromRuntime)

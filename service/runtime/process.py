@@ -59,7 +59,7 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
     database = Database(settings.sqlalchemy_url)
     if residence.training is not None:
         duties.append(training.work(parts(settings, owner, residence, database, renderer), stop))
-    if residence.engine is not None:
+    if residence.answers:
         duties.append(_answer(residence, settings, stop))
     residence.conductor.start(residence.generation, residence.training)
     try:
@@ -71,12 +71,11 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
 
 
 async def _answer(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:
-    assert residence.engine is not None
     server = EngineServer(residence.engine, settings.generation_socket)
     await server.start()
     await stop.wait()
+    # The engine itself goes on until the last job has been given back.
     await server.stop(GRACE_SECONDS)
-    await residence.engine.close()
 
 
 async def _until(

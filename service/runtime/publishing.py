@@ -4,18 +4,21 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from adapters_store import Origin
+from adapters_store import Origin, RevisionRef
 from service.adapters.aliases_repository import AliasRepository
 from service.adapters.repository import RevisionRepository
 from service.adapters.weights import WeightedTarget
+from service.base.probes import Probes
 from service.database.models import JobRow
 from service.datasets.repository import FileRepository
 from service.rendering.examples import Example, is_chat
 from service.runtime.training_parts import Parts
+from service.serving.gate import Verdict
 from service.training.spec import TrainingSpec
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -35,25 +38,49 @@ class Publisher:
         self._job = job
         self._origin = origin
 
-    def publish(self, adapter: Path, step: int, metrics: Metrics) -> str:
-        """Put the files into the store and return the revision's digest. Raises InvalidAdapter."""
+    def publish(self, adapter: Path, step: int, metrics: Metrics) -> RevisionRef:
+        """Put the files into the store, as a revision. Raises InvalidAdapter."""
         origin = msgspec.structs.replace(self._origin, step=step, metrics=metrics)
         with self._parts.store.stage() as staged:
             for name in FILES:
                 shutil.copyfile(adapter / name, staged / name)
             job = self._job
-            return self._parts.store.publish(job.tenant_id, job.adapter, staged, origin).ref.digest
+            return self._parts.store.publish(job.tenant_id, job.adapter, staged, origin).ref
 
-    async def record(self, session: AsyncSession, digest: str, step: int | None = None) -> str:
-        """Make a published revision callable once the transaction commits; return its name."""
+    async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
+        """Have a revision judged by the publish gate; by this job, once and for all.
+
+        Raises EngineUnavailable.
+        """
+        async with self._parts.database.read() as session:
+            row = await RevisionRepository(session).row(ref.tenant, ref.adapter, ref.digest)
+        if row is not None and row.gate is not None and row.job_id == self._job.id:
+            return msgspec.convert(row.gate, Verdict)
+        return await self._parts.gate.examine(ref, probes)
+
+    async def record(
+        self, session: AsyncSession, ref: RevisionRef, verdict: Verdict, step: int | None = None
+    ) -> str:
+        """Make a good revision callable once the transaction commits; return its name."""
         return await RevisionRepository(session).record(
-            self._job.tenant_id,
-            self._job.adapter,
-            digest,
+            *_place(ref),
             base_name=self._parts.base.name,
             format=self._origin.format,
             job_id=self._job.id,
             step=step,
+            gate=_report(verdict),
+        )
+
+    async def reject(
+        self, session: AsyncSession, ref: RevisionRef, verdict: Verdict, step: int | None = None
+    ) -> None:
+        """Note a revision that the gate rejected, once the transaction commits."""
+        await RevisionRepository(session).reject(
+            *_place(ref),
+            format=self._origin.format,
+            job_id=self._job.id,
+            step=step,
+            gate=_report(verdict),
         )
 
     async def move_alias(self, session: AsyncSession, digest: str) -> str | None:
@@ -68,6 +95,15 @@ class Publisher:
             job.tenant_id, job.adapter, alias, targets, key_id=None, reason=f"job {job.id}"
         )
         return f"{job.adapter}@{alias}"
+
+
+def _place(ref: RevisionRef) -> tuple[str, str, str]:
+    return ref.tenant, ref.adapter, ref.digest
+
+
+def _report(verdict: Verdict) -> dict[str, Any]:
+    report: dict[str, Any] = msgspec.to_builtins(verdict)
+    return report | {"reason": verdict.reason or None}
 
 
 def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list[str]) -> Origin:

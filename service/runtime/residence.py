@@ -15,9 +15,11 @@ from service.database import Database
 from service.datasets.service import FileService
 from service.rendering.renderer import Renderer
 from service.runtime.conductor import Conductor, Generation, Training
+from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 from service.runtime.training_parts import Parts
+from service.serving.gate import rules_for
 from service.settings import Settings
 from service.telemetry import logger
 from service.training.trainer import Trainer
@@ -31,6 +33,9 @@ CALM_TOKENS = {"cpu": 1024, "cuda": None}
 a CPU one of twice as many makes the longest gaps 1.8 of what they are alone, instead of 1.3, and
 training a sixth quicker; on a GPU a pause waits for two layers at most, whatever their tokens."""
 
+EXAMINED, EXAMINED_AT_ONCE, EXAMINING_TOKENS = 2, 8, 4096
+"""Adapters, sequences and tokens of an engine that only examines what is trained here."""
+
 _log = logger(__name__)
 
 
@@ -41,8 +46,10 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str
     compute_dtype: str
     conductor: Conductor
-    engine: Any | None
-    """A ResidentEngine."""
+    engine: Any
+    """A ResidentEngine: it answers requests, or only examines what is trained here."""
+    answers: bool
+    """Whether it answers requests."""
     batch: Any | None
     """A BatchLoop."""
     trainers: Mapping[str, Trainer]
@@ -51,9 +58,10 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     """For the log: how the base is held and run."""
 
     @property
-    def generation(self) -> Generation | None:
+    def generation(self) -> Generation:
         """What the conductor gives turns to first."""
-        return None if self.engine is None else self.engine.loop
+        loop: Generation = self.engine.loop
+        return loop
 
     @property
     def training(self) -> Training | None:
@@ -62,8 +70,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
 
     def give_up(self) -> None:
         """Tell everybody who waits for a turn that none will come."""
-        if self.engine is not None:
-            self.engine.loop.end()
+        self.engine.loop.end()
         if self.batch is not None:
             self.batch.close()
 
@@ -71,6 +78,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         """End the base's thread, and then whatever still waits for it."""
         self.conductor.stop()
         self.give_up()
+        self.engine.loop.close()
 
 
 def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: bool) -> Residence:
@@ -103,20 +111,20 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     conductor = Conductor(
         shares, stalls, most_tokens, calm_tokens=calm_tokens, pace=Pace(base.device)
     )
-    engine = batch = None
+    batch = None
     trainers: dict[str, Trainer] = {}
-    if generates:
-        engine = ResidentEngine(
-            base,
-            description,
-            adapter_store(settings),
-            renderer,
-            max_resident=settings.max_resident_adapters,
-            max_batch=settings.max_batch,
-            max_queue=settings.max_queue,
-            kv_tokens=settings.kv_tokens or (memory.kv_tokens if memory is not None else 0),
-        )
-        engine.loop.wake = conductor.wake
+    kv_tokens = settings.kv_tokens or (memory.kv_tokens if memory is not None else 0)
+    engine = ResidentEngine(
+        base,
+        description,
+        adapter_store(settings),
+        renderer,
+        max_resident=settings.max_resident_adapters if generates else EXAMINED,
+        max_batch=settings.max_batch if generates else EXAMINED_AT_ONCE,
+        max_queue=settings.max_queue,
+        kv_tokens=kv_tokens if generates else EXAMINING_TOKENS,
+    )
+    engine.loop.wake = conductor.wake
     if trains:
         trainer = BatchTrainer(
             loaded,
@@ -141,6 +149,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
         compute_dtype=loaded.compute_dtype,
         conductor=conductor,
         engine=engine,
+        answers=generates,
         batch=batch,
         trainers=trainers,
         healthy=base.computes,
@@ -168,8 +177,8 @@ def _planned(
     demand = Demand(
         targets=frozenset(model.linears),
         training_slots=settings.training_slots if trains else 0,
-        serving_slots=settings.max_resident_adapters + 1 if generates else 0,
-        kv_tokens=kv_tokens if generates else 0,
+        serving_slots=settings.max_resident_adapters + 1 if generates else EXAMINED + 1,
+        kv_tokens=kv_tokens if generates else EXAMINING_TOKENS,
     )
     each = 2 if loaded.compute_dtype == "bfloat16" else 4
     return plan(model, Held(loaded.quantization, each, loaded.device), demand, free)
@@ -208,6 +217,7 @@ def parts(
         quantization=residence.quantization,
         compute_dtype=residence.compute_dtype,
         trainers=residence.trainers,
+        gate=Gatekeeper(residence.engine, rules_for(residence.compute_dtype, settings.gate_margin)),
         at_once=settings.training_slots,
         healthy=residence.healthy,
         workdirs=root / "jobs",

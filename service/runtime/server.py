@@ -17,6 +17,8 @@ from service.runtime.messages import (
     FromRuntime,
     Generate,
     Generated,
+    Score,
+    Scored,
     Status,
     ToRuntime,
     failure,
@@ -128,19 +130,24 @@ class _Talk:
             if task := self.calls.get(call):
                 task.cancel()
             return
-        if isinstance(message, Generate) and self.closing:
+        if isinstance(message, Generate | Score) and self.closing:
             self._send(failure(call, EngineUnavailable("the generation engine is stopping")))
             return
         self.calls[call] = asyncio.create_task(self._answer(message))
         self.calls[call].add_done_callback(lambda _: self.calls.pop(call, None))
 
-    async def _answer(self, message: Generate | AskStatus) -> None:
+    async def _answer(self, message: Generate | Score | AskStatus) -> None:
+        call, engine = message.call, self._engine
         try:
-            if isinstance(message, AskStatus):
-                self._send(Status(message.call, await self._engine.status()))
-                return
-            await self._generate(message.call, message.request)
-            self._send(Finished(message.call))
+            match message:
+                case AskStatus():
+                    self._send(Status(call, await engine.status()))
+                case Score():
+                    scores = await engine.score(message.revision, message.prompts)
+                    self._send(Scored(call, scores))
+                case Generate():
+                    await self._generate(call, message.request)
+                    self._send(Finished(call))
         except ServiceError as error:
             self._send(failure(message.call, error))
         except Exception:  # noqa: BLE001 - the boundary: no other request may suffer from it

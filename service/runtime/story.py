@@ -16,12 +16,14 @@ from service.training.trainer import (
     TrainingEvent,
 )
 
+Level = Literal["info", "warn"]
+
 
 class Told(msgspec.Struct, frozen=True):
     """One event of the job; with `data` it is a metrics event."""
 
     message: str
-    level: Literal["info", "warn"] = "info"
+    level: Level = "info"
     data: dict[str, Any] | None = None
 
 
@@ -40,9 +42,9 @@ class Story:
         """Turn an event into what is new to the tenant."""
         return [told for told in self._say(event) if self._remember(told)]
 
-    def once(self, message: str) -> list[Told]:
+    def once(self, message: str, level: Level = "info") -> list[Told]:
         """Say something, unless it was said before."""
-        told = Told(message)
+        told = Told(message, level)
         return [told] if self._remember(told) else []
 
     def _say(self, event: TrainingEvent) -> list[Told]:

@@ -9,6 +9,7 @@ from adapters_store import AdapterStore
 from service.base.description import BaseDescription
 from service.database import Database
 from service.rendering.examples import Example
+from service.runtime.gatekeeping import Gatekeeper
 from service.training.trainer import Trainer
 
 
@@ -26,6 +27,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     compute_dtype: str
     trainers: Mapping[str, Trainer]
     """By method."""
+    gate: Gatekeeper
     at_once: int
     """How many jobs may be worked on."""
     healthy: Callable[[], bool]

@@ -1,30 +1,54 @@
 """One request in an engine: where its pieces go, across from the engine's thread to its waiter."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
+import msgspec
+
+from adapters_store import RevisionRef
 from service.errors import ServiceError
 from service.serving.engine import GenerationRequest, Piece
 
-Event = Piece | ServiceError | None
-"""None: every choice has finished."""
+
+class ScoreRequest(msgspec.Struct, frozen=True):
+    """Prompts whose log-probabilities are wanted."""
+
+    revision: RevisionRef | None
+    prompts: Sequence[Sequence[int]]
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """Those of one prompt's tokens from the second on."""
+
+    index: int
+    logprobs: list[float]
+
+
+Event = Piece | Scored | ServiceError | None
+"""None: every choice, or prompt, has finished."""
 
 
 class Call:
     """Made by the waiter in its event loop; fed by the engine's thread through a Courier."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest | ScoreRequest) -> None:
         self.request = request
         self.open: set[int] = set()
         self.loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
+    @property
+    def parts(self) -> int:
+        """How many sequences it asks for."""
+        request = self.request
+        return len(request.prompts) if isinstance(request, ScoreRequest) else request.sampling.n
+
     def put(self, event: Event) -> None:
         """Hand over an event; in the waiter's loop only."""
         self._events.put_nowait(event)
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield the pieces; raise the error that ends the call early."""
+    async def answers(self) -> AsyncIterator[Piece | Scored]:
+        """Yield what comes; raise the error that ends the call early."""
         while (event := await self._events.get()) is not None:
             if isinstance(event, ServiceError):
                 raise event

@@ -4,7 +4,7 @@ An engine knows nothing of tenants' rights, HTTP or chat templates: a request na
 revision, or none for the base.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -105,6 +105,16 @@ class Engine(Protocol):
         step) EngineUnavailable when the engine is not there, dies, or its queue is full, and
         ServiceError subclasses when the revision cannot be loaded: never answers with the base
         instead.
+        """
+        ...
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Give the log-probabilities (natural) of each prompt's tokens from the second on.
+
+        Each given all before it, of the model's whole distribution. Raises as `generate` does, and
+        BadRequest for a prompt of fewer than two tokens or beyond the context.
         """
         ...
 

@@ -16,14 +16,15 @@ from typing import Any
 import msgspec
 
 from adapters_store import RevisionRef
-from service.base.rows import Pick, Row
+from service.base.rows import Pick, Row, Score
 from service.errors import EngineUnavailable, ServiceError
 from service.serving.admission import Admission
 from service.serving.backend import Backend
-from service.serving.calls import Call, Courier
-from service.serving.choices import Choice, chances
+from service.serving.calls import Call, Courier, Scored, ScoreRequest
+from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, Sampling
 from service.serving.residency import Residency
+from service.serving.rows import generated_row, scored_row
 from service.telemetry import logger
 
 _log = logger(__name__)
@@ -31,8 +32,11 @@ _log = logger(__name__)
 
 class _Sequence(msgspec.Struct, frozen=True):
     call: Call
-    choice: Choice
     row: Row
+    index: int
+    """Which of the call's."""
+    choice: Choice | None = None
+    """None: it is scored."""
 
 
 class GenerationLoop:
@@ -156,9 +160,8 @@ class GenerationLoop:
             message()
 
     def _submit(self, call: Call) -> None:
-        request = call.request
-        keys = [next(self._keys) for _ in range(request.sampling.n)]
-        if not self._admission.offer(keys, request.revision):
+        keys = [next(self._keys) for _ in range(call.parts)]
+        if not self._admission.offer(keys, call.request.revision):
             self._courier.add(call, EngineUnavailable("too many requests are waiting"))
             return
         call.open.update(keys)
@@ -167,27 +170,13 @@ class GenerationLoop:
         self._admit()
 
     def _sequence(self, call: Call, key: int, index: int) -> _Sequence:
-        request, sampling, ref = call.request, call.request.sampling, call.request.revision
-        choice = self._make_choice(index, sampling)
-        row = Row(
-            key=key,
-            adapter=None if ref is None else self._backend.name(ref),
-            salt=request.tenant,
-            prompt=request.prompt,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            repetition_penalty=sampling.repetition_penalty,
-            logit_bias=sampling.logit_bias,
-            min_tokens=sampling.min_tokens,
-            ends=choice.ends,
-            logprobs=sampling.logprobs,
-            chance=chances(sampling.seed, index).random,
-        )
-        return _Sequence(call, choice, row)
+        request = call.request
+        adapter = None if request.revision is None else self._backend.name(request.revision)
+        if isinstance(request, ScoreRequest):
+            return _Sequence(call, scored_row(key, adapter, request.prompts[index]), index)
+        choice = self._make_choice(index, request.sampling)
+        row = generated_row(key, adapter, request, index, choice.ends)
+        return _Sequence(call, row, index, choice)
 
     def _admit(self) -> None:
         decision = self._admission.decide()
@@ -227,6 +216,7 @@ class GenerationLoop:
         self._fail(result.lost, EngineUnavailable("the generation engine failed at this request"))
         self._generated += len(result.picks)
         done = [pick.key for pick in result.picks if self._take(pick)]
+        done += [score.key for score in result.scores if self._tell(score)]
         self._finish(done)
         if done or result.lost:
             self._admit()
@@ -234,13 +224,21 @@ class GenerationLoop:
     def _take(self, pick: Pick) -> bool:
         """Hand a token to its choice; True when that was its last."""
         sequence = self._sequences.get(pick.key)
-        if sequence is None:
+        if sequence is None or sequence.choice is None:
             return False
         piece = sequence.choice.take(pick.token, pick.logprob, pick.top)
         if piece is None:
             return False
         self._courier.add(sequence.call, piece)
         return piece.finish_reason is not None
+
+    def _tell(self, score: Score) -> bool:
+        """Hand a score over; False if nobody waits for it any more."""
+        sequence = self._sequences.get(score.key)
+        if sequence is None:
+            return False
+        self._courier.add(sequence.call, Scored(sequence.index, score.logprobs))
+        return True
 
     def _finish(self, keys: Collection[int]) -> None:
         calls = [self._sequences[key].call for key in keys]

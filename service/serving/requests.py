@@ -1,5 +1,6 @@
 """What every engine refuses in the same words. Pure."""
 
+from collections.abc import Sequence
 from math import inf, isfinite
 
 from service.errors import BadRequest
@@ -30,6 +31,20 @@ def check_request(request: GenerationRequest, context_length: int, vocabulary: i
     for field, fine in _bounds(sampling).items():
         if not fine:
             raise BadRequest(f"{field} is out of range", param=field)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], context_length: int, vocabulary: int) -> None:
+    """Raise BadRequest for what no engine can score."""
+    if not prompts or any(len(prompt) < 2 for prompt in prompts):
+        raise BadRequest("a prompt to score has two tokens or more", param="prompts")
+    if any(not 0 <= token < vocabulary for prompt in prompts for token in prompt):
+        raise BadRequest("a prompt holds unknown tokens", param="prompts")
+    if (longest := max(map(len, prompts))) > context_length:
+        raise BadRequest(
+            f"a prompt of {longest} tokens exceeds the {context_length} that there is room for",
+            param="prompts",
+            code="context_length_exceeded",
+        )
 
 
 def check_tokens(sampling: Sampling, vocabulary: int) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
 from adapters_store import (
     AdapterStore,
@@ -22,11 +22,11 @@ from service.base.segmented.base import SegmentedBase
 from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound
 from service.rendering.detokenizer import Detokenizer
 from service.rendering.renderer import Renderer
-from service.serving.calls import Call
+from service.serving.calls import Call, Scored, ScoreRequest
 from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, GenerationRequest, Piece, Sampling
 from service.serving.generation_loop import GenerationLoop
-from service.serving.requests import check_request
+from service.serving.requests import check_prompts, check_request
 
 
 class ResidentEngine:
@@ -74,10 +74,27 @@ class ResidentEngine:
         call = Call(request)
         self.loop.submit(call)
         try:
-            async for piece in call.pieces():
-                yield piece
+            async for piece in call.answers():
+                if isinstance(piece, Piece):
+                    yield piece
         finally:
             self.loop.cancel(call)
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Take the prompts into the running batch, chunk by chunk, beside everyone else."""
+        check_prompts(prompts, min(self._base.context_length, self._room), self._vocabulary)
+        call = Call(ScoreRequest(revision, prompts))
+        self.loop.submit(call)
+        scores: dict[int, list[float]] = {}
+        try:
+            async for scored in call.answers():
+                if isinstance(scored, Scored):
+                    scores[scored.index] = scored.logprobs
+        finally:
+            self.loop.cancel(call)
+        return [scores[index] for index in range(len(prompts))]
 
     async def status(self) -> EngineStatus:
         """Report how it was after the last step."""

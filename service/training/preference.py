@@ -12,6 +12,7 @@ from trl import DPOConfig, DPOTrainer
 
 from service.base.loading import LoadedBase
 from service.training.pairs import Pair, Pairs, render_pairs
+from service.training.probing import of_pairs
 from service.training.reporting import Schedule
 from service.training.resumable import Resumable, arguments, no_tokenizer
 from service.training.rows import IGNORED, micro_batch
@@ -55,6 +56,7 @@ class PreferenceTrainer(SoloTrainer):
             counts=Counts(len(pairs.train), len(pairs.validation), pairs.truncated, pairs.dropped),
             evaluate=lambda step: _evaluate(trainer, pairs, step),
             logged={name: name for name in REWARDS},
+            probes=of_pairs(pairs.train, pairs.validation, (spec.dpo or DpoSpec()).beta),
         )
 
 

@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from service.rendering.renderer import Renderer
 from service.training.batch.order import Order
+from service.training.probing import of_prompts
 from service.training.prompts import Prompt, Prompts, render_prompts
 from service.training.reporting import Schedule
 from service.training.resumable import Resumable, arguments
@@ -66,6 +67,7 @@ class ReinforcementTrainer(SoloTrainer):
             counts=Counts(len(prompts.train), len(prompts.validation), 0, prompts.dropped),
             evaluate=lambda step: trainer.measure(step, chosen.eval_samples),
             logged=LOGGED,
+            probes=of_prompts(prompts.train),
         )
 
     def _arguments(

@@ -1,11 +1,13 @@
 """TRL's trainers, held to checkpoints that are whole or absent and to no network."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -53,6 +55,27 @@ class Resumable(Trainer):
     def write(self, folder: Path) -> Path:
         """Write the adapter as it is now."""
         return lora.write(self.model, folder, self._base_name, self._method)
+
+    def score(self, sequences: Sequence[Sequence[int]], *, bare: bool) -> list[list[float]]:
+        """Give the log-probabilities of each sequence's tokens from the second on.
+
+        Without the adapter if `bare`. Draws no random numbers.
+        """
+        model, training = self.model, self.model.training
+        model.eval()
+        worn = model.disable_adapter() if bare else nullcontext()
+        try:
+            with torch.no_grad(), self.accelerator.autocast(), worn:
+                return [self._score(each) for each in sequences]
+        finally:
+            model.train(training)
+
+    def _score(self, sequence: Sequence[int]) -> list[float]:
+        ids = torch.tensor([list(sequence)], device=self.args.device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, :-1]
+        scores = logits.float().log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+        found: list[float] = scores.tolist()
+        return found
 
     def _save_checkpoint(self, _model: Any, _trial: Any) -> None:
         assert self._checkpoints is not None

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from service.base.loading import LoadedBase
+from service.base.probes import Probes
 from service.rendering.renderer import Renderer
 from service.training import lora
 from service.training.checkpoints import Checkpoints
+from service.training.probing import scored, sequences
 from service.training.reporting import Reporter, Schedule
 from service.training.resumable import REQUIRED, Resumable
 from service.training.spec import TrainingSpec
@@ -60,6 +62,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """Measures at a step; draws no random numbers that training would have drawn."""
     logged: Mapping[str, str]
     """See Reporter."""
+    probes: Probes
+    """What its adapters are examined by, not yet scored."""
 
     def go(
         self, report: Callable[[TrainingEvent], None], should_stop: Callable[[], bool]
@@ -75,18 +79,20 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             should_stop=should_stop,
             evaluate=self.evaluate,
             end_epoch=lambda epoch, step: report(
-                EpochDone(epoch, step, self._write("epoch"), dict(trainer.metrics))
+                EpochDone(epoch, step, self._write("epoch"), dict(trainer.metrics), self._probed())
             ),
         )
         trainer.add_callback(reporter)
         report(self._started())
         trainer.run(self.checkpoints, lambda step: report(CheckpointDue(step)))
+        stopped = trainer.state.global_step < self.schedule.total_steps
         return TrainingOutcome(
             adapter=self._write("final"),
             steps=trainer.state.global_step,
             trained_tokens=int(trainer.state.num_input_tokens_seen),
-            stopped=trainer.state.global_step < self.schedule.total_steps,
+            stopped=stopped,
             metrics=dict(trainer.metrics),
+            probes=None if stopped else self._probed(),
         )
 
     def _started(self) -> Started:
@@ -98,6 +104,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             truncated_examples=self.counts.truncated,
             dropped_examples=self.counts.dropped,
         )
+
+    def _probed(self) -> Probes:
+        base, adapter = (
+            self.trainer.score(sequences(self.probes), bare=bare) for bare in (True, False)
+        )
+        return scored(self.probes, base, adapter)
 
     def _write(self, name: str) -> Path:
         folder = self.task.workdir / name
@@ -135,7 +147,7 @@ class SoloTrainer(ABC):
         _refuse(task.spec)
         while not _ALONE.acquire(timeout=WAIT_SECONDS):
             if should_stop():
-                return TrainingOutcome(task.workdir, 0, 0, stopped=True, metrics={})
+                return TrainingOutcome(task.workdir, 0, 0, stopped=True, metrics={}, probes=None)
         try:
             model = twin(self.loaded.model, self._pause)
             lora.check_targets(model, task.spec.lora, task.spec.method)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from service.base.probes import Probes
 from service.rendering.examples import Example
 from service.training.spec import TrainingSpec
 
@@ -83,6 +84,8 @@ class EpochDone(msgspec.Struct, frozen=True, tag=True):
     step: int
     adapter: Path
     metrics: dict[str, float | None]
+    probes: Probes
+    """Rows of the task, and what the trainer makes of them with this adapter and without."""
 
 
 class CheckpointDue(msgspec.Struct, frozen=True, tag=True):
@@ -129,6 +132,8 @@ class TrainingOutcome(msgspec.Struct, frozen=True):
     trained_tokens: int
     stopped: bool
     metrics: dict[str, float | None]
+    probes: Probes | None
+    """As an epoch's; None when stopped."""
 
 
 class TrainingError(Exception):

@@ -308,6 +308,48 @@ async def test_an_adapter_in_use_is_not_evicted_and_who_needs_no_room_goes_on(ho
         assert (await anext(pieces)).finish_reason is None
 
 
+PROMPTS = [[5, 6, 7, 8, 9], [30, 31], [5, 6, 7, 9, 9, 40, 41], [60] * CONTEXT]
+
+
+async def test_each_adapter_and_the_base_have_their_own_scores(house: House) -> None:
+    scores = [await house.engine.score(ref, PROMPTS) for ref in (None, *house.refs)]
+    for each in scores:
+        assert [len(found) for found in each] == [len(prompt) - 1 for prompt in PROMPTS]
+        assert all(math.isfinite(value) and value <= 0 for found in each for value in found)
+    firsts = {round(each[0][0], 3) for each in scores}
+    assert len(firsts) == 4
+
+
+async def test_scores_do_not_depend_on_company(house: House) -> None:
+    targets = [None, *house.refs]
+    alone = [await house.engine.score(ref, PROMPTS) for ref in targets]
+    async with house.begun(house.request(house.refs[0], max_tokens=200)):
+        company = [await house.engine.score(ref, PROMPTS[:1]) for ref in targets]
+    for one, among in zip(alone, company, strict=True):
+        assert among[0] == pytest.approx(one[0], abs=1e-4)
+    assert (await house.until(lambda status: status.running == 0)).waiting == 0
+
+
+async def test_what_cannot_be_scored_is_refused(house: House) -> None:
+    for wrong in ([], [[]], [[5]], [[5, 6], [7]], [[5, -1]], [[5, 1 << 20]], [[5] * (CONTEXT + 1)]):
+        with pytest.raises(BadRequest):
+            await house.engine.score(None, wrong)
+    for ref in (RevisionRef("acme", "support", "f" * 64), RevisionRef("globex", "style", "0" * 64)):
+        with pytest.raises(NotFound) as caught:
+            await house.engine.score(ref, PROMPTS)
+        assert caught.value.code == "model_not_found"
+
+
+async def test_a_score_that_nobody_waits_for_any_more_frees_its_place(house: House) -> None:
+    tasks = [asyncio.create_task(house.engine.score(ref, PROMPTS)) for ref in house.refs]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await house.until(lambda status: (status.running, status.waiting) == (0, 0))
+    assert (await house.answer()).tokens == 12
+
+
 async def test_status_tells_what_runs(house: House) -> None:
     idle = await house.engine.status()
     assert (idle.ready, idle.running, idle.waiting, idle.resident) == (True, 0, 0, [])

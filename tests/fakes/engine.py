@@ -2,14 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from msgspec.structs import replace
 
 from adapters_store import AdapterStore, InvalidAdapter, RevisionNotFound, RevisionRef
 from service.errors import Conflict, EngineUnavailable, NotFound
 from service.serving.engine import EngineStatus, GenerationRequest, Piece
-from service.serving.requests import check_request
+from service.serving.requests import check_prompts, check_request
 from service.serving.stopping import StopMatcher
 from tests.fakes.words import (
     END,
@@ -18,6 +18,7 @@ from tests.fakes.words import (
     default_answer,
     ends,
     logprobs_of,
+    scores_of,
     script,
     token_id,
 )
@@ -72,6 +73,15 @@ class FakeEngine:
             raise
         finally:
             self._leave(request)
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Score by the weights of the revision."""
+        self._require()
+        check_prompts(prompts, self._context, VOCABULARY)
+        weights = b"" if revision is None else self._open(revision)
+        return [scores_of(weights, prompt) for prompt in prompts]
 
     async def status(self) -> EngineStatus:
         """Count truthfully."""
@@ -142,11 +152,11 @@ class FakeEngine:
             self._loads += 1
         self._resident[ref] = self._resident.pop(ref, 0) + 1
 
-    def _open(self, ref: RevisionRef) -> None:
+    def _open(self, ref: RevisionRef) -> bytes:
         if self._store is None:
-            return
+            return ref.digest.encode()
         try:
-            self._store.open(ref)
+            return (self._store.open(ref).path / "adapter_model.safetensors").read_bytes()
         except RevisionNotFound:
             raise NotFound("the revision does not exist", code="model_not_found") from None
         except InvalidAdapter as fault:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from service.base.probes import Probe, Probes
 from service.rendering.examples import ChatExample, Example
 from service.training.checkpoints import Checkpoints
 from service.training.early_stopping import Watch, is_over, watch
@@ -26,6 +27,7 @@ from service.training.trainer import (
     TrainingTask,
 )
 from tests.builders import a_peft_folder, lora_weights
+from tests.fakes.words import scores_of
 
 WEIGHTS, STATE = "adapter_model.safetensors", "state.json"
 BEST = "best.safetensors"
@@ -126,6 +128,7 @@ class _Run:
             trained_tokens=self.state.tokens,
             stopped=stopped,
             metrics=dict(self.state.metrics if watch is None else self.state.best_metrics),
+            probes=None if stopped else self._probed(self.task.workdir / "final"),
         )
 
     @property
@@ -156,7 +159,8 @@ class _Run:
         if step % self.per_epoch == 0:
             adapter = self._write("epoch")
             epoch = step // self.per_epoch
-            self.report(EpochDone(epoch, step, adapter, dict(self.state.metrics)))
+            probes = self._probed(adapter)
+            self.report(EpochDone(epoch, step, adapter, dict(self.state.metrics), probes))
         due = step % self.checkpoint_steps == 0 or step % self.per_epoch == 0
         if stopping or due or self._is_over:
             self.report(CheckpointDue(step))
@@ -180,6 +184,12 @@ class _Run:
             self.report(StoppedEarly(step, self.total, seen.waited))
         if seen is not None and seen.best_step < step:
             self.report(BestTaken(seen.best_step, seen.best))
+
+    def _probed(self, adapter: Path) -> Probes:
+        """Score bytes of the examples by the weights, as the fake engine does."""
+        rows = [list(msgspec.json.encode(example)[:64]) for example in self.train[:4]]
+        weights = (adapter / WEIGHTS).read_bytes()
+        return Probes([Probe(row, scores_of(b"", row), scores_of(weights, row)) for row in rows])
 
     def _write(self, name: str, weights: Weights | None = None) -> Path:
         folder = self.task.workdir / name

@@ -72,6 +72,16 @@ def logprobs_of(likeliest: str, word: str, top: int | None) -> list[TokenLogprob
     return [_named(word, ranking.index(word), best)]
 
 
+def scores_of(weights: bytes, prompt: Sequence[int]) -> list[float]:
+    """Log-probabilities of a prompt's tokens, by the weights and all tokens before."""
+    model = hashlib.sha256(weights).digest()
+    before = [hashlib.sha256(repr(prompt[:at]).encode()).digest() for at in range(1, len(prompt))]
+    return [
+        -random.Random(model + context + str(token).encode()).expovariate(1)
+        for context, token in zip(before, prompt[1:], strict=True)
+    ]
+
+
 def _ranking(likeliest: str) -> list[str]:
     return [likeliest, *(f" {other}" for other in WORDS if other != likeliest.strip())]
 

@@ -114,6 +114,9 @@ async def test_revisions_are_listed_newest_first_with_their_names(
         "job_id": "ftjob-1",
         "step": None,
         "format": "chat",
+        "status": "published",
+        "gate": None,
+        "override": None,
     }
     assert [model["id"] for model in oldest["models"]] == [checkpoint]
     assert (oldest["digest"], oldest["step"]) == (A, 4)

@@ -138,6 +138,20 @@ async def test_few_examples_and_long_ones_are_warned_about(
             {"method": {"type": "supervised", "supervised": {"lora": {"target_modules": ["x"]}}}},
             "method.supervised.lora.target_modules",
         ),
+        *[
+            (
+                {"method": {"type": kind, kind: {"lora": {name: value}}}},
+                f"method.{kind}.lora.{name}",
+            )
+            for kind in ("supervised", "dpo")
+            for name, value in {
+                "use_dora": True,
+                "bias": "all",
+                "modules_to_save": ["lm_head"],
+                "rank_pattern": {"q_proj": 4},
+                "target_modules": ["lm_head"],
+            }.items()
+        ],
         ({"method": {"type": "dpo"}}, "training_file"),
         ({"method": {"type": "sft"}}, "method.type"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),

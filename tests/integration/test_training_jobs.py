@@ -30,10 +30,13 @@ from service.jobs.leases import MAX_ATTEMPTS
 from service.jobs.repository import JobRepository
 from service.rendering.examples import Example
 from service.runtime import training
+from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.training_parts import Parts
+from service.serving.gate import Rules
 from service.settings import BUNDLED_BASE
 from service.training.spec import BaseAdapter, EarlyStopping, TrainingSpec
 from service.training.trainer import TrainingError
+from tests.fakes.engine import FakeEngine
 from tests.fakes.trainer import FakeTrainer
 from tests.unit.training.tasks import Interrupted, chat, examples
 
@@ -66,6 +69,7 @@ class Workshop:
         self.database = database
         self.gate = Gate()
         self.store = FilesystemAdapterStore(root / "adapters")
+        self.engine = FakeEngine(self.store)
         self.files: dict[str, list[Example]] = {"file-1": examples(20)}
         self.parts = Parts(
             owner="training-1",
@@ -78,6 +82,7 @@ class Workshop:
             quantization="nf4",
             compute_dtype="float32",
             trainers={"supervised": FakeTrainer(3, self.gate)},
+            gate=Gatekeeper(self.engine, Rules(), delays=[0.0]),
             at_once=1,
             healthy=lambda: False,
         )

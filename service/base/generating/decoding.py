@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.base.generating.blocks import Blocks, root
 from service.base.generating.schedule import CHUNK_TOKENS, Chunk, Schedule
-from service.base.rows import KvUse, Round, Row
+from service.base.rows import KvUse, Pick, Round, Row, Score
 from service.base.sampling import pick
 
 
@@ -25,6 +25,12 @@ class Model(Protocol):
     def clear(self, blocks: Sequence[int]) -> None: ...
     def drop(self, keys: Collection[int]) -> None: ...
     def forward(self, adapters: Sequence[str | None], chunks: Sequence[Chunk]) -> Tensor: ...
+    def score(
+        self,
+        adapters: Sequence[str | None],
+        chunks: Sequence[Chunk],
+        following: Sequence[Sequence[int]],
+    ) -> list[list[float]]: ...
 
 
 class NoRoom(Exception):
@@ -39,6 +45,7 @@ class DecodingBatch:
         self._schedule = Schedule(model.blocks, model.most, chunk_tokens, model.beside)
         self._rows: dict[int, Row] = {}
         self._generated: dict[int, list[int]] = {}
+        self._scores: dict[int, list[float]] = {}
 
     @property
     def busy(self) -> bool:
@@ -55,7 +62,7 @@ class DecodingBatch:
         """Let rows in; the next rounds take in their prompts."""
         for row in rows:
             self._rows[row.key] = row
-            self._generated[row.key] = []
+            self._generated[row.key], self._scores[row.key] = [], []
             self._schedule.add(row.key, root(row.salt, row.adapter), row.prompt)
 
     def drop(self, keys: Collection[int]) -> None:
@@ -65,9 +72,12 @@ class DecodingBatch:
         for key in keys:
             self._rows.pop(key, None)
             self._generated.pop(key, None)
+            self._scores.pop(key, None)
 
     def round(self) -> Round:
         """Run one forward pass: the next token of each running row, chunks of prompts, or both.
+
+        Rows that are to be scored have a pass of their own.
 
         Never raises: rows without which the pass would not have failed are not lost.
         """
@@ -83,7 +93,9 @@ class DecodingBatch:
                 result.faults.append(fault)
                 self._lose([chunk.key for chunk in step.chunks], result)
             else:
-                self._run(step.chunks, result)
+                scored = {chunk.key for chunk in step.chunks if self._rows[chunk.key].scored}
+                self._run([chunk for chunk in step.chunks if chunk.key not in scored], result)
+                self._run([chunk for chunk in step.chunks if chunk.key in scored], result)
         return result
 
     def _run(self, chunks: Sequence[Chunk], result: Round) -> None:
@@ -91,10 +103,7 @@ class DecodingBatch:
             return
         rows = [self._rows[chunk.key] for chunk in chunks]
         try:
-            logits = self._model.forward([row.adapter for row in rows], chunks)
-            wanted = [row for row, chunk in zip(rows, chunks, strict=True) if chunk.last]
-            made = [self._generated[row.key] for row in wanted]
-            picks = pick(logits, wanted, made) if wanted else []
+            picks = self._score(rows, chunks) if rows[0].scored else self._pick(rows, chunks)
         except Exception as fault:  # noqa: BLE001 - whatever it was, the other rows must go on
             result.faults.append(fault)
             if len(chunks) == 1:
@@ -111,7 +120,31 @@ class DecodingBatch:
         for key, token in tokens.items():
             self._generated[key].append(token)
         result.picks += picks
+        over = [chunk.key for row, chunk in zip(rows, chunks, strict=True) if _is_over(row, chunk)]
+        result.scores += [Score(key, self._scores[key]) for key in over]
+        self.drop(over)
+
+    def _pick(self, rows: Sequence[Row], chunks: Sequence[Chunk]) -> list[Pick]:
+        logits = self._model.forward([row.adapter for row in rows], chunks)
+        wanted = [row for row, chunk in zip(rows, chunks, strict=True) if chunk.last]
+        made = [self._generated[row.key] for row in wanted]
+        return pick(logits, wanted, made) if wanted else []
+
+    def _score(self, rows: Sequence[Row], chunks: Sequence[Chunk]) -> list[Pick]:
+        following = [
+            row.prompt[chunk.start + 1 : chunk.end + 1]
+            for row, chunk in zip(rows, chunks, strict=True)
+        ]
+        found = self._model.score([row.adapter for row in rows], chunks, following)
+        for row, chunk, scores in zip(rows, chunks, found, strict=True):
+            # What was sent back to wait comes again, from a block's beginning.
+            self._scores[row.key][chunk.start :] = scores
+        return []
 
     def _lose(self, keys: Collection[int], result: Round) -> None:
         self.drop(keys)
         result.lost += keys
+
+
+def _is_over(row: Row, chunk: Chunk) -> bool:
+    return row.scored and chunk.last

@@ -14,6 +14,7 @@ from service.base.generating.room import tokens_that_fit
 from service.base.generating.schedule import Chunk
 from service.base.generating.tables import Tables
 from service.base.segmented.base import SegmentedBase
+from service.base.segmented.batch import Batch
 from service.base.segmented.layout import Part
 
 CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
@@ -74,10 +75,7 @@ class GenerationModel:
         Gives the logits after those that are their sequence's last, `[n, vocabulary]`, in the given
         order. Raises KeyError for an adapter that is not there.
         """
-        slots = [self.adapters.slot(name) for name in adapters]
-        order = sorted(range(len(chunks)), key=lambda at: (slots[at] is None, slots[at] or 0))
-        sorted_slots = [slots[at] for at in order]
-        sorted_chunks = [chunks[at] for at in order]
+        order, sorted_slots, sorted_chunks = self._sorted(adapters, chunks)
         decodes = all(len(chunk.tokens) == 1 and chunk.last for chunk in chunks)
         if self._graphs is not None and decodes:
             tables = self._tables.of(sorted_chunks)
@@ -87,7 +85,77 @@ class GenerationModel:
         ranks = _ranks(order, chunks)
         return logits if ranks == list(range(len(ranks))) else logits[ranks]
 
+    def score(
+        self,
+        adapters: Sequence[str | None],
+        chunks: Sequence[Chunk],
+        following: Sequence[Sequence[int]],
+    ) -> list[list[float]]:
+        """Compute chunks likewise, and give the log-probabilities of tokens that follow.
+
+        `following` are the tokens after a chunk's first, second and so on; maybe none after its
+        last. Raises KeyError for an adapter that is not there.
+        """
+        order, slots, ordered = self._sorted(adapters, chunks)
+        batch, spans = self._batch(slots, ordered)
+        places = [
+            span.begin + n
+            for span, at in zip(spans, order, strict=True)
+            for n in range(len(following[at]))
+        ]
+        tokens = [token for at in order for token in following[at]]
+        with self._base.running(batch):
+            hidden = self._hidden(batch, ordered)
+            found = self._logprobs(hidden, places, tokens)
+        scores: dict[int, list[float]] = {}
+        for at in order:
+            scores[at], found = found[: len(following[at])], found[len(following[at]) :]
+        return [scores[at] for at in range(len(chunks))]
+
+    def _logprobs(
+        self, hidden: Tensor, places: Sequence[int], tokens: Sequence[int]
+    ) -> list[float]:
+        if not places:
+            return []
+        device = self._base.device
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        losses = self._base.loss(
+            hidden,
+            torch.tensor(places, device=device),
+            torch.tensor(tokens, device=device),
+            torch.zeros(len(places), dtype=exact, device=device),
+        )
+        found: list[float] = (-losses.nll).tolist()
+        return found
+
+    def _sorted(
+        self, adapters: Sequence[str | None], chunks: Sequence[Chunk]
+    ) -> tuple[list[int], list[int | None], list[Chunk]]:
+        """Give the order of slots, the bare base last; and slots and chunks in it."""
+        slots = [self.adapters.slot(name) for name in adapters]
+        order = sorted(range(len(chunks)), key=lambda at: (slots[at] is None, slots[at] or 0))
+        return order, [slots[at] for at in order], [chunks[at] for at in order]
+
     def _eager(self, slots: Sequence[int | None], chunks: Sequence[Chunk]) -> Tensor:
+        batch, spans = self._batch(slots, chunks)
+        with self._base.running(batch):
+            hidden = self._hidden(batch, chunks)
+        last = [
+            span.begin + span.count - 1
+            for span, chunk in zip(spans, chunks, strict=True)
+            if chunk.last
+        ]
+        if len(last) < len(hidden):
+            hidden = hidden[last]
+        return self._base.logits(hidden)
+
+    def _hidden(self, batch: Batch, chunks: Sequence[Chunk]) -> Tensor:
+        ids = [token for chunk in chunks for token in chunk.tokens]
+        return self._base.hidden(batch, torch.tensor(ids, device=self._base.device))
+
+    def _batch(
+        self, slots: Sequence[int | None], chunks: Sequence[Chunk]
+    ) -> tuple[Batch, list[Span]]:
         spans = _spans(chunks)
         singles = [chunk for chunk in chunks if len(chunk.tokens) == 1]
         batch = self._base.batch(
@@ -96,17 +164,7 @@ class GenerationModel:
             places=[at for chunk in chunks for at in range(chunk.start, chunk.end)],
             attend=paged_spans(self._cache, spans, self._tables.of(singles)),
         )
-        ids = [token for chunk in chunks for token in chunk.tokens]
-        with self._base.running(batch):
-            hidden = self._base.hidden(batch, torch.tensor(ids, device=self._base.device))
-        last = [
-            span.begin + span.count - 1
-            for span, chunk in zip(spans, chunks, strict=True)
-            if chunk.last
-        ]
-        if len(last) < len(ids):
-            hidden = hidden[last]
-        return self._base.logits(hidden)
+        return batch, spans
 
 
 def measure(base: SegmentedBase) -> KvShape:

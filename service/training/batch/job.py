@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 import msgspec
 
+from service.base.probes import Probes
 from service.base.segmented.optimizer import AdamW
 from service.training.batch.examples import Sweep
 from service.training.batch.faults import non_finite
@@ -13,8 +14,10 @@ from service.training.batch.keeper import Keeper
 from service.training.batch.packing import Waiting
 from service.training.batch.plan import Plan
 from service.training.batch.resident import Resident
+from service.training.batch.row import score
 from service.training.batch.states import Metrics, State
 from service.training.early_stopping import is_over, watch
+from service.training.probing import scored, sequences
 from service.training.trainer import (
     BestTaken,
     Evaluated,
@@ -168,7 +171,8 @@ class Job:
         # The checkpoint lies behind the report: a crash in between repeats it, and never loses it.
         state = self._state()
         if self._ends_epoch:
-            self._keeper.epoch(step // self._plan.order.steps_per_epoch, state)
+            epoch = step // self._plan.order.steps_per_epoch
+            self._keeper.epoch(epoch, state, self._probed())
         self._keeper.checkpoint(state)
         self._go_on(state)
 
@@ -176,9 +180,11 @@ class Job:
         step = self._progress.step
         if step == self._plan.order.total_steps or self._is_over:
             self._tell_of_the_end()
-            self._keeper.end(self.result, state or self._state(), stopped=False)
+            state = state or self._state()
+            self._resident.slots.put(self.slot, state.made.weights)
+            self._keeper.end(self.result, state, self._probed())
         elif self._stopping:
-            self._keeper.end(self.result, state or self._state(), stopped=True)
+            self._keeper.end(self.result, state or self._state(), None)
         else:
             self.sweep = self._plan.sweep(step)
 
@@ -190,6 +196,12 @@ class Job:
             self._keeper.tell(StoppedEarly(step, last, seen.waited))
         if seen.best_step < step:
             self._keeper.tell(BestTaken(seen.best_step, seen.best))
+
+    def _probed(self) -> Probes:
+        """Score the probes with the slot's weights as they are, and without."""
+        asked = sequences(self._plan.probes)
+        base, adapter = (score(self._resident, slot, asked) for slot in (None, self.slot))
+        return scored(self._plan.probes, base, adapter)
 
     def _state(self) -> State:
         self._keeper.wait(self._resident.pause)

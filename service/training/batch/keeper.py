@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from service.base.probes import Probes
 from service.base.segmented.slots import Held
 from service.training.batch import states
 from service.training.batch.outbox import Outbox
@@ -58,13 +59,16 @@ class Keeper:
             pause()
         self._last.result()
 
-    def epoch(self, epoch: int, state: State) -> None:
+    def epoch(self, epoch: int, state: State, probes: Probes) -> None:
         """Hand an epoch's adapter over."""
         step, metrics = state.progress.step, dict(state.progress.metrics)
         weights = state.weights
-        self._last = self._outbox.put(
-            lambda: self._report(EpochDone(epoch, step, self._write("epoch", weights), metrics))
-        )
+
+        def hand_over() -> None:
+            adapter = self._write("epoch", weights)
+            self._report(EpochDone(epoch, step, adapter, metrics, probes))
+
+        self._last = self._outbox.put(hand_over)
 
     def checkpoint(self, state: State) -> None:
         """Keep a state to resume from."""
@@ -74,8 +78,11 @@ class Keeper:
             lambda: self._checkpoints.write(step, lambda folder: states.write(state, folder))
         )
 
-    def end(self, result: "Future[TrainingOutcome]", state: State, *, stopped: bool) -> None:
-        """Write the adapter and set the result, once all before is told and kept."""
+    def end(self, result: "Future[TrainingOutcome]", state: State, probes: Probes | None) -> None:
+        """Write the adapter and set the result, once all before is told and kept.
+
+        Without probes it has stopped.
+        """
         made = state.made
         self._outbox.end(
             result,
@@ -83,8 +90,9 @@ class Keeper:
                 adapter=self._write("final", made.weights),
                 steps=made.step,
                 trained_tokens=state.progress.tokens,
-                stopped=stopped,
+                stopped=probes is None,
                 metrics=dict(made.metrics),
+                probes=probes,
             ),
         )
 

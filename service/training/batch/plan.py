@@ -9,7 +9,9 @@ from torch import Tensor
 
 from service.base.loading import LoadedBase
 from service.base.lora_files import BadLora, LoraFiles, read_lora
+from service.base.probes import Probes
 from service.rendering.renderer import Renderer
+from service.training import probing
 from service.training.batch import states
 from service.training.batch.examples import Encoded, Sweep, encode
 from service.training.batch.faults import bad_parent, nothing_to_measure
@@ -39,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
     resumed: State | None
     parent: Mapping[str, Tensor] | None
     """The weights to begin with, by PEFT's keys, unless it is resumed."""
+    probes: Probes
+    """What its adapters are examined by, not yet scored."""
 
     @property
     def longest(self) -> int:
@@ -99,6 +103,7 @@ def plan(
         checkpoints=checkpoints,
         resumed=None if newest is None else states.read(newest),
         parent=None if newest or task.parent is None else _parent(task.parent, spec.lora, shapes),
+        probes=probing.of_rows(rows.train, rows.validation),
     )
 
 

@@ -1,12 +1,12 @@
 """One packed row: the pieces of many tasks, through the base and back in one pass."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from service.base.segmented.layout import Part
+from service.base.segmented.layout import Part, loss_rows
 from service.training.batch.examples import Encoded, Piece, Sums
 from service.training.batch.resident import Resident
 
@@ -20,6 +20,22 @@ def measure(resident: Resident, pieces: Mapping[int, Piece]) -> dict[int, Sums]:
     """Give each piece's sums."""
     with torch.no_grad():
         return _go(resident, pieces, backward=False)
+
+
+def score(
+    resident: Resident, slot: int | None, sequences: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Give the log-probabilities of each sequence's tokens from the second on; None is the base."""
+    lengths = [len(each) for each in sequences]
+    flat = [token for each in sequences for token in each]
+    rows, targets = loss_rows(lengths, flat, [1] * len(flat))
+    base, batch = resident.base, resident.batch([Part(slot, tuple(lengths))])
+    ids, places, following = (torch.tensor(n, device=base.device) for n in (flat, rows, targets))
+    with torch.no_grad(), base.running(batch):
+        hidden = base.hidden(batch, ids)
+        losses = base.loss(hidden, places, following, torch.zeros(len(rows), device=base.device))
+    scores = (-losses.nll).split([length - 1 for length in lengths])
+    return [each.tolist() for each in scores]
 
 
 def _go(resident: Resident, pieces: Mapping[int, Piece], *, backward: bool) -> dict[int, Sums]:

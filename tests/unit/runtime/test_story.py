@@ -5,6 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.base.probes import Probes
 from service.runtime.story import Story, Told
 from service.training.trainer import (
     BestTaken,
@@ -30,7 +31,7 @@ def run(begin: int, end: int) -> list[TrainingEvent]:
     for number in range(begin + 1, end + 1):
         events.append(step(number))
         if number % 5 == 0:
-            events += [Evaluated(number, 2.0, 0.2), EpochDone(1, number, Path(), {})]
+            events += [Evaluated(number, 2.0, 0.2), EpochDone(1, number, Path(), {}, Probes([]))]
             events.append(CheckpointDue(number))
     return events
 

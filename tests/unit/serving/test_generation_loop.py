@@ -117,7 +117,7 @@ async def ask(
     call = Call(GenerationRequest(id="g", revision=ref, prompt=[number], sampling=sampling))
     loop.submit(call)
     try:
-        async with aclosing(call.pieces()) as pieces:  # type: ignore[type-var]
+        async with aclosing(call.answers()) as pieces:  # type: ignore[type-var]
             return [piece.tokens async for piece in pieces][-1]
     finally:
         loop.cancel(call)

@@ -1,4 +1,4 @@
-"""What the resident engine refuses to serve."""
+"""What the resident engine refuses to serve, and that its scores are those of PEFT."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,11 +9,13 @@ from msgspec.structs import replace
 
 torch = pytest.importorskip("torch")
 
+from peft import PeftModel  # noqa: E402
+
 from adapters_store import RevisionRef  # noqa: E402
 from service.errors import BadRequest, Conflict  # noqa: E402
 from tests.builders import a_peft_folder  # noqa: E402
 from tests.contracts.engines import CONTEXT, MAX_BATCH, House, resident  # noqa: E402
-from tests.fakes.tiny import origin_of, tiny_base, write_adapter  # noqa: E402
+from tests.fakes.tiny import origin_of, tiny_base, tiny_model, write_adapter  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -129,3 +131,49 @@ async def test_an_adapter_wider_than_the_others_is_served_beside_them(house: Hou
         assert (await house.answer(house.refs[0])).text == narrow.text
     assert text != narrow.text
     assert (await house.answer(wide)).text == text
+
+
+PROMPTS = [[5, 6, 7, 8, 9], [30 + n % 50 for n in range(CONTEXT)], [30, 31]]
+
+
+def peft_scores(house: House, ref: RevisionRef | None) -> list[list[float]]:
+    """What transformers and PEFT make of the prompts."""
+    model = tiny_model()
+    if ref is not None:
+        model = PeftModel.from_pretrained(model, str(house.store.open(ref).path))
+    scores = []
+    for prompt in PROMPTS:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt])).logits[0, :-1]
+        following = torch.tensor(prompt[1:]).unsqueeze(-1)
+        scores.append(logits.log_softmax(-1).gather(-1, following).squeeze(-1).tolist())
+    return scores
+
+
+def assert_alike(scores: list[list[float]], others: list[list[float]]) -> None:
+    for one, other in zip(scores, others, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+
+
+async def test_scores_are_those_of_peft(house: House) -> None:
+    for ref in (None, *house.refs):
+        assert_alike(await house.engine.score(ref, PROMPTS), peft_scores(house, ref))
+
+
+async def test_scores_are_the_same_in_pieces_beside_others_and_when_sent_back(
+    tmp_path: Path,
+) -> None:
+    async with resident(tmp_path, kv_tokens=CONTEXT + 32) as house:
+        long = house.request(house.refs[0], max_tokens=240, prompt="go")
+        async with house.begun(long):
+            scores = await house.engine.score(house.refs[1], PROMPTS)
+        assert_alike(scores, peft_scores(house, house.refs[1]))
+
+
+async def test_a_score_of_a_greedy_answer_is_what_was_told_of_it(house: House) -> None:
+    request = house.request(house.refs[1], logprobs=0)
+    (answer,) = await house.choices(request)
+    told = [token.logprob for token in answer.logprobs]
+    whole = [*request.prompt, *(token.token_id for token in answer.logprobs)]
+    (scores,) = await house.engine.score(house.refs[1], [whole])
+    assert scores[-len(told) :] == pytest.approx(told, abs=1e-4)

@@ -1,0 +1,46 @@
+"""The publish gate in a runtime: revisions are examined in its own serving engine."""
+
+import asyncio
+from collections.abc import Sequence
+
+from adapters_store import RevisionRef
+from service.base.probes import Probes
+from service.errors import EngineUnavailable
+from service.serving.engine import Engine
+from service.serving.gate import Rules, Verdict, examine
+from service.telemetry import logger
+
+DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds to wait for an engine that has too much to do."""
+
+_log = logger(__name__)
+
+
+class Gatekeeper:
+    """Examines what was trained here; what could not be examined is not let through."""
+
+    def __init__(self, engine: Engine, rules: Rules, delays: Sequence[float] = DELAYS) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._delays = delays
+
+    async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
+        """Judge a revision whose files are in the store.
+
+        Raises EngineUnavailable when the engine is closed, or stays too busy to be asked.
+        """
+        for delay in self._delays:
+            try:
+                return await self._judge(ref, probes)
+            except EngineUnavailable as fault:
+                _log.warning("gate.waits", reason=fault.message)
+                # Raises if it is closed: it will not come back in this process.
+                await self._engine.status()
+                await asyncio.sleep(delay)
+        return await self._judge(ref, probes)
+
+    async def _judge(self, ref: RevisionRef, probes: Probes) -> Verdict:
+        verdict = await examine(self._engine, ref, probes, self._rules)
+        if not verdict.passed:
+            _log.warning("gate.rejected", digest=ref.digest, reason=verdict.reason)
+        return verdict

@@ -1,0 +1,48 @@
+"""What a request asks for, as rows of the running batch. No torch."""
+
+from collections.abc import Collection, Sequence
+
+from service.base.rows import Row
+from service.serving.choices import chances
+from service.serving.engine import GenerationRequest
+
+
+def generated_row(
+    key: int, adapter: str | None, request: GenerationRequest, index: int, ends: Collection[int]
+) -> Row:
+    """Make the row of one of a request's choices, which ends with any of `ends`."""
+    sampling = request.sampling
+    return Row(
+        key=key,
+        adapter=adapter,
+        salt=request.tenant,
+        prompt=request.prompt,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logit_bias=sampling.logit_bias,
+        min_tokens=sampling.min_tokens,
+        ends=ends,
+        logprobs=sampling.logprobs,
+        chance=chances(sampling.seed, index).random,
+    )
+
+
+def scored_row(key: int, adapter: str | None, prompt: Sequence[int]) -> Row:
+    """Make the row of a prompt that is scored."""
+    # A salt that is no tenant's and no other row's: what is found in the cache is not computed.
+    return Row(
+        key=key,
+        adapter=adapter,
+        salt=f"score/{key}",
+        prompt=list(prompt),
+        temperature=0.0,
+        top_p=1.0,
+        logprobs=None,
+        chance=chances(None, 0).random,
+        scored=True,
+    )

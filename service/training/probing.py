@@ -1,0 +1,76 @@
+"""Which of a task's rows an adapter is examined by: few, short, and its own. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from service.base.probes import HeldOut, Measured, Probe, Probes
+from service.training.pairs import Pair
+from service.training.prompts import Prompt
+from service.training.rows import IGNORED, Row
+
+PROBES, PROBE_TOKENS = 4, 64
+EXAMPLES, EXAMPLE_TOKENS = 32, 512
+"""Of the held-out ones. Longer ones are cut: base and adapter see the same."""
+
+
+def of_rows(train: Sequence[Row], validation: Sequence[Row]) -> Probes:
+    """Choose from examples; without held-out ones, those that were learned have to do."""
+    examples = _measured(validation[:EXAMPLES])
+    held_out = HeldOut(examples) if examples else HeldOut(_measured(train[:EXAMPLES]), "training")
+    return Probes(_probes([row.input_ids for row in [*train, *validation]]), held_out)
+
+
+def of_pairs(train: Sequence[Pair], validation: Sequence[Pair], beta: float) -> Probes:
+    """Choose from preferences."""
+    pairs = _measured_pairs(validation)
+    held_out = HeldOut(pairs, beta=beta)
+    if not pairs:
+        held_out = HeldOut(_measured_pairs(train), "training", beta)
+    return Probes(_probes([pair.preferred.input_ids for pair in [*train, *validation]]), held_out)
+
+
+def of_prompts(prompts: Sequence[Prompt]) -> Probes:
+    """Choose from prompts, whose answers nobody knows: there is no loss to compare."""
+    return Probes(_probes([prompt.input_ids for prompt in prompts]))
+
+
+def _probes(rows: Sequence[Sequence[int]]) -> list[Probe]:
+    # A single token has nothing to score: it is repeated.
+    cut = [list(row[:PROBE_TOKENS]) if len(row) > 1 else [*row, *row] for row in rows[:PROBES]]
+    return [Probe(tokens) for tokens in cut]
+
+
+def _measured_pairs(pairs: Sequence[Pair]) -> list[Measured]:
+    found = []
+    for pair in pairs[: EXAMPLES // 2]:
+        both = _measured([pair.preferred, pair.other])
+        found += both if len(both) == 2 else []
+    return found
+
+
+def _measured(rows: Sequence[Row]) -> list[Measured]:
+    cut = [
+        Measured(row.input_ids[:EXAMPLE_TOKENS], _learned(row.labels[:EXAMPLE_TOKENS]))
+        for row in rows
+    ]
+    return [one for one in cut if one.learned]
+
+
+def _learned(labels: Sequence[int]) -> list[int]:
+    return [place for place, label in enumerate(labels) if label != IGNORED]
+
+
+def sequences(probes: Probes) -> list[list[int]]:
+    """Give what the trainer is to score."""
+    return [probe.tokens for probe in probes.probes]
+
+
+def scored(
+    probes: Probes, base: Sequence[Sequence[float]], adapter: Sequence[Sequence[float]]
+) -> Probes:
+    """Add the trainer's scores of the sequences."""
+    each = zip(probes.probes, base, adapter, strict=True)
+    return msgspec.structs.replace(
+        probes, probes=[Probe(probe.tokens, list(one), list(other)) for probe, one, other in each]
+    )

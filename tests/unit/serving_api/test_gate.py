@@ -1,0 +1,90 @@
+"""The publish gate asks the engine: what it takes for a fault of the revision, and what not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from adapters_store import FilesystemAdapterStore, RevisionRef
+from service.base.probes import Probe, Probes
+from service.errors import BadRequest, EngineUnavailable
+from service.runtime.gatekeeping import Gatekeeper
+from service.serving.gate import Rules, examine
+from tests.builders import a_peft_folder, an_origin
+from tests.fakes.engine import FakeEngine
+
+PROBES = Probes([Probe([5, 6, 7, 8]), Probe([9, 10, 11])])
+
+
+class Busy(FakeEngine):
+    """Is too busy so many times."""
+
+    def __init__(self, store: FilesystemAdapterStore, times: int) -> None:
+        super().__init__(store)
+        self.times = times
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        self.times -= 1
+        if self.times >= 0:
+            raise EngineUnavailable("too many requests are waiting")
+        return await super().score(revision, prompts)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FilesystemAdapterStore:
+    return FilesystemAdapterStore(tmp_path)
+
+
+@pytest.fixture
+def ref(store: FilesystemAdapterStore) -> RevisionRef:
+    with store.stage() as staged:
+        return store.publish("acme", "support", a_peft_folder(staged), an_origin()).ref
+
+
+async def test_a_good_revision_passes(store: FilesystemAdapterStore, ref: RevisionRef) -> None:
+    verdict = await examine(FakeEngine(store), ref, PROBES, Rules())
+    assert (verdict.passed, verdict.reason) == (True, "")
+    assert [(check.name, check.outcome) for check in verdict.checks] == [
+        ("loads", "passed"),
+        ("finite", "passed"),
+        ("changes_base", "passed"),
+        ("agrees_with_trainer", "skipped"),
+        ("held_out_loss", "skipped"),
+    ]
+
+
+async def test_what_the_engine_cannot_load_is_rejected_with_its_reason(
+    store: FilesystemAdapterStore, ref: RevisionRef
+) -> None:
+    weights = store.open(ref).path / "adapter_model.safetensors"
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-8] + b"\0" * 8)
+    verdict = await examine(FakeEngine(store), ref, PROBES, Rules())
+    assert [(check.name, check.outcome) for check in verdict.checks] == [("loads", "failed")]
+    assert verdict.reason.startswith("loads: the revision cannot be loaded: ")
+
+
+async def test_probes_that_cannot_be_scored_are_no_fault_of_the_revisions(
+    store: FilesystemAdapterStore, ref: RevisionRef
+) -> None:
+    for wrong in (Probes([]), Probes([Probe([5])])):
+        with pytest.raises(BadRequest):
+            await examine(FakeEngine(store), ref, wrong, Rules())
+
+
+async def test_a_busy_engine_is_waited_for(store: FilesystemAdapterStore, ref: RevisionRef) -> None:
+    keeper = Gatekeeper(Busy(store, 2), Rules(), delays=[0, 0])
+    assert (await keeper.examine(ref, PROBES)).passed
+    with pytest.raises(EngineUnavailable):
+        await Gatekeeper(Busy(store, 3), Rules(), delays=[0, 0]).examine(ref, PROBES)
+
+
+async def test_nothing_passes_where_there_is_no_engine(
+    store: FilesystemAdapterStore, ref: RevisionRef
+) -> None:
+    engine = FakeEngine(store)
+    await engine.close()
+    with pytest.raises(EngineUnavailable):
+        await Gatekeeper(engine, Rules(), delays=[1000]).examine(ref, PROBES)
