@@ -48,7 +48,7 @@ def adapter_of(
 
 def revision_of(row: RevisionRow, models: Sequence[FineTunedModelRow]) -> AdapterRevision:
     """Show a revision with its callable names."""
-    steps = [model.step for model in models]
+    steps = [model.step for model in models] or [(row.gate or {}).get("step")]
     return AdapterRevision(
         id=row.id,
         object="adapter.revision",
@@ -58,7 +58,7 @@ def revision_of(row: RevisionRow, models: Sequence[FineTunedModelRow]) -> Adapte
         models=[RevisionModel(id=m.name, job_id=m.job_id, step=m.step) for m in models],
         created_at=row.created_at,
         job_id=row.job_id,
-        step=None if not steps or None in steps else steps[0],
+        step=None if None in steps else steps[0],
         format=row.format,
         status=row.status,  # type: ignore[arg-type]
         gate=None if row.gate is None else msgspec.convert(row.gate, GateReport),

@@ -122,6 +122,27 @@ def test_steps_say_how_training_goes(trainer: Trainer, tmp_path: Path) -> None:
     assert log.of(EpochDone)[-1].metrics == outcome.metrics
 
 
+def test_a_few_rows_are_scored_with_each_adapter_and_without(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    log = Log()
+    outcome = train(trainer, a_task(tmp_path), log)
+    first, last = [event.probes for event in log.of(EpochDone)]
+    assert outcome.probes == last
+    assert 1 <= len(last.probes) <= 4
+    for before, after in zip(first.probes, last.probes, strict=True):
+        assert before.tokens == after.tokens
+        assert 2 <= len(after.tokens) <= 64
+        assert len(after.base) == len(after.adapter) == len(after.tokens) - 1
+        assert all(isfinite(score) and score <= 0 for score in [*after.base, *after.adapter])
+        assert before.base == pytest.approx(after.base, abs=1e-5)
+        assert len({tuple(after.base), tuple(before.adapter), tuple(after.adapter)}) == 3
+
+
+def test_a_run_that_stops_has_nothing_to_be_examined(trainer: Trainer, tmp_path: Path) -> None:
+    assert train(trainer, a_task(tmp_path), Log(stop=2)).probes is None
+
+
 def test_the_same_task_gives_the_same_adapter(trainer: Trainer, tmp_path: Path, calm: str) -> None:
     assert sha256(train(trainer, a_task(tmp_path)).adapter) == calm
 

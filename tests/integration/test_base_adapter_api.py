@@ -171,6 +171,19 @@ async def test_an_adapter_of_another_base_or_with_damaged_files_is_409(
     assert (error["code"], error["param"]) == ("adapter_not_loadable", FIELD)
 
 
+async def test_a_revision_that_the_gate_rejected_is_409(
+    acme: httpx.AsyncClient, database: Database, parents: Parents
+) -> None:
+    _, ref = await parents.publish()
+    bad = "b" * 64
+    async with database.write() as session:
+        await RevisionRepository(session).reject(
+            "acme", ref.adapter, bad, format="chat", job_id=None, step=None, gate={"reason": "so"}
+        )
+    error = await refused(acme, 409, **going_on(f"{ref.adapter}@{bad[:8]}"))
+    assert (error["code"], error["param"]) == ("revision_rejected", FIELD)
+
+
 async def test_a_revision_cannot_be_deleted_while_a_job_goes_on_from_it(
     acme: httpx.AsyncClient, parents: Parents
 ) -> None:

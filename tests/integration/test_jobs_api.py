@@ -138,6 +138,15 @@ async def test_few_examples_and_long_ones_are_warned_about(
             {"method": {"type": "supervised", "supervised": {"lora": {"target_modules": ["x"]}}}},
             "method.supervised.lora.target_modules",
         ),
+        (
+            {
+                "method": {
+                    "type": "supervised",
+                    "supervised": {"lora": {"target_modules": ["lm_head"]}},
+                }
+            },
+            "method.supervised.lora.target_modules",
+        ),
         *[
             (
                 {"method": {"type": kind, kind: {"lora": {name: value}}}},
@@ -149,7 +158,6 @@ async def test_few_examples_and_long_ones_are_warned_about(
                 "bias": "all",
                 "modules_to_save": ["lm_head"],
                 "rank_pattern": {"q_proj": 4},
-                "target_modules": ["lm_head"],
             }.items()
         ],
         ({"method": {"type": "dpo"}}, "training_file"),
