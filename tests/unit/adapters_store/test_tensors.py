@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from adapters_store import InvalidAdapter
+from adapters_store import InvalidAdapter, is_blank
 from adapters_store.config import AdapterConfig
 from adapters_store.tensors import check, read_header
 from tests.builders import lora_weights, module_name
@@ -182,3 +182,24 @@ def test_what_we_read_the_library_reads_too(
 
     # We are the stricter: other types, and empty tensors, are not for us.
     assert ours in (None, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_what_has_only_zeros_in_each_b_is_blank(tmp_path: Path, dtype: str) -> None:
+    width = 4 if dtype == "F32" else 2
+    header = {
+        A: {"dtype": dtype, "shape": [4, 2], "data_offsets": [0, 8 * width]},
+        B: {"dtype": dtype, "shape": [2, 4], "data_offsets": [8 * width, 16 * width]},
+    }
+    path = written(tmp_path / "adapter_model.safetensors", header, 16 * width)
+    content = bytearray(path.read_bytes())
+    assert is_blank(tmp_path)
+    content[-1] = 0x80  # the sign of the last number: a negative zero
+    path.write_bytes(content)
+    assert is_blank(tmp_path)
+    content[-1] = 0x81
+    path.write_bytes(content)
+    assert not is_blank(tmp_path)
+    content[-1], content[-16 * width] = 0, 1
+    path.write_bytes(content)
+    assert is_blank(tmp_path), "A alone changes nothing"
