@@ -21,9 +21,10 @@ _RANGE = 8 << 20
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An object in a listing; `written` is in unix seconds."""
+    """An object that is there; `written` is in unix seconds."""
 
     key: str
+    bytes: int
     written: float
 
 
@@ -64,15 +65,15 @@ class Bucket:
     def exists(self, key: str) -> bool:
         """Tell whether there is such an object."""
         try:
-            self.size(key)
+            self.find(key)
         except FileNotFoundError:
             return False
         return True
 
-    def size(self, key: str) -> int:
-        """Measure an object, in bytes. Raises FileNotFoundError."""
+    def find(self, key: str) -> Found:
+        """Describe an object. Raises FileNotFoundError."""
         with _found():
-            return obstore.head(self._store, key)["size"]
+            return _describe(obstore.head(self._store, key))
 
     def read(self, key: str, most: int) -> bytes:
         """Read a small object; nothing of one that is not. Raises FileNotFoundError."""
@@ -94,8 +95,7 @@ class Bucket:
         """List all objects below a folder, in no order."""
         with _answered():
             for page in obstore.list(self._store, folder):
-                for meta in page:
-                    yield Found(meta["path"], meta["last_modified"].timestamp())
+                yield from map(_describe, page)
 
     def folders(self) -> list[str]:
         """Name what lies at the top and has something in it."""
@@ -106,6 +106,10 @@ class Bucket:
         """Remove an object. Raises FileNotFoundError where the cloud tells."""
         with _found():
             obstore.delete(self._store, key)
+
+
+def _describe(meta: "obstore.ObjectMeta") -> Found:
+    return Found(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
 
 @contextmanager

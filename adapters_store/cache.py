@@ -15,12 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+import msgspec
+
 from adapters_store import files, manifest
 from adapters_store.errors import InvalidAdapter
 from adapters_store.layout import MANIFEST_FILE, Layout, is_digest
 from adapters_store.models import RevisionRef
 from adapters_store.store import Revision
 from adapters_store.verification import Verifier
+
+
+class _Owned(msgspec.Struct, frozen=True):
+    ref: RevisionRef
+
 
 Download = Callable[[Path], None]
 """Puts a revision's content beside the manifest in a folder."""
@@ -62,6 +69,14 @@ class RevisionCache:
         """Remove the copy of a deleted revision, whoever reads it."""
         self._verifier.forget(ref)
         self._discard(self._place(described))
+
+    def erase(self, tenant: str) -> None:
+        """Remove the copies of all of a tenant's revisions, and what dead processes left."""
+        for place in self._layout.root.iterdir():
+            if is_digest(place.name) and _tenant_of(place) in (tenant, None):
+                self._discard(place)
+        for folder in (self._layout.staging, self._layout.trash):
+            files.sweep(folder)
 
     def _place(self, described: bytes) -> Path:
         # Not the revision's digest: one that was deleted and published anew has another origin.
@@ -120,3 +135,11 @@ class RevisionCache:
         with suppress(FileNotFoundError):
             place.rename(doomed)
             files.remove(doomed)
+
+
+def _tenant_of(place: Path) -> str | None:
+    """Read whose copy it is; None when that cannot be told any more."""
+    try:
+        return msgspec.json.decode((place / MANIFEST_FILE).read_bytes(), type=_Owned).ref.tenant
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -95,6 +95,16 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
+def size(folder: Path) -> int:
+    """Add up the bytes of all files below a folder, which may be gone."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
+
+
 def remove(path: Path) -> None:
     """Remove a folder and all in it; what is gone already is fine."""
     shutil.rmtree(path, onerror=_unless_gone)

@@ -9,7 +9,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +70,28 @@ class FilesystemAdapterStore(AdapterStore):
             raise _missing(ref) from None
         self._verifier.forget(ref)
         files.remove(doomed)
+
+    def published_at(self, ref: RevisionRef) -> float:
+        """Tell when a revision's files came, in unix seconds. Raises RevisionNotFound."""
+        try:
+            return (self._find(ref) / MANIFEST_FILE).lstat().st_mtime
+        except FileNotFoundError:
+            raise _missing(ref) from None
+
+    def size(self, tenant: str) -> int:
+        """Add up the bytes that are kept of a tenant."""
+        return files.size(self._layout.tenant(tenant))
+
+    def erase(self, tenant: str) -> None:
+        """Remove all that is a tenant's, torn or whole, and what dead processes left."""
+        place = self._layout.tenant(tenant)
+        refuse_links(place)
+        for ref in self.list(tenant):
+            self._verifier.forget(ref)
+        with suppress(FileNotFoundError):
+            self._discard(place)
+        for folder in (self._layout.staging, self._layout.trash):
+            files.sweep(folder)
 
     def tenants(self) -> Sequence[str]:
         """Name the tenants that have adapters here."""

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from adapters_store import files, layout
@@ -73,6 +73,23 @@ class MemoryAdapterStore(AdapterStore):
                 raise RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
             self._verifier.forget(ref)
             files.remove(place)
+
+    def published_at(self, ref: RevisionRef) -> float:
+        """Tell when a revision's files came, in unix seconds. Raises RevisionNotFound."""
+        return float(self.open(ref).manifest.created_at)
+
+    def size(self, tenant: str) -> int:
+        """Add up the bytes that are kept of a tenant."""
+        layout.name(tenant)
+        with self._lock:
+            kept = [files for ref, files in self._revisions.items() if ref.tenant == tenant]
+        return sum(len(content) for files in kept for content in files.values())
+
+    def erase(self, tenant: str) -> None:
+        """Remove all that is a tenant's."""
+        for ref in self.list(tenant):
+            with suppress(RevisionNotFound):
+                self.delete(ref)
 
     def tenants(self) -> Sequence[str]:
         """Name the tenants that have adapters here."""

@@ -83,6 +83,26 @@ class ObjectAdapterStore(AdapterStore):
         with suppress(InvalidAdapter):
             self._remove_upload(ref, manifest.parse(described, ref, _Placed).upload)
 
+    def published_at(self, ref: RevisionRef) -> float:
+        """Tell when a revision's files came, in unix seconds. Raises RevisionNotFound."""
+        try:
+            return self._bucket.find(_manifest_of(ref)).written
+        except FileNotFoundError:
+            raise _missing(ref) from None
+
+    def size(self, tenant: str) -> int:
+        """Add up the bytes that are kept of a tenant."""
+        return sum(found.bytes for found in self._bucket.walk(layout.name(tenant)))
+
+    def erase(self, tenant: str) -> None:
+        """Remove all that is a tenant's, torn or whole, and this machine's copies."""
+        keys = [found.key for found in self._bucket.walk(layout.name(tenant))]
+        # Manifests first: what is cut in the middle leaves orphans, and no damaged revision.
+        for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST_FILE}")):
+            with suppress(FileNotFoundError):
+                self._bucket.remove(key)
+        self._cache.erase(tenant)
+
     def tenants(self) -> Sequence[str]:
         """Name the tenants that have adapters here."""
         return sorted(filter(layout.is_name, self._bucket.folders()))
@@ -118,7 +138,7 @@ class ObjectAdapterStore(AdapterStore):
         for name, expected in placed.files.items():
             key = _content_of(placed.ref, placed.upload, name)
             try:
-                size = self._bucket.size(key)
+                size = self._bucket.find(key).bytes
                 if size != expected.bytes:
                     fault = f"{name} has {size} bytes, published were {expected.bytes}"
                     raise InvalidAdapter(fault)

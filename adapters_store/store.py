@@ -63,6 +63,18 @@ class AdapterStore(ABC):
         """Remove a revision, at once for every reader. Raises RevisionNotFound."""
 
     @abstractmethod
+    def published_at(self, ref: RevisionRef) -> float:
+        """Tell when a revision's files came, in unix seconds. Raises RevisionNotFound."""
+
+    @abstractmethod
+    def size(self, tenant: str) -> int:
+        """Add up the bytes that are kept of a tenant."""
+
+    @abstractmethod
+    def erase(self, tenant: str) -> None:
+        """Remove all that is a tenant's, torn or whole, with the copies and leftovers here."""
+
+    @abstractmethod
     def tenants(self) -> Sequence[str]:
         """Name the tenants that have, or had, adapters here, in order."""
 

@@ -103,7 +103,7 @@ def _store_check(settings: Settings, arguments: argparse.Namespace) -> None:
 def _store_collect(settings: Settings, arguments: argparse.Namespace) -> None:
     from service.maintenance import collect_store
 
-    collect_store(settings, arguments.tenant, _tell)
+    collect_store(settings, arguments.tenant, _tell, dry=arguments.dry_run)
 
 
 def _check_migrations(_: Settings, __: argparse.Namespace) -> None:
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 def _store_verbs(store: argparse.ArgumentParser) -> None:
     verbs = store.add_subparsers(required=True, metavar="COMMAND")
     check = "Verify every digest; exit code 1 if anything is damaged or orphaned."
-    collect = "Remove content that no revision speaks of and that is an hour old."
+    collect = "Remove what nothing speaks of and is an hour old, and what retention lets go."
     for name, command, meaning in (
         ("check", _store_check, check),
         ("collect", _store_collect, collect),
@@ -169,6 +169,7 @@ def _store_verbs(store: argparse.ArgumentParser) -> None:
         added = verbs.add_parser(name, help=meaning, description=meaning)
         added.set_defaults(command=command)
         added.add_argument("--tenant", help="look at this tenant's adapters only")
+    added.add_argument("--dry-run", action="store_true", help="tell only what would go, and why")
 
 
 if __name__ == "__main__":

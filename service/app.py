@@ -16,6 +16,7 @@ from service.adapters.adapters import AdapterService
 from service.adapters.adapters_controller import AdapterController
 from service.adapters.aliases import AliasService
 from service.adapters.aliases_controller import AliasController
+from service.adapters.collecting import Collector
 from service.adapters.controller import ModelController
 from service.adapters.override_controller import OverrideController
 from service.adapters.overriding import Overrides
@@ -101,7 +102,7 @@ def create_app(
             "monitor": _given(Monitor(database, engine, store)),
         },
         exception_handlers=exception_handlers,
-        lifespan=[_lifespan(services, base, closing)],
+        lifespan=[_lifespan(services, base, settings, closing)],
         # Litestar's logging of faults is left out: ours names no path and prints no locals.
         logging_config=None,
         middleware=[_authentication(services["tenants"], settings)],
@@ -125,10 +126,12 @@ def _services(
     """Make what handlers ask for by name."""
     root = settings.data_dir.resolve()
     models = ModelService(database, store, renderer.base)
+    collector = Collector(database, store, models.remover)
     files = FileService(database, root, renderer, settings.max_file_bytes)
     return {
         "adapters": AdapterService(database, store),
         "aliases": AliasService(database),
+        "collector": collector,
         "files": files,
         "generation": GenerationService(
             engine, models, renderer, settings.max_batch, metrics=GenerationMetrics(registry)
@@ -143,6 +146,7 @@ def _services(
         ),
         "models": models,
         "overrides": Overrides(database, renderer.base),
+        "retention": collector.retention,
         "tenants": TenantService(
             database,
             admin_key=load_or_make(root, "admin_key", settings.admin_key),
@@ -159,7 +163,10 @@ def _authentication(tenants: TenantService, settings: Settings) -> DefineMiddlew
 
 
 def _lifespan(
-    services: dict[str, Any], base: BaseDescription, closing: list[Database | Engine]
+    services: dict[str, Any],
+    base: BaseDescription,
+    settings: Settings,
+    closing: list[Database | Engine],
 ) -> Any:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -168,13 +175,29 @@ def _lifespan(
         try:
             await services["files"].clean()
             await services["uploads"].clean()
-            yield
+            async with _going_on(services, settings):
+                yield
         finally:
             await asyncio.gather(hashing, return_exceptions=True)
             for part in closing:
                 await part.close()
 
     return lifespan
+
+
+@asynccontextmanager
+async def _going_on(services: dict[str, Any], settings: Settings) -> AsyncIterator[None]:
+    """Do beside the requests what nobody waits for."""
+    tasks: list[asyncio.Task[None]] = []
+    if settings.collect_seconds:
+        tasks.append(asyncio.create_task(services["collector"].run(settings.collect_seconds)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await services["models"].remover.close()
 
 
 def _given(part: Any) -> Provide:

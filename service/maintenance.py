@@ -1,13 +1,14 @@
 """What operators, developers and CI run: checks of the store, the document, the migrations."""
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from adapters_store import AdapterStore
@@ -68,13 +69,63 @@ def check_store(settings: Settings, tenant: str | None, tell: Callable[[str], No
         raise CheckFailed(f"{wrong} findings in the adapter store")
 
 
-def collect_store(settings: Settings, tenant: str | None, tell: Callable[[str], None]) -> None:
-    """Remove what no revision speaks of and is an hour old; raises CheckFailed."""
-    from adapters_store import checking
+def collect_store(
+    settings: Settings, tenant: str | None, tell: Callable[[str], None], *, dry: bool = False
+) -> None:
+    """Remove what may go from the adapter store and tell of it; `dry` only tells.
 
-    with _store(settings) as store:
-        for where in checking.collect(store, time.time(), tenant):
-            tell(f"{where}  removed")
+    Beside a running server it leaves whole revisions to that one, which knows who needs them; else
+    none can start meanwhile. Raises CheckFailed.
+    """
+    from service.data_folder import held
+
+    _require_database(settings.sqlalchemy_url)
+    with _store(settings) as store, ExitStack() as stack:
+        alone = True
+        if not dry:
+            try:
+                stack.enter_context(held(settings.data_dir.resolve()))
+            except SettingsError:
+                tell("a server is running, and lets go of whole revisions itself")
+                alone = False
+        asyncio.run(_collect(settings, store, tenant, tell, dry=dry, revisions=alone))
+
+
+async def _collect(
+    settings: Settings,
+    store: "AdapterStore",
+    tenant: str | None,
+    tell: Callable[[str], None],
+    *,
+    dry: bool,
+    revisions: bool,
+) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from service.adapters.collecting import Collector
+    from service.adapters.leases import Leases
+    from service.adapters.removing import Remover
+    from service.database import Database
+
+    database = Database(settings.sqlalchemy_url)
+    collector = Collector(database, store, Remover(database, store, Leases()))
+    try:
+        async for found in collector.collect(tenant, dry=dry, revisions=revisions):
+            tell(f"{found.where}  {found.what}")
+    except SQLAlchemyError as fault:
+        reason = getattr(fault, "orig", None) or fault
+        raise CheckFailed(f"cannot use the database: {reason}") from fault
+    finally:
+        await database.close()
+
+
+def _require_database(url: str) -> None:
+    """Refuse to make one: of an empty database's view everything in the store is rubbish."""
+    from sqlalchemy import make_url
+
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise CheckFailed(f"there is no database at {parsed.database}")
 
 
 @contextmanager

@@ -61,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Tokens that the engine's key-value cache holds; 0 is as many as memory allows."""
     checkpoint_steps: Positive = 50
     """Optimizer steps between two resumable checkpoints of a job."""
+    collect_seconds: Annotated[int, Meta(ge=0)] = 600
+    """Between two rounds of the collector, in the API process; 0: only by `store collect`."""
     lease_seconds: Positive = 15
     """How long a silent runtime keeps its job."""
     training_slots: Positive = 16

@@ -1,23 +1,33 @@
 """`/v1/adapters`. Every route needs the scope `adapters`."""
 
-from litestar import Controller, get
-from litestar.di import NamedDependency
-from litestar.params import FromPath
+from typing import Annotated
 
+from litestar import Controller, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from service.adapters import adapters_schemas as schemas
 from service.adapters.adapters import AdapterService
 from service.adapters.adapters_schemas import (
+    MOST_KEPT,
     Adapter,
     AdapterList,
     AdapterRevision,
     AdapterRevisionList,
     Lineage,
+    UpdateAdapter,
 )
 from service.adapters.aliases_controller import After, Limit
+from service.adapters.present import retention_of
+from service.adapters.retaining import Retention
 from service.http.errors import errors
 from service.tenants.auth import requires
 
 Adapters = NamedDependency[AdapterService]
 TenantId = NamedDependency[str]
+KeepLast = Annotated[
+    int | None, QueryParameter(ge=1, le=MOST_KEPT, description="As if it were this; else its own.")
+]
 
 
 class AdapterController(Controller):
@@ -40,6 +50,31 @@ class AdapterController(Controller):
     ) -> Adapter:
         """Show an adapter."""
         return await adapters.retrieve(tenant_id, adapter)
+
+    @post("/{adapter:str}", operation_id="updateAdapter", responses=errors(404), status_code=200)
+    async def update_adapter(
+        self,
+        adapter: FromPath[str],
+        data: JSONBody[UpdateAdapter],
+        tenant_id: TenantId,
+        adapters: Adapters,
+        retention: NamedDependency[Retention],
+    ) -> Adapter:
+        """Set how many of the newest results an adapter keeps. The collector does the rest."""
+        await retention.limit(tenant_id, adapter, data.keep_last)
+        return await adapters.retrieve(tenant_id, adapter)
+
+    @get("/{adapter:str}/retention", operation_id="previewRetention", responses=errors(404))
+    async def preview_retention(
+        self,
+        adapter: FromPath[str],
+        tenant_id: TenantId,
+        retention: NamedDependency[Retention],
+        keep_last: KeepLast = None,
+    ) -> schemas.Retention:
+        """Show what the collector lets go of, and what the others are kept for; changes nothing."""
+        limit, verdicts = await retention.preview(tenant_id, adapter, keep_last)
+        return retention_of(adapter, limit, verdicts)
 
     @get("/{adapter:str}/revisions", operation_id="listRevisions", responses=errors(404))
     async def list_revisions(

@@ -52,7 +52,7 @@ class AdapterRepository:
         return {rev.adapter: (model, rev) for model, rev in await self.session.execute(query)}
 
     async def revisions(
-        self, tenant_id: str, adapter: str, after: str | None, limit: int
+        self, tenant_id: str, adapter: str, after: str | None, limit: int | None
     ) -> Sequence[RevisionRow]:
         """List an adapter's revisions, newest first; `after` is a revision's id."""
         of_adapter = (RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter)
@@ -76,11 +76,27 @@ class AdapterRepository:
             found[model.revision_id].append(model)
         return found
 
-    async def by_digest(self, tenant_id: str, digest: str) -> RevisionRow | None:
-        """Find any revision of this content among the tenant's adapters."""
+    async def named_of(self, tenant_id: str, adapter: str) -> dict[str, list[FineTunedModelRow]]:
+        """Find the callable names of all of an adapter's revisions, by revision id."""
+        query = (
+            select(FineTunedModelRow)
+            .join(RevisionRow, RevisionRow.id == FineTunedModelRow.revision_id)
+            .where(RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter)
+        )
+        found: dict[str, list[FineTunedModelRow]] = {}
+        for model in await self.session.scalars(query):
+            found.setdefault(model.revision_id, []).append(model)
+        return found
+
+    async def by_digest(
+        self, tenant_id: str, digest: str, adapter: str | None = None
+    ) -> RevisionRow | None:
+        """Find the revision of this content, of one adapter or of any of the tenant's."""
         query = select(RevisionRow).where(
             RevisionRow.tenant_id == tenant_id, RevisionRow.digest == digest
         )
+        if adapter is not None:
+            query = query.where(RevisionRow.adapter == adapter)
         row: RevisionRow | None = await self.session.scalar(query.order_by(RevisionRow.seq))
         return row
 

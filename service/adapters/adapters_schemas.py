@@ -7,6 +7,8 @@ from msgspec import Meta
 from service.adapters.aliases_schemas import Alias, Reason
 from service.wire import Input, Output
 
+MOST_KEPT = 1_000_000
+
 
 class NewestRevision(Output):
     """The latest result of a job."""
@@ -26,6 +28,39 @@ class Adapter(Output):
         NewestRevision | None, Meta(description="Null while it has checkpoints at most.")
     ]
     aliases: list[Alias]
+    keep_last: Annotated[
+        int | None, Meta(description="How many of the newest results retention keeps; null: all.")
+    ]
+
+
+class UpdateAdapter(Input):
+    """What to change of an adapter."""
+
+    keep_last: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_KEPT)] | None,
+        Meta(
+            description="How many of the newest results to keep, besides those that an alias, a "
+            "pin, a job, a merge or a request needs; null: all."
+        ),
+    ]
+
+
+class RetiringRevision(Output):
+    """A revision that is not among the newest results."""
+
+    revision: Annotated[str, Meta(description="Its whole digest.")]
+    models: list[str]
+    goes: bool
+    kept_by: Annotated[list[str], Meta(description="What needs it.")]
+
+
+class Retention(Output):
+    """What retention would do with an adapter now."""
+
+    object: Literal["adapter.retention"]
+    adapter: str
+    keep_last: int | None
+    data: list[RetiringRevision]
 
 
 class AdapterList(Output):

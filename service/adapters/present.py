@@ -10,11 +10,14 @@ from service.adapters.adapters_schemas import (
     GateOverride,
     GateReport,
     NewestRevision,
+    Retention,
+    RetiringRevision,
     RevisionModel,
 )
 from service.adapters.aliases_repository import targets_of
 from service.adapters.aliases_schemas import Alias, AliasTarget
 from service.adapters.repository import Named
+from service.adapters.retention import Verdict
 from service.database.models import AdapterRow, AliasVersionRow, FineTunedModelRow, RevisionRow
 
 
@@ -43,7 +46,22 @@ def adapter_of(
         created_at=row.created_at,
         newest=_newest(newest),
         aliases=[alias_of(alias) for alias in aliases],
+        keep_last=row.keep_last,
     )
+
+
+def retention_of(adapter: str, keep_last: int | None, verdicts: Sequence[Verdict]) -> Retention:
+    """Show what goes of an adapter, and what the rest stays for."""
+    data = [
+        RetiringRevision(
+            revision=verdict.version.digest,
+            models=[name.model for name in verdict.version.names],
+            goes=not verdict.kept_by,
+            kept_by=[*verdict.kept_by],
+        )
+        for verdict in verdicts
+    ]
+    return Retention(object="adapter.retention", adapter=adapter, keep_last=keep_last, data=data)
 
 
 def revision_of(row: RevisionRow, models: Sequence[FineTunedModelRow]) -> AdapterRevision:

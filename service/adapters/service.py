@@ -3,16 +3,18 @@
 The base's row is nowhere: it is what this server runs on. Its `created` is its files' date.
 """
 
-import asyncio
 from functools import cached_property
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from adapters_store import AdapterStore, RevisionNotFound, RevisionRef, StoreUnavailable
+from adapters_store import AdapterStore, RevisionRef
 from service.adapters import names
 from service.adapters.aliases_repository import AliasRepository, targets_of
+from service.adapters.leases import Lease, Leases
 from service.adapters.rejected import revision_rejected
+from service.adapters.removing import Remover
 from service.adapters.repository import Named, RevisionRepository
 from service.adapters.schemas import Model, ModelList
 from service.adapters.weights import choose
@@ -20,25 +22,24 @@ from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import AliasVersionRow, RevisionRow
 from service.errors import Forbidden, NotFound
-from service.telemetry import logger
 from service.wire import Deleted
 
 BASE_OWNER = "lorehouse"
-
-log = logger(__name__)
 
 
 class Target(msgspec.Struct, frozen=True):
     """What a model's name stands for right now.
 
     `revision` is None for the base. `model` is the exact name, which answers carry. `format` is
-    `chat` or `raw`: how a bare prompt is rendered for it.
+    `chat` or `raw`: how a bare prompt is rendered for it. `lease`, if there is one, is for whoever
+    answers with it to close.
     """
 
     revision: RevisionRef | None
     model: str
     format: str
     created: int
+    lease: Lease | None = None
 
 
 class ModelService:
@@ -48,6 +49,22 @@ class ModelService:
         self.database = database
         self.store = store
         self.base = base
+        self.leases = Leases()
+        self.remover = Remover(database, store, self.leases)
+
+    async def leased(self, tenant_id: str, model: str, sticky: str | None = None) -> Target:
+        """Find what a name stands for, and keep its files until the target's lease is closed.
+
+        Raises NotFound.
+        """
+        lease = self.leases.open()
+        try:
+            target = await self.resolve(tenant_id, model, sticky)
+            lease.hold(target.revision)
+        except BaseException:
+            lease.close()
+            raise
+        return replace(target, lease=lease)
 
     async def resolve(self, tenant_id: str, model: str, sticky: str | None = None) -> Target:
         """Find what a name stands for. Raises NotFound, alike for unknown and for foreign names.
@@ -66,17 +83,14 @@ class ModelService:
             raise model_not_found(model)
         return _target(found)
 
-    async def newest(self, tenant_id: str, sticky: str | None = None) -> Target:
-        """Find what the name of the tenant's adapter with the latest result stands for.
-
-        Raises NotFound.
-        """
+    async def newest(self, tenant_id: str) -> str:
+        """Name the tenant's adapter with the latest result. Raises NotFound."""
         async with self.database.read() as session:
             newest = await RevisionRepository(session).newest(tenant_id)
         if newest is None:
             message = "There is no fine-tuned model yet."
             raise NotFound(message, param="adapter", code="model_not_found")
-        return await self.resolve(tenant_id, newest[1].adapter, sticky)
+        return newest[1].adapter
 
     async def list(self, tenant_id: str) -> ModelList:
         """List the base, then the tenant's own models, newest first."""
@@ -92,6 +106,8 @@ class ModelService:
     async def delete(self, tenant_id: str, model: str) -> Deleted:
         """Delete a model by its exact name; its files go with the revision's last name.
 
+        Answers under way keep the files until they have ended.
+
         Raises NotFound, Forbidden for the base, and Conflict while a job goes on from it or an
         alias names it.
         """
@@ -106,17 +122,8 @@ class ModelService:
         if last:
             # After the rows: files that no row speaks of are invisible, the reverse is a broken
             # model in the list.
-            await self._remove_files(_ref(found))
+            await self.remover.remove_when_free(_ref(found))
         return Deleted(id=model, object="model", deleted=True)
-
-    async def _remove_files(self, ref: RevisionRef) -> None:
-        try:
-            await asyncio.to_thread(self.store.delete, ref)
-        except RevisionNotFound:
-            log.warning("revision.files_were_gone", tenant=ref.tenant, adapter=ref.adapter)
-        except StoreUnavailable as fault:
-            # The model is gone for everybody; what is left are files that an operator removes.
-            log.error("revision.files_left", tenant=ref.tenant, digest=ref.digest, error=str(fault))
 
     @cached_property
     def _base(self) -> Target:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database.locks import locks
 from service.errors import StorageFull, Unavailable
 
 WRITE = "lorehouse_write"
@@ -27,6 +28,7 @@ class Database:
         )
         self.engine = self.config.get_engine()
         self._sessions = self.config.create_session_maker()
+        self.locks = locks(url)
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine.sync_engine)
 

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import RevisionRef, is_blank
+from service.adapters.removing import publishing
 from service.base.probes import Probes
 from service.database import Database
 from service.database.models import JobRow
@@ -40,6 +41,7 @@ class Ledger:
 
     def __init__(self, database: Database, job: JobRow, publisher: Publisher, story: Story) -> None:
         self._database = database
+        self._tenant = job.tenant_id
         self._lease = (job.id, job.lease_token)
         self._publisher = publisher
         self._story = story
@@ -51,8 +53,11 @@ class Ledger:
         for event in events:
             batch.append(event)
             if isinstance(event, EpochDone):
-                made = await self._publish(event.adapter, event.step, event.metrics, event.probes)
-                await self._write(batch, event, made)
+                async with publishing(self._database, self._tenant):
+                    made = await self._publish(
+                        event.adapter, event.step, event.metrics, event.probes
+                    )
+                    await self._write(batch, event, made)
                 batch = []
         if batch:
             await self._write(batch)
@@ -62,6 +67,10 @@ class Ledger:
 
         A late cancel still counts, and what the publish gate rejects makes the job fail.
         """
+        async with publishing(self._database, self._tenant):
+            return await self._succeed(outcome, lease_seconds)
+
+    async def _succeed(self, outcome: TrainingOutcome, lease_seconds: float) -> str:
         assert outcome.probes is not None
         made = await self._publish(outcome.adapter, outcome.steps, outcome.metrics, outcome.probes)
         async with self._database.write() as session:

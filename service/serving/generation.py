@@ -45,6 +45,7 @@ class Generation:
         self.id = generation_id
         self.tenant = tenant
         self.model = target.model
+        self._lease = target.lease
         self.digest = target.revision.digest if target.revision else None
         self.fingerprint = fingerprint
         self.created = now()
@@ -80,6 +81,8 @@ class Generation:
             outcome = "cancelled"
             raise
         finally:
+            if self._lease is not None:
+                self._lease.close()
             self._record(outcome)
 
     async def collect(self) -> list[Choice]:

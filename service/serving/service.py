@@ -59,14 +59,14 @@ class GenerationService:
     async def named(self, tenant_id: str, model: str, sticky: str | None) -> Target:
         """Find what the tenant calls by this name; `sticky` picks among a canary's revisions.
 
-        Raises NotFound.
+        It comes with a lease, which `start` takes over. Raises NotFound.
         """
-        return await self._models.resolve(tenant_id, model, sticky)
+        return await self._models.leased(tenant_id, model, sticky)
 
     async def adapter(self, tenant_id: str, adapter: str | None, sticky: str | None) -> Target:
         """Find the tenant's adapter, by default its newest; raises NotFound."""
         if adapter is None:
-            return await self._models.newest(tenant_id, sticky)
+            adapter = await self._models.newest(tenant_id)
         try:
             return await self.named(tenant_id, adapter, sticky)
         except NotFound as fault:
@@ -77,9 +77,21 @@ class GenerationService:
     ) -> Generation:
         """Prepare a generation; the engine begins when it is first drawn from.
 
+        The target's lease is its own from now on, and ends with it.
+
         Raises BadRequest when the prompt cannot be rendered or does not fit, and for tokens that
         the base does not know.
         """
+        try:
+            return await self._start(generation_id, tenant_id, target, order)
+        except BaseException:
+            if target.lease is not None:
+                target.lease.close()
+            raise
+
+    async def _start(
+        self, generation_id: str, tenant_id: str, target: Target, order: Order
+    ) -> Generation:
         if order.sampling.n > self._max_batch:
             raise BadRequest(
                 f"This server generates at most {self._max_batch} choices at once.", param="n"

@@ -100,7 +100,8 @@ async def test_the_newest_is_the_tenants_own(house: House) -> None:
     await house.publish(1)
     sales, ref = await house.publish(2, adapter="sales")
     await house.publish(3, tenant="globex")
-    newest = await house.models.newest("acme")
+    assert await house.models.newest("acme") == "sales"
+    newest = await house.models.resolve("acme", "sales")
     assert (newest.model, newest.revision) == (sales, ref)
     with pytest.raises(NotFound) as fault:
         await house.models.newest("initech")

@@ -1,6 +1,7 @@
 """`lorehouse store`: what it prints, and its exit codes."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from tests.builders import a_peft_folder, an_origin
 def store(
     request: pytest.FixtureRequest,
     tmp_path: Path,
+    empty_database: Path,
     monkeypatch: pytest.MonkeyPatch,
     logging_restored: None,
 ) -> AdapterStore:
-    """The store that the settings name."""
+    """The store that the settings name, beside a database that knows no tenant."""
     data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(empty_database, data / "lorehouse.db")
     where = request.param.format(data=data)
     monkeypatch.setenv("LOREHOUSE_DATA_DIR", str(data))
     monkeypatch.setenv("LOREHOUSE_ADAPTER_STORE", where)

@@ -1,0 +1,87 @@
+"""Named locks between processes, shared or alone, that end with whoever holds them.
+
+Not rows: a lock of SQLite's is one for the whole database, and nobody else could write while files
+are moved. With SQLite there is one machine, and its file locks do; PostgreSQL has locks of its own.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+FOLDER = "locks"
+
+
+class FileLocks:
+    """Locks on files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @asynccontextmanager
+    async def shared(self, name: str) -> AsyncIterator[None]:
+        """Hold the lock beside others, once nobody holds it alone."""
+        with self._file(name) as file:
+            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_SH)
+            yield
+
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[bool]:
+        """Hold the lock alone if it can be had at once; tells whether it could."""
+        with self._file(name) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def _file(self, name: str) -> IO[bytes]:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        # Never removed: who waits for the lock would then wait for another file's.
+        return (self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]).open("ab")
+
+
+class PostgresLocks:
+    """Advisory locks, each on a connection of its own: holders must not use up the pool."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_async_engine(url, poolclass=NullPool)
+
+    @asynccontextmanager
+    async def shared(self, name: str) -> AsyncIterator[None]:
+        """Hold the lock beside others, once nobody holds it alone."""
+        async with self._engine.begin() as connection:
+            key = {"key": _number(name)}
+            await connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), key)
+            yield
+
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[bool]:
+        """Hold the lock alone if it can be had at once; tells whether it could."""
+        async with self._engine.begin() as connection:
+            key = {"key": _number(name)}
+            got = await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), key)
+            yield bool(got)
+
+
+Locks = FileLocks | PostgresLocks
+
+
+def locks(url: str) -> Locks:
+    """Find the locks that all processes on this database share."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return PostgresLocks(url)
+    return FileLocks(Path(parsed.database or "").parent / FOLDER)
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
