@@ -28,9 +28,12 @@ from service.datasets.controller import FileController
 from service.datasets.service import FileService
 from service.datasets.uploads import UploadService
 from service.datasets.uploads_controller import UploadController
+from service.erasure.controller import ErasableTenantController, ErasureController
+from service.erasure.service import ErasureService
 from service.health import HealthController, Monitor, metrics_route
 from service.http.edge import Edge
 from service.http.errors import exception_handlers
+from service.http.in_flight import InFlight
 from service.http.metrics import RequestMetrics
 from service.http.requests import JsonRequest
 from service.jobs.controller import JobController
@@ -45,7 +48,6 @@ from service.serving.metrics import GenerationMetrics
 from service.serving.service import GenerationService
 from service.settings import Settings
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
-from service.tenants.controller import TenantController
 from service.tenants.service import TenantService
 
 MAX_JSON_BYTES = 10_000_000
@@ -55,12 +57,13 @@ CONTROLLERS = [
     AliasController,
     ChatController,
     CompletionController,
+    ErasableTenantController,
+    ErasureController,
     FileController,
     GenerateController,
     HealthController,
     JobController,
     ModelController,
-    TenantController,
     UploadController,
 ]
 
@@ -105,7 +108,7 @@ def create_app(
         lifespan=[_lifespan(services, base, settings, closing)],
         # Litestar's logging of faults is left out: ours names no path and prints no locals.
         logging_config=None,
-        middleware=[_authentication(services["tenants"], settings)],
+        middleware=[_authentication(services, settings)],
         request_class=JsonRequest,
         openapi_config=openapi.config(),
         request_max_body_size=MAX_JSON_BYTES,
@@ -132,6 +135,7 @@ def _services(
         "adapters": AdapterService(database, store),
         "aliases": AliasService(database),
         "collector": collector,
+        "erasures": ErasureService(database, store, InFlight(), root),
         "files": files,
         "generation": GenerationService(
             engine, models, renderer, settings.max_batch, metrics=GenerationMetrics(registry)
@@ -156,9 +160,12 @@ def _services(
     }
 
 
-def _authentication(tenants: TenantService, settings: Settings) -> DefineMiddleware:
+def _authentication(services: dict[str, Any], settings: Settings) -> DefineMiddleware:
     return DefineMiddleware(
-        Authentication, authenticator=tenants, metrics_public=settings.metrics_public
+        Authentication,
+        authenticator=services["tenants"],
+        in_flight=services["erasures"].in_flight,
+        metrics_public=settings.metrics_public,
     )
 
 
@@ -188,7 +195,7 @@ def _lifespan(
 @asynccontextmanager
 async def _going_on(services: dict[str, Any], settings: Settings) -> AsyncIterator[None]:
     """Do beside the requests what nobody waits for."""
-    tasks: list[asyncio.Task[None]] = []
+    tasks = [asyncio.create_task(services["erasures"].run())]
     if settings.collect_seconds:
         tasks.append(asyncio.create_task(services["collector"].run(settings.collect_seconds)))
     try:

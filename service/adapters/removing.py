@@ -26,6 +26,11 @@ def publishing(database: Database, tenant_id: str) -> AbstractAsyncContextManage
     return database.locks.shared(_lock(tenant_id))
 
 
+def removing_alone(database: Database, tenant_id: str) -> AbstractAsyncContextManager[bool]:
+    """Keep every publisher out while files are removed, if none is at work: tells whether so."""
+    return database.locks.alone(_lock(tenant_id))
+
+
 class Remover:
     """Removes files that no row speaks of and no request of this process needs."""
 
@@ -37,11 +42,11 @@ class Remover:
 
     async def remove(self, ref: RevisionRef) -> bool:
         """Remove a revision's files; False where somebody needs them, or is publishing."""
-        async with self.database.locks.alone(_lock(ref.tenant)) as got:
+        async with removing_alone(self.database, ref.tenant) as got:
             # The row first: a lease that is opened once there is none does not find the revision.
             if not got or await self._spoken_of(ref) or self.leases.held(ref):
                 return False
-            return await _unbroken(asyncio.to_thread(self._delete, ref))
+            return await unbroken(asyncio.to_thread(self._delete, ref))
 
     async def remove_when_free(self, ref: RevisionRef) -> None:
         """Remove the files of a revision whose row has gone: now, or when its last lease ends.
@@ -86,7 +91,7 @@ class Remover:
         return True
 
 
-async def _unbroken(work: Awaitable[T]) -> T:
+async def unbroken(work: Awaitable[T]) -> T:
     """Wait for the end also when cancelled: a lock that is let go before would keep nobody out."""
     task = asyncio.ensure_future(work)
     try:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 FOLDER = "locks"
+AGAIN_SECONDS = 0.01
 
 
 class FileLocks:
@@ -29,19 +30,18 @@ class FileLocks:
     async def shared(self, name: str) -> AsyncIterator[None]:
         """Hold the lock beside others, once nobody holds it alone."""
         with self._file(name) as file:
-            await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_SH)
+            # Not waited for in a thread: a cancelled one would go on waiting.
+            while True:
+                if _taken(file, fcntl.LOCK_SH):
+                    break
+                await asyncio.sleep(AGAIN_SECONDS)
             yield
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[bool]:
         """Hold the lock alone if it can be had at once; tells whether it could."""
         with self._file(name) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            yield _taken(file, fcntl.LOCK_EX)
 
     def _file(self, name: str) -> IO[bytes]:
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -81,6 +81,14 @@ def locks(url: str) -> Locks:
     if parsed.get_backend_name() != "sqlite":
         return PostgresLocks(url)
     return FileLocks(Path(parsed.database or "").parent / FOLDER)
+
+
+def _taken(file: IO[bytes], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _number(name: str) -> int:

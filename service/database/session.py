@@ -1,7 +1,9 @@
 """Sessions on SQLite (WAL) or PostgreSQL: one request or one claim is one transaction."""
 
+import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
@@ -57,9 +59,29 @@ class Database:
                     raise Unavailable("The database is busy; try again.") from fault
             raise
 
+    async def scrub(self) -> None:
+        """Leave nothing in SQLite's files of the rows that were deleted.
+
+        Writers wait meanwhile. PostgreSQL's own vacuum does so in its time. Raises Unavailable when
+        a reader kept the old pages.
+        """
+        url = self.engine.url
+        if url.get_backend_name() == "sqlite":
+            await asyncio.to_thread(_scrub, url.database or "")
+
     async def close(self) -> None:
         """Return every connection."""
         await self.engine.dispose()
+
+
+def _scrub(path: str) -> None:
+    connecting = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    with closing(connecting) as connection:
+        connection.execute("VACUUM")
+        # The log still has the pages as they were.
+        [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise Unavailable("The database is busy; try again.")
 
 
 def _engine_options(url: str) -> dict[str, Any]:

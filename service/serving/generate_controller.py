@@ -61,7 +61,7 @@ class GenerateController(Controller):
 
 async def _require_visible(tenant: str, principal: Principal, tenants: TenantService) -> None:
     if principal.is_admin:
-        await tenants.get(tenant)
+        await tenants.present(tenant)
     elif principal.tenant_id != tenant:
         # Word for word what an unknown tenant gets: which tenants there are is nobody's business.
         raise NotFound(f"No such tenant: '{tenant}'.", param="tenant")

@@ -5,6 +5,7 @@ key is reserved for a tenant's own administration and opens no route yet: `/v1/a
 the operator's admin key alone.
 """
 
+import asyncio
 from typing import Any, Protocol
 
 from litestar import Request
@@ -17,6 +18,7 @@ from litestar.types import Scope as AsgiScope
 
 from service.errors import Forbidden, Unauthenticated
 from service.http.exchange import current
+from service.http.in_flight import InFlight
 from service.tenants.principal import Principal, Scope
 
 Connection = ASGIConnection[Any, Principal, Any, Any]
@@ -38,10 +40,16 @@ class Authentication:
     """ASGI middleware: no request gets past it into the protected routes without a good key."""
 
     def __init__(
-        self, app: ASGIApp, authenticator: Authenticator, *, metrics_public: bool = False
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        in_flight: InFlight,
+        *,
+        metrics_public: bool = False,
     ) -> None:
         self.app = app
         self.authenticator = authenticator
+        self.in_flight = in_flight
         self.protected = API if metrics_public else (API, METRICS)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -49,7 +57,23 @@ class Authentication:
             principal = await self.authenticator.authenticate(bearer(scope))
             scope["user"] = principal
             current(scope).tenant = principal.tenant_id
+            # The operator's own requests concern the tenant that the path names, if any.
+            tenant_id = principal.tenant_id or scope["path_params"].get("tenant")
+            if tenant_id is not None:
+                await self._answer_for(tenant_id, scope, receive, send)
+                return
         await self.app(scope, receive, send)
+
+    async def _answer_for(
+        self, tenant_id: str, scope: AsgiScope, receive: Receive, send: Send
+    ) -> None:
+        with self.in_flight.entered(tenant_id) as entry:
+            try:
+                await self.app(scope, receive, send)
+            except asyncio.CancelledError:
+                if entry.ended and current(scope).status is None:
+                    raise Unauthenticated("This tenant is being erased.") from None
+                raise
 
 
 def _template(scope: AsgiScope) -> str:

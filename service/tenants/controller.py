@@ -55,7 +55,7 @@ class TenantController(Controller):
         "/{tenant:str}/keys",
         operation_id="createApiKey",
         summary="Create an API key",
-        responses=errors(404),
+        responses=errors(404, 409),
     )
     async def create_key(
         self,

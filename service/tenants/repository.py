@@ -3,8 +3,8 @@
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import ApiKeyRow, TenantRow
-from service.errors import NotFound
+from service.database.models import ApiKeyRow, ErasureRow, TenantRow
+from service.errors import Conflict, NotFound
 
 
 class TenantRepository:
@@ -17,6 +17,20 @@ class TenantRepository:
         """Find a tenant; raises NotFound."""
         if (row := await self.session.get(TenantRow, tenant_id)) is None:
             raise NotFound(f"No such tenant: '{tenant_id}'.", param="tenant")
+        return row
+
+    async def present(self, tenant_id: str) -> TenantRow:
+        """Find a tenant that stays; raises NotFound, and Conflict while it is being erased."""
+        query = select(TenantRow).where(TenantRow.id == tenant_id)
+        # Held, so that an erasure that begins now is seen here, or sees what this adds.
+        await self.session.execute(query.with_for_update(read=True))
+        row = await self.get(tenant_id)
+        erasing = select(ErasureRow.seq).where(
+            ErasureRow.tenant_id == tenant_id, ErasureRow.status == "running"
+        )
+        if await self.session.scalar(erasing) is not None:
+            message = f"The tenant '{tenant_id}' is being erased."
+            raise Conflict(message, param="tenant", code="tenant_being_erased")
         return row
 
     async def all(self) -> list[TenantRow]:

@@ -54,6 +54,11 @@ class TenantService:
         async with self.database.read() as session:
             return await TenantRepository(session).get(tenant_id)
 
+    async def present(self, tenant_id: str) -> TenantRow:
+        """Find a tenant that stays; raises NotFound, and Conflict while it is being erased."""
+        async with self.database.read() as session:
+            return await TenantRepository(session).present(tenant_id)
+
     async def create_key(self, tenant_id: str, wanted: CreateKey) -> tuple[ApiKeyRow, str]:
         """Make a key and return it beside its row: only its keyed hash is kept."""
         key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
@@ -69,7 +74,7 @@ class TenantService:
         )
         async with self.database.write() as session:
             repository = TenantRepository(session)
-            await repository.get(tenant_id)
+            await repository.present(tenant_id)
             await repository.add(row)
         return row, key
 
