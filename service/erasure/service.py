@@ -111,9 +111,10 @@ class ErasureService:
         tenant_id = erasure.tenant_id
         if (await self.retrieve(erasure.id)).status == DONE:
             return  # and the tenant of that name is another one
-        while not await self.in_flight.end(tenant_id, self.grace):
-            log.warning("erasure.requests_stay", tenant=tenant_id)
-        await self._end_work(tenant_id)
+        # Twice: a request that was let in at the last moment may have begun a job.
+        for _ in range(2):
+            await self._end_requests(tenant_id)
+            await self._end_work(tenant_id)
         await self._count(erasure)
         await self._erase_adapters(tenant_id)
         await self._erase_folders(tenant_id)
@@ -125,6 +126,10 @@ class ErasureService:
         await self._erase_folders(tenant_id)
         async with self.database.write() as session:
             await ErasureRepository(session).finish(erasure)
+
+    async def _end_requests(self, tenant_id: str) -> None:
+        while not await self.in_flight.end(tenant_id, self.grace):
+            log.warning("erasure.requests_stay", tenant=tenant_id)
 
     async def _end_work(self, tenant_id: str) -> None:
         while True:

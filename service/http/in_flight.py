@@ -1,7 +1,7 @@
 """Which requests of a tenant are being answered, so that they can be brought to an end."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,20 +36,23 @@ class InFlight:
                 del self._entries[tenant_id]
 
     async def end(self, tenant_id: str, grace: float) -> bool:
-        """Let a tenant's requests end, and cancel those that have not after `grace` seconds.
+        """Let a tenant's requests of now end, and cancel those that have not after `grace` seconds.
 
-        Tells whether all are gone, for which the cancelled ones get as long again.
+        Tells whether all of them are gone, for which the cancelled ones get as long again.
         """
-        await self._leave(tenant_id, grace)
-        for entry in self._entries.get(tenant_id, set()):
+        late = await _leave(self._entries.get(tenant_id, set()), grace)
+        for entry in late:
             entry.ended = True
             entry.task.cancel()
-        await self._leave(tenant_id, grace)
-        return tenant_id not in self._entries
+        return not await _leave(late, grace)
 
-    async def _leave(self, tenant_id: str, seconds: float) -> None:
-        leaving = [asyncio.create_task(e.left.wait()) for e in self._entries.get(tenant_id, ())]
-        if leaving:
-            _, late = await asyncio.wait(leaving, timeout=seconds)
-            for task in late:
-                task.cancel()
+
+async def _leave(entries: Collection[_Entry], seconds: float) -> list[_Entry]:
+    """Wait for requests to end; returns those that did not."""
+    leaving = {asyncio.create_task(entry.left.wait()): entry for entry in entries}
+    if not leaving:
+        return []
+    _, late = await asyncio.wait(leaving, timeout=seconds)
+    for task in late:
+        task.cancel()
+    return [leaving[task] for task in late]

@@ -1,5 +1,6 @@
 """Run an action in a process that is killed at its n-th call of the system, or of obstore."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -11,12 +12,15 @@ from typing import Any
 import obstore
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.unit.adapters_store.killing", "numpy", "adapters_store"])
+_PROCESSES.set_forkserver_preload(
+    ["tests.unit.adapters_store.killing", "numpy", "adapters_store", "service.erasure.service"]
+)
 
 # What touches files: the functions of `os` and `fcntl`, and the methods of open files.
 _MODULES = {"posix", "fcntl"}
 _OBSTORE = {obstore.put, obstore.get, obstore.get_range, obstore.head, obstore.delete, obstore.list}
 _METHODS = {"write", "flush", "close", "open"}
+_CHANGES = {os.rename, os.replace, os.unlink, os.rmdir, os.mkdir, os.fsync, fcntl.flock}
 
 
 Counted = Callable[[Any], bool]
@@ -25,6 +29,11 @@ Counted = Callable[[Any], bool]
 def touches_files(called: Any) -> bool:
     """Tell whether a builtin is one of those above."""
     return called.__module__ in _MODULES or called.__name__ in _METHODS
+
+
+def changes_files(called: Any) -> bool:
+    """Tell whether a builtin changes what lies where, or locks it."""
+    return called in _CHANGES
 
 
 def asks_obstore(called: Any) -> bool:
