@@ -49,7 +49,7 @@ def beyond(
         return []
     results = [name for v in versions if v.servable for name in v.names if name.step is None]
     seqs = sorted(name.seq for name in results)
-    of_job = {name.job_id: name.seq for name in results}
+    of_job = {name.job_id: name.seq for name in sorted(results, key=lambda name: name.seq)}
     dates = sorted(name.created_at for name in results)
 
     def newer(name: Name) -> int:
