@@ -1,10 +1,12 @@
 """The few deeds on objects that a store needs, on any cloud; obstore's errors end here."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import msgspec
 import obstore
@@ -45,6 +47,7 @@ class Bucket:
         )
         try:
             self._store = from_url(url, **options)
+            self._folder = Path(url2pathname(urlsplit(url).path)) if scheme == "file" else None
         except (BaseError, OSError, ValueError) as fault:
             raise InvalidLocation(_first_line(fault)) from None
 
@@ -101,6 +104,16 @@ class Bucket:
         """Name what lies at the top and has something in it."""
         with _answered():
             return [*obstore.list_with_delimiter(self._store)["common_prefixes"]]
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all objects below a folder, and what only a local bucket has: the folder itself,
+        and files of puts that were cut, which no listing shows.
+        """
+        for key in [found.key for found in self.walk(folder)]:
+            with suppress(FileNotFoundError):
+                self.remove(key)
+        if self._folder is not None:
+            files.remove(self._folder / folder)
 
     def remove(self, key: str) -> None:
         """Remove an object. Raises FileNotFoundError where the cloud tells."""

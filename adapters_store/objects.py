@@ -96,11 +96,11 @@ class ObjectAdapterStore(AdapterStore):
 
     def erase(self, tenant: str) -> None:
         """Remove all that is a tenant's, torn or whole, and this machine's copies."""
-        keys = [found.key for found in self._bucket.walk(layout.name(tenant))]
         # Manifests first: what is cut in the middle leaves orphans, and no damaged revision.
-        for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST_FILE}")):
+        for ref in self.list(tenant):
             with suppress(FileNotFoundError):
-                self._bucket.remove(key)
+                self._bucket.remove(_manifest_of(ref))
+        self._bucket.remove_folder(layout.name(tenant))
         self._cache.erase(tenant)
 
     def tenants(self) -> Sequence[str]:

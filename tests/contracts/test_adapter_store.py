@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -170,6 +171,9 @@ def test_a_hostile_name_is_refused_everywhere(store: AdapterStore, staged: Path,
         for call in calls:
             with pytest.raises(InvalidName):
                 call()
+    for of_tenant in (store.size, store.erase):
+        with pytest.raises(InvalidName):
+            of_tenant(name)
     with pytest.raises(InvalidName):
         store.publish("acme", "desk", staged, an_origin(base=name))
 
@@ -226,3 +230,43 @@ def test_equal_content_published_by_many_at_once_is_one_revision(
 
     assert all(one == published[0] for one in published)
     assert list(store.list("acme")) == [published[0].ref]
+
+
+def test_a_store_tells_when_a_revision_came_and_how_much_a_tenant_keeps(
+    store: AdapterStore, tmp_path: Path
+) -> None:
+    began = time.time()
+    revision = store.publish("acme", "desk", a_peft_folder(tmp_path / "1", seed=1), an_origin())
+    content = sum(entry.bytes for entry in revision.manifest.files.values())
+    manifest_bytes = store.size("acme") - content
+
+    # The memory's clock stands still; the others' is the disk's or the cloud's, in whole seconds.
+    assert store.published_at(revision.ref) in (1_700_000_000, pytest.approx(began, abs=60))
+    assert 100 < manifest_bytes < 10_000
+    assert store.size("globex") == 0
+    store.publish("acme", "sales", a_peft_folder(tmp_path / "2", seed=2), an_origin())
+    assert store.size("acme") > 2 * content
+    with pytest.raises(RevisionNotFound):
+        store.published_at(RevisionRef("acme", "desk", "0" * 64))
+
+
+def test_erasing_a_tenant_leaves_nothing_of_it_and_all_of_the_others(
+    store: AdapterStore, tmp_path: Path
+) -> None:
+    staged = a_peft_folder(tmp_path / "staged")
+    mine = [store.publish("acme", name, staged, an_origin()) for name in ("desk", "sales")]
+    others = [store.publish(name, "desk", staged, an_origin()) for name in ("acme2", "globex")]
+
+    store.erase("acme")
+    store.erase("acme")
+    store.erase("nobody")
+
+    assert list(store.list("acme")) == []
+    assert "acme" not in store.tenants()
+    assert store.size("acme") == 0
+    for revision in mine:
+        assert not revision.path.exists(), "nor is there a copy"
+        with pytest.raises(RevisionNotFound):
+            store.open(revision.ref)
+    assert [store.open(other.ref) for other in others] == others
+    assert store.publish("acme", "desk", staged, an_origin()).ref == mine[0].ref

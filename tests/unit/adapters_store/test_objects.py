@@ -199,3 +199,18 @@ def test_a_bucket_that_is_not_there_is_unavailable(s3_url: str, tmp_path: Path) 
     store = a_store("s3://nobodys-bucket/adapters", tmp_path)
     with pytest.raises(StoreUnavailable, match="object store"):
         store.probe()
+
+
+def test_erasing_takes_torn_uploads_and_copies_whose_objects_are_gone(
+    url: str, staged: Path, tmp_path: Path
+) -> None:
+    store, objects = a_store(url, tmp_path), Objects(url)
+    published = store.publish("acme", "desk", staged, an_origin())
+    torn = f"acme/desk/{'0' * 64}/{'1' * 32}/{WEIGHTS_FILE}"
+    objects.write(torn, b"half")
+    objects.remove(objects.key(published.ref, MANIFEST_FILE))
+
+    store.erase("acme")
+
+    assert objects.all() == []
+    assert not published.path.exists()

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from adapters_store import AdapterStore, RevisionRef, open_store
 from service.__main__ import main
+from service.data_folder import held
 from tests.builders import a_peft_folder, an_origin
 
 
@@ -105,3 +108,57 @@ def test_a_url_that_names_no_store_is_one_line_and_exit_code_2(
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert "LOREHOUSE_ADAPTER_STORE" in told[0]
+
+
+@pytest.fixture
+def known(tmp_path: Path, ref: RevisionRef) -> RevisionRef:
+    """A revision of a tenant that the database knows, without a row, and old enough."""
+    with closing(sqlite3.connect(tmp_path / "data" / "lorehouse.db")) as database:
+        database.execute("INSERT INTO tenants (id, created_at) VALUES ('acme', 1)")
+        database.commit()
+    age(kept(tmp_path, "manifest.json").parent)
+    return ref
+
+
+def test_a_revision_without_a_row_is_told_and_then_collected(
+    known: RevisionRef, store: AdapterStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"acme/desk/{known.digest}"
+    assert main(["store", "collect", "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{where}  would go: no row speaks of it\n"
+    assert list(store.list("acme")) == [known]
+    assert main(["store", "collect"]) == 0
+    assert capsys.readouterr().out == f"{where}  removed: no row spoke of it\n"
+    assert list(store.list("acme")) == []
+
+
+def test_of_a_tenant_that_the_database_does_not_know_nothing_is_taken(
+    ref: RevisionRef, store: AdapterStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    age(kept(tmp_path, "manifest.json").parent)
+    assert main(["store", "collect"]) == 0
+    assert capsys.readouterr().out == ""
+    assert list(store.list("acme")) == [ref]
+
+
+def test_beside_a_running_server_whole_revisions_are_left_to_it(
+    known: RevisionRef, store: AdapterStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(tmp_path / "data"):
+        assert main(["store", "collect"]) == 0
+    assert capsys.readouterr().out == "a server is running, and lets go of whole revisions itself\n"
+    assert list(store.list("acme")) == [known]
+
+
+def test_without_a_database_nothing_is_rubbish(
+    known: RevisionRef, store: AdapterStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = tmp_path / "data" / "lorehouse.db"
+    database.unlink()
+    assert main(["store", "collect"]) == 1
+    assert "there is no database" in capsys.readouterr().err
+    assert not database.exists()
+    database.touch()
+    assert main(["store", "collect"]) == 1
+    assert "cannot use the database: no such table" in capsys.readouterr().err
+    assert list(store.list("acme")) == [known]
