@@ -11,6 +11,7 @@ from service.adapters.adapters_repository import AdapterRepository
 from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.leases import Leases
 from service.adapters.missing import adapter_not_found
+from service.adapters.rejected import PUBLISHED
 from service.adapters.removing import Remover
 from service.adapters.repository import RevisionRepository
 from service.adapters.retention import Name, Verdict, Version, beyond
@@ -106,7 +107,7 @@ async def judge(
         Version(
             row.digest,
             row.created_at,
-            row.status == "published" or row.overridden_at is not None,
+            row.status == PUBLISHED or row.overridden_at is not None,
             [Name(m.seq, m.name, m.job_id, m.step, m.created_at) for m in named.get(row.id, ())],
         )
         for row in rows

@@ -24,7 +24,7 @@ class FileLocks:
     """Locks on files of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @asynccontextmanager
     async def shared(self, name: str) -> AsyncIterator[None]:
@@ -44,32 +44,34 @@ class FileLocks:
             yield _taken(file, fcntl.LOCK_EX)
 
     def _file(self, name: str) -> IO[bytes]:
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         # Never removed: who waits for the lock would then wait for another file's.
-        return (self._folder / hashlib.sha256(name.encode()).hexdigest()[:32]).open("ab")
+        return (self.folder / hashlib.sha256(name.encode()).hexdigest()[:32]).open("ab")
 
 
 class PostgresLocks:
     """Advisory locks, each on a connection of its own: holders must not use up the pool."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(url, poolclass=NullPool)
+        # No transaction, which a server may end for idling; the lock ends with its connection.
+        self._engine = create_async_engine(
+            url, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True
+        )
 
     @asynccontextmanager
     async def shared(self, name: str) -> AsyncIterator[None]:
         """Hold the lock beside others, once nobody holds it alone."""
-        async with self._engine.begin() as connection:
-            key = {"key": _number(name)}
-            await connection.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), key)
+        async with self._engine.connect() as connection:
+            await connection.execute(text("SELECT pg_advisory_lock_shared(:key)"), _key(name))
             yield
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[bool]:
         """Hold the lock alone if it can be had at once; tells whether it could."""
-        async with self._engine.begin() as connection:
-            key = {"key": _number(name)}
-            got = await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), key)
-            yield bool(got)
+        async with self._engine.connect() as connection:
+            yield bool(
+                await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), _key(name))
+            )
 
 
 Locks = FileLocks | PostgresLocks
@@ -91,5 +93,6 @@ def _taken(file: IO[bytes], kind: int) -> bool:
     return True
 
 
-def _number(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+def _key(name: str) -> dict[str, int]:
+    digest = hashlib.sha256(name.encode()).digest()
+    return {"key": int.from_bytes(digest[:8], "big", signed=True)}

@@ -41,6 +41,7 @@ class TenantService:
             async with self.database.write() as session:
                 await TenantRepository(session).add(row)
         except IntegrityError:
+            await self.present(tenant_id)
             raise Conflict(f"The tenant '{tenant_id}' exists already.", param="id") from None
         return row
 

@@ -213,7 +213,8 @@ async def test_the_tenant_is_shut_out_at_once_and_its_id_is_taken_until_the_end(
     begun = await admin.delete(f"{TENANTS}/acme")
     assert (begun.status_code, begun.json()["status"]) == (202, "running")
     assert (await acme.get("/v1/models")).status_code == 401
-    assert (await admin.post(TENANTS, json={"id": "acme"})).status_code == 409
+    taken = await admin.post(TENANTS, json={"id": "acme"})
+    assert (taken.status_code, error_of(taken)["code"]) == (409, "tenant_being_erased")
     key = await admin.post(f"{TENANTS}/acme/keys", json={"name": "late"})
     assert (key.status_code, error_of(key)["code"]) == (409, "tenant_being_erased")
     late = await admin.post("/v1/tenants/acme/generate", json={"prompt": "x"})

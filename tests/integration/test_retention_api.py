@@ -12,6 +12,7 @@ from sqlalchemy import select
 from adapters_store import AdapterStore, RevisionRef
 from service.adapters.collecting import Collector
 from service.adapters.removing import publishing
+from service.adapters.repository import RevisionRepository
 from service.adapters.service import ModelService
 from service.database import Database
 from service.database.models import JobRow, MergeRow, RevisionRow
@@ -155,6 +156,29 @@ async def test_what_is_needed_stays_and_the_preview_says_for_what(
     assert free in error_of(rolled, 409)["message"]
     history = (await acme.get(f"{ALIASES}/production/history")).json()["data"]
     assert history[-1]["targets"] == [{"revision": free, "weight": 1}]
+
+
+async def test_a_rejected_revision_is_no_rubbish_and_goes_when_newer_results_are_there(
+    acme: httpx.AsyncClient,
+    collector: Collector,
+    store: AdapterStore,
+    database: Database,
+    publish: Publish,
+    tmp_path: Path,
+) -> None:
+    ref = store.publish("acme", "support", a_peft_folder(tmp_path / "bad"), an_origin()).ref
+    async with database.write() as session:
+        row = await RevisionRepository(session).reject(
+            "acme", "support", ref.digest, format="chat", job_id="ftjob-bad", step=None, gate={}
+        )
+        row.created_at = 1
+    only = await publish(1)
+    assert await collected(collector) == {}
+    await limit(acme, 2)
+    assert await collected(collector) == {}
+    second = await publish(2)
+    assert set(await collected(collector)) == {ref.digest}
+    assert digests(store) == {only, second}
 
 
 async def test_many_go_in_several_transactions(
