@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import ApiKeyRow, ErasureRow, FileRow, JobRow, MergeRow, TenantRow
+from service.database.models import ApiKeyRow, ErasureRow, FileRow, JobRow, TenantRow
 from service.errors import BadRequest, NotFound
 from service.wire import new_id, now
 
@@ -94,11 +94,10 @@ class ErasureRepository:
         )
         return int(await self.session.scalar(query) or 0)
 
-    async def work_ids(self, tenant_id: str) -> list[str]:
-        """List the ids of what has a working folder: jobs and merges."""
-        jobs = select(JobRow.id).where(JobRow.tenant_id == tenant_id)
-        merges = select(MergeRow.id).where(MergeRow.tenant_id == tenant_id)
-        return [*await self.session.scalars(jobs), *await self.session.scalars(merges)]
+    async def job_ids(self, tenant_id: str) -> Sequence[str]:
+        """List a tenant's jobs, whose working folders have their names."""
+        query = select(JobRow.id).where(JobRow.tenant_id == tenant_id)
+        return (await self.session.scalars(query)).all()
 
     async def erase_some(self, tenant_id: str, table: Table) -> bool:
         """Delete some of a tenant's rows; tells whether there may be more."""

@@ -153,18 +153,18 @@ class ErasureService:
                 row.report = msgspec.to_builtins(report)
 
     async def _erase_adapters(self, tenant_id: str) -> None:
-        async with removing_alone(self.database, tenant_id) as got:
-            if got:
-                await unbroken(asyncio.to_thread(self.store.erase, tenant_id))
-                return
-        await asyncio.sleep(LOOK_SECONDS)
-        await self._erase_adapters(tenant_id)
+        while True:
+            async with removing_alone(self.database, tenant_id) as got:
+                if got:
+                    await unbroken(asyncio.to_thread(self.store.erase, tenant_id))
+                    return
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _erase_folders(self, tenant_id: str) -> None:
         async with self.database.read() as session:
-            ids = await ErasureRepository(session).work_ids(tenant_id)
+            jobs = await ErasureRepository(session).job_ids(tenant_id)
         folders = [self.root / kind / tenant_id for kind in ("files", "uploads")]
-        folders += [self.root / kind / name for kind in ("jobs", "merges") for name in ids]
+        folders += [self.root / "jobs" / job for job in jobs]
         await asyncio.to_thread(_remove, folders)
 
     async def _erase_some(self, tenant_id: str, table: Table) -> bool:
