@@ -27,7 +27,7 @@ ADMIN_KEY = "the-operators-own-key"
 SECRET = "keys-the-hashes"
 URL = "http://lorehouse.test"
 
-# For an hour that one has: `pytest --hypothesis-profile=long`, where a test knows what to do with it.
+# `pytest --hypothesis-profile=long`, for tests that know what to do with an hour.
 hypothesis.settings.register_profile("long")
 
 

@@ -1,9 +1,12 @@
-"""Run an action in a process that is killed at its n-th call of the system, or of obstore."""
+"""Run an action in a process that is killed at its n-th step: a call of the system, or of obstore,
+or what the action itself calls one.
+"""
 
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -11,13 +14,15 @@ from typing import Any
 import obstore
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.unit.adapters_store.killing", "numpy", "adapters_store"])
+_PROCESSES.set_forkserver_preload(
+    ["tests.unit.adapters_store.killing", "numpy", "adapters_store", "tests.e2e.deeds"]
+)
 
 # What touches files: the functions of `os` and `fcntl`, and the methods of open files.
 _MODULES = {"posix", "fcntl"}
 _OBSTORE = {obstore.put, obstore.get, obstore.get_range, obstore.head, obstore.delete, obstore.list}
 _METHODS = {"write", "flush", "close", "open"}
-
+_CHANGING = {"open", "write", "rename", "mkdir", "rmdir", "unlink", "fsync", "fchmod", "utime"}
 
 Counted = Callable[[Any], bool]
 
@@ -27,16 +32,21 @@ def touches_files(called: Any) -> bool:
     return called.__module__ in _MODULES or called.__name__ in _METHODS
 
 
+def changes_files(called: Any) -> bool:
+    """Tell whether a builtin changes files: to die before one that does not is to die after."""
+    return touches_files(called) and called.__name__ in _CHANGING
+
+
 def asks_obstore(called: Any) -> bool:
     """Tell whether a builtin reads or writes objects."""
     return called in _OBSTORE
 
 
 def killed_at(
-    step: int, action: Callable[..., object], *args: object, counted: Counted = touches_files
+    steps: int, action: Callable[..., object], *args: object, counted: Counted = touches_files
 ) -> bool:
-    """Whether the action was killed at that step; False when it ended before so many."""
-    process = _PROCESSES.Process(target=_run, args=(step, counted, action, args))
+    """Whether the action was killed after so many steps; False when it ended before."""
+    process = _PROCESSES.Process(target=_run, args=(steps, counted, action, args))
     process.start()
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL)
@@ -45,18 +55,35 @@ def killed_at(
     return killed
 
 
+def step() -> None:
+    """Die here, if it is time."""
+    _doom.count()
+
+
+class _Doom:
+    """Counts the steps of a process's threads."""
+
+    def __init__(self) -> None:
+        self.left = -1
+
+    def count(self) -> None:
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+
+
+_doom = _Doom()
+
+
 def _run(
-    step: int, counted: Counted, action: Callable[..., object], args: tuple[object, ...]
+    steps: int, counted: Counted, action: Callable[..., object], args: tuple[object, ...]
 ) -> None:
-    left = step
-
     def count(_frame: FrameType, event: str, called: Any) -> None:
-        nonlocal left
         if event == "c_call" and counted(called):
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
+            step()
 
+    _doom.left = steps
+    threading.setprofile(count)
     sys.setprofile(count)
     action(*args)
     sys.setprofile(None)
