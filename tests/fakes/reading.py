@@ -154,8 +154,9 @@ class ReadingEngine:
         number = number_of(self._renderer.tokenizer.decode(request.prompt))
         self.begun[number].set()
         try:
-            async for piece in call.pieces():
-                yield piece
+            async for piece in call.answers():
+                if isinstance(piece, Piece):
+                    yield piece
         finally:
             self.loop.cancel(call)
 

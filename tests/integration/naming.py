@@ -25,13 +25,16 @@ class Named(msgspec.Struct, frozen=True):
 class Names:
     """One tenant's. Each change tells the status that the API must answer with."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
         self.models: dict[str, Named] = {}
         """By name, oldest first."""
         self.gone: set[str] = set()
         """Names that were deleted, and are not there again."""
         self._adapters: set[str] = set()
         """An adapter stays when all of its revisions are gone."""
+        self._rejected: dict[tuple[str, str], int | None] = {}
+        """Steps of what the publish gate rejected, by adapter and digest."""
         self._aliases: dict[tuple[str, str], list[Targets | None]] = {}
         """Every version; None where it was deleted."""
         self._stuck: dict[tuple[Targets, str], str] = {}
@@ -41,6 +44,23 @@ class Names:
         self._adapters.add(model.adapter)
         self.models.setdefault(model.name, model)
         self.gone.discard(model.name)
+        self._rejected.pop((model.adapter, model.digest), None)
+
+    def rejected(self, adapter: str, digest: str, step: int | None) -> None:
+        """A result, or a checkpoint, did not pass the gate; if its content did before, it stays."""
+        self._adapters.add(adapter)
+        if not self.has(adapter, digest):
+            self._rejected[adapter, digest] = step
+
+    def override(self, adapter: str, digest: str) -> int:
+        """Let a rejected revision be called."""
+        if (adapter, digest) not in self._rejected:
+            return 409 if self.has(adapter, digest) else 404
+        step = self._rejected[adapter, digest]
+        name = f"ft:{BASE}:{self._tenant}:{adapter}:{digest[:8]}"
+        name += "" if step is None else f":ckpt-step-{step}"
+        self.published(Named(name, adapter, digest, step))
+        return 200
 
     def digests(self, adapter: str) -> list[str]:
         """The adapter's revisions."""
@@ -65,8 +85,9 @@ class Names:
             return 404
         if seen not in (None, self.version(adapter, alias)):
             return 412
-        if not all(self.has(adapter, digest) for digest, _ in targets):
-            return 404
+        for digest, _ in targets:
+            if not self.has(adapter, digest):
+                return 409 if (adapter, digest) in self._rejected else 404
         self._aliases.setdefault((adapter, alias), []).append(targets)
         return 200
 
@@ -127,6 +148,17 @@ class Names:
         newest = self._newest(adapter)
         return frozenset([newest.name] if newest else [])
 
+    def refusing(self, name: str | None) -> int:
+        """The status of a name that nothing answers to: rejected, or not found."""
+        if name is None:
+            return 404
+        adapter, at, rev = name.partition("@")
+        if name.startswith(f"ft:{BASE}:{self._tenant}:"):
+            adapter, at, rev = *name.split(":")[3:4], "@", name.split(":")[4]
+        of_adapter = [digest for owner, digest in self._rejected if owner == adapter]
+        found = [digest for digest in of_adapter if not at or rev in (digest, digest[:8])]
+        return 409 if found else 404
+
     def drawn_from(self, name: str | None) -> Targets | None:
         """The targets of the alias that a name stands for, if it stands for one."""
         adapter, at, rest = (name or "").partition("@")
@@ -143,6 +175,9 @@ class Names:
             yield from (f"{model.adapter}@{rev}" for rev in (model.rev, model.digest))
             yield model.adapter
         yield from (f"{adapter}@{alias}" for adapter, alias in self._aliases)
+        for adapter, digest in self._rejected:
+            yield f"ft:{BASE}:{self._tenant}:{adapter}:{digest[:8]}"
+            yield from (adapter, f"{adapter}@{digest[:8]}")
 
     def _history(self, adapter: str, alias: str) -> list[Targets | None]:
         return self._aliases.get((adapter, alias), [])

@@ -33,8 +33,10 @@ from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import JobRow
 from service.rendering.renderer import Renderer
+from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.publishing import Publisher
 from service.runtime.training_parts import Parts
+from service.serving.gate import Rules, Verdict
 from service.settings import Settings
 from service.telemetry import configure_logging
 from tests.builders import a_peft_folder, an_origin
@@ -47,6 +49,8 @@ TENANTS, CONTENTS, PLACES = 3, 6, 3
 ADAPTERS, ALIASES = ("support", "style"), ("production", "canary")
 MOST_HELD = PLACES - 1
 """So that there is a place on the base for what is asked meanwhile."""
+
+CODES = {404: "model_not_found", 409: "revision_rejected"}
 
 T = TypeVar("T")
 tenants = st.integers(0, TENANTS - 1)
@@ -123,13 +127,14 @@ class Flight(msgspec.Struct):
     refs: dict[str, RevisionRef | None]
     texts: dict[str, str]
     targets: Targets | None
+    refusals: set[int]
+    """Statuses that say that nothing answers to the name."""
     answer: asyncio.Task[Reply]
-    may_be_lost: bool = False
 
     def check(self, reply: Reply) -> None:
-        if reply.status != 200:
-            assert (reply.status, reply.code) == (404, "model_not_found")
-            assert self.may_be_lost or not self.texts
+        if reply.status != httpx.codes.OK:
+            assert reply.status in self.refusals
+            assert reply.code == CODES[reply.status]
             return
         [model] = reply.models
         ref = self.refs[model]
@@ -183,6 +188,10 @@ class House:
         """Publish as a job does."""
         return self.do(self._publish(tenant, adapter, content, step, alias))
 
+    def reject(self, tenant: Tenant, adapter: str, content: int, step: int | None) -> str:
+        """Reject as a job does; give the digest."""
+        return self.do(self._reject(tenant, adapter, content, step))
+
     async def _open(self) -> None:
         renderer = Renderer(self._base)
         self.engine = ReadingEngine(self.store, renderer, max_resident=PLACES)
@@ -194,23 +203,39 @@ class House:
         # Answers are held up for as long as it takes.
         http = httpx.AsyncClient(base_url=url, timeout=None)
         self._http = await self._stack.enter_async_context(http)
+        self._admin = Tenant("", ADMIN_KEY, http, Names(""))
+
+    async def override(self, tenant: Tenant, adapter: str, digest: str) -> httpx.Response:
+        """Let a rejected revision be called, as the operator."""
+        path = f"/v1/admin/tenants/{tenant.id}/adapters/{adapter}/revisions/{digest}/override"
+        return await self._admin.call("POST", path, {"reason": "it is good enough"})
 
     async def _tenant(self, name: str) -> Tenant:
-        admin, path = Tenant("", ADMIN_KEY, self._http, Names()), "/v1/admin/tenants"
+        admin, path = self._admin, "/v1/admin/tenants"
         (await admin.call("POST", path, {"id": name})).raise_for_status()
         made = await admin.call("POST", f"{path}/{name}/keys", {"name": "tests"})
-        return Tenant(name, made.raise_for_status().json()["key"], self._http, Names())
+        return Tenant(name, made.raise_for_status().json()["key"], self._http, Names(name))
 
     async def _publish(
         self, tenant: Tenant, adapter: str, content: int, step: int | None, alias: str | None
     ) -> Named:
-        job: dict[str, Any] = {"tenant_id": tenant.id, "adapter": adapter, "publish_alias": alias}
-        publisher = Publisher(self._parts(), JobRow(id="ftjob-1", **job), an_origin())
-        digest = await asyncio.to_thread(publisher.publish, self.contents[content], 1, {})
+        publisher = self._publisher(tenant, adapter, alias)
+        ref = await asyncio.to_thread(publisher.publish, self.contents[content], 1, {})
         async with self.database.write() as session:
-            name = await publisher.record(session, digest, step)
-            await publisher.move_alias(session, digest)
-        return Named(name, adapter, digest, step)
+            name = await publisher.record(session, ref, Verdict(True, []), step)
+            await publisher.move_alias(session, ref.digest)
+        return Named(name, adapter, ref.digest, step)
+
+    async def _reject(self, tenant: Tenant, adapter: str, content: int, step: int | None) -> str:
+        publisher = self._publisher(tenant, adapter, None)
+        ref = await asyncio.to_thread(publisher.publish, self.contents[content], 1, {})
+        async with self.database.write() as session:
+            await publisher.reject(session, ref, Verdict(False, []), step)
+        return ref.digest
+
+    def _publisher(self, tenant: Tenant, adapter: str, alias: str | None) -> Publisher:
+        job = JobRow(id="ftjob-1", tenant_id=tenant.id, adapter=adapter, publish_alias=alias)
+        return Publisher(self._parts(), job, an_origin())
 
     def _parts(self) -> Parts:
         async def none(_tenant: str, _file: str) -> list[Any]:
@@ -225,6 +250,7 @@ class House:
             quantization="none",
             compute_dtype="float32",
             trainers={},
+            gate=Gatekeeper(self.engine, Rules()),
             at_once=1,
             healthy=lambda: True,
             workdirs=self._settings.data_dir,
@@ -266,6 +292,25 @@ class Tenants(RuleBasedStateMachine):
         of.names.published(model)
         if alias is not None:
             assert of.names.move(adapter, alias, ((model.digest, 1),), None) == 200
+
+    @rule(
+        tenant=tenants,
+        adapter=adapters,
+        content=st.integers(0, CONTENTS - 1),
+        step=st.sampled_from([None, 1]),
+    )
+    def reject(self, tenant: int, adapter: str, content: int, step: int | None) -> None:
+        of = self.tenants[tenant]
+        digest = self.house.reject(of, adapter, content, step)
+        assert self.contents.setdefault(digest, content) == content
+        of.names.rejected(adapter, digest, step)
+
+    @rule(tenant=tenants, adapter=adapters, data=st.data())
+    def override(self, tenant: int, adapter: str, data: st.DataObject) -> None:
+        of = self.tenants[tenant]
+        digest = data.draw(st.sampled_from([*self.contents]))
+        answer = self.house.do(self.house.override(of, adapter, digest))
+        assert answer.status_code == of.names.override(adapter, digest), answer.text
 
     @rule(tenant=tenants, adapter=adapters, alias=aliases, data=st.data(), weights=weights)
     def move_alias(
@@ -372,8 +417,8 @@ class Tenants(RuleBasedStateMachine):
             self._depart(of, name, how, either)
             for (name, how), either in zip(asked, refs, strict=True)
         ]
-        for flight, a, b in zip(flights, before, after, strict=True):
-            flight.may_be_lost = not (a and b)
+        for flight, (name, _), a, b in zip(flights, asked, before, after, strict=True):
+            flight.refusals = set() if a and b else {of.names.refusing(name)}
             self._land(flight)
         assert self.house.do(_result(moving)).status_code == status
 
@@ -388,7 +433,7 @@ class Tenants(RuleBasedStateMachine):
         asked = [self._depart(of, name, how, flights) for how in hows]
         status = self._deleted(of, name)
         for flight in asked:
-            flight.may_be_lost = status == 200
+            flight.refusals = {404} if status == httpx.codes.OK else set()
             self._land(flight)
         assert self.house.do(_result(deleting)).status_code == status
 
@@ -404,6 +449,7 @@ class Tenants(RuleBasedStateMachine):
         """Ask, and come back when it is decided who answers."""
         flight = self._depart(of, name, how, self._refs(of, of.names.answering(name, how.key)))
         flight.targets = of.names.drawn_from(name)
+        flight.refusals = set() if flight.refs else {of.names.refusing(name)}
         self.house.do(self.house.decided(flight))
         return flight
 
@@ -413,7 +459,7 @@ class Tenants(RuleBasedStateMachine):
         self.house.number += 1
         texts = {model: self._text(ref) for model, ref in refs.items()}
         answer = self.house.start(of.ask(name, how, self.house.number))
-        return Flight(of, self.house.number, how.key, refs, texts, None, answer)
+        return Flight(of, self.house.number, how.key, refs, texts, None, set(), answer)
 
     def _land(self, flight: Flight) -> None:
         """Get the answer, also if what it needs is held up for another one."""
@@ -428,7 +474,8 @@ class Tenants(RuleBasedStateMachine):
         if model and not of.names.has(model.adapter, model.digest):
             ref = RevisionRef(of.id, model.adapter, model.digest)
             for flight in self.flights:
-                flight.may_be_lost |= ref in flight.refs.values()
+                if ref in flight.refs.values():
+                    flight.refusals.add(404)
         return status
 
     def _refs(self, of: Tenant, models: Iterable[str]) -> dict[str, RevisionRef | None]:

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -37,6 +38,11 @@ def changes_files(called: Any) -> bool:
     return touches_files(called) and called.__name__ in _CHANGING
 
 
+def looks_at_files(called: Any) -> bool:
+    """Tell whether a builtin opens a file or looks whether it is there."""
+    return touches_files(called) and called.__name__ in {"open", "stat"}
+
+
 def asks_obstore(called: Any) -> bool:
     """Tell whether a builtin reads or writes objects."""
     return called in _OBSTORE
@@ -53,6 +59,30 @@ def killed_at(
     killed = process.exitcode != 0
     process.close()
     return killed
+
+
+@contextmanager
+def meanwhile(
+    steps: int, action: Callable[[], object], counted: Counted = touches_files
+) -> Iterator[list[object]]:
+    """Do something else in the middle of what is done inside, after so many steps of it.
+
+    Gives a list that is empty as long as that has not happened.
+    """
+    left, happened = steps, list[object]()
+
+    def count(_frame: FrameType, event: str, called: Any) -> None:
+        nonlocal left
+        if event == "c_call" and counted(called):
+            if left == 0:
+                happened.append(action())
+            left -= 1
+
+    sys.setprofile(count)
+    try:
+        yield happened
+    finally:
+        sys.setprofile(None)
 
 
 def step() -> None:
