@@ -19,17 +19,21 @@ from service.adapters.aliases_schemas import MoveAlias, TargetChoice
 from service.adapters.service import ModelService
 from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription
+from service.base.probes import Probe, Probes
 from service.database import Database
 from service.database.models import JobRow
 from service.errors import NotFound
 from service.jobs.repository import JobRepository
+from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.ledger import Ledger
 from service.runtime.publishing import Publisher
 from service.runtime.story import Story
 from service.runtime.training_parts import Parts
+from service.serving.gate import Rules
 from service.settings import BUNDLED_BASE, Settings
 from service.training.trainer import TrainingOutcome
 from tests.builders import an_origin
+from tests.fakes.engine import FakeEngine
 from tests.unit.adapters_store.killing import step
 
 TENANT, ADAPTER, ALIAS, JOB = "acme", "desk", "production", "ftjob-1"
@@ -61,7 +65,8 @@ class Registry:
             job = await jobs.claim("runtime", 60)
         if job is not None:
             publisher = Publisher(self._parts(), job, an_origin())
-            outcome = TrainingOutcome(adapter, 1, 1, stopped=False, metrics={})
+            probes = Probes([Probe([1, 2, 3])])
+            outcome = TrainingOutcome(adapter, 1, 1, stopped=False, metrics={}, probes=probes)
             await Ledger(self.database, job, publisher, Story()).succeed(outcome, 60)
 
     async def move(self, digest: str, seen: int) -> None:
@@ -124,6 +129,7 @@ class Registry:
             quantization="none",
             compute_dtype="float32",
             trainers={},
+            gate=Gatekeeper(FakeEngine(self.store), Rules(), delays=[]),
             at_once=1,
             healthy=lambda: True,
             workdirs=self.settings.data_dir,

@@ -9,22 +9,23 @@ import hashlib
 import re
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Literal
 
 import msgspec
 
 from adapters_store import AdapterStore, RevisionNotFound, RevisionRef
 from adapters_store.layout import WEIGHTS_FILE
-from service.base.rows import KvUse, Pick, Round, Row
+from service.base.rows import KvUse, Pick, Round, Row, Score
 from service.errors import NotFound
 from service.rendering.detokenizer import Detokenizer
 from service.rendering.renderer import Renderer
-from service.serving.calls import Call
+from service.serving.calls import Call, Scored, ScoreRequest
 from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, GenerationRequest, Piece, Sampling
 from service.serving.generation_loop import GenerationLoop
 from tests.fakes.own_thread import OwnThread
+from tests.fakes.words import scores_of
 
 BASE_SAYS = "base"
 Where = Literal["before it reads", "after it read"]
@@ -110,8 +111,12 @@ class ReadingBackend:
             self._speakers.pop(key, None)
 
     def round(self) -> Round:
-        """Let each row say the next token of what is in its place now."""
-        return Round([self._pick(s) for s in self._speakers.values() if not self._held(s)])
+        """Let each row say the next token of what is in its place now, or score its prompt by it."""
+        going = [speaker for speaker in self._speakers.values() if not self._held(speaker)]
+        return Round(
+            [self._pick(speaker) for speaker in going if not speaker.row.scored],
+            scores=[self._score(speaker) for speaker in going if speaker.row.scored],
+        )
 
     def _pick(self, speaker: _Speaker) -> Pick:
         speaker.said += 1
@@ -119,7 +124,13 @@ class ReadingBackend:
         token = said[speaker.said - 1] if speaker.said <= len(said) else self._end
         return Pick(speaker.row.key, token, None, [])
 
+    def _score(self, speaker: _Speaker) -> Score:
+        weights = repr(self._said_in(speaker)).encode()
+        return Score(speaker.row.key, scores_of(weights, speaker.row.prompt))
+
     def _held(self, speaker: _Speaker) -> bool:
+        if speaker.row.scored:
+            return False
         half = speaker.said == len(self._said_in(speaker)) // 2
         return half and number_of(self._tokenizer.decode(speaker.row.prompt)) in self.answers
 
@@ -159,6 +170,18 @@ class ReadingEngine:
                     yield piece
         finally:
             self.loop.cancel(call)
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Score by what is in the revision's place."""
+        call = Call(ScoreRequest(revision, prompts))
+        self.loop.submit(call)
+        try:
+            found = [scored async for scored in call.answers() if isinstance(scored, Scored)]
+        finally:
+            self.loop.cancel(call)
+        return [scored.logprobs for scored in sorted(found, key=lambda scored: scored.index)]
 
     async def status(self) -> EngineStatus:
         """Report how it was after the last round."""
