@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from adapters_store import files
-from adapters_store.errors import RevisionNotFound, StoreUnavailable
+from adapters_store.errors import InvalidAdapter, RevisionNotFound, StoreUnavailable
 from adapters_store.layout import MANIFEST_FILE, Layout, is_digest, is_name, refuse_links
 from adapters_store.models import Origin, RevisionRef
 from adapters_store.preparing import prepare
@@ -52,7 +52,13 @@ class FilesystemAdapterStore(AdapterStore):
 
     def open(self, ref: RevisionRef) -> Revision:
         """Find a revision, verifying every file against the manifest."""
-        return self._verifier.open(ref, self._find(ref))
+        place = self._find(ref)
+        try:
+            return self._verifier.open(ref, place)
+        except InvalidAdapter:
+            # What is deleted while it is read looks damaged.
+            self._find(ref)
+            raise
 
     def list(self, tenant: str, adapter: str | None = None) -> Iterator[RevisionRef]:
         """Walk a tenant's published revisions, in the order of their references."""

@@ -63,7 +63,12 @@ class ObjectAdapterStore(AdapterStore):
         """Find a revision, verifying every file against the manifest."""
         described = self._described(ref)
         placed = manifest.parse(described, ref, _Placed)
-        return self._cache.open(ref, described, partial(self._download, placed))
+        try:
+            return self._cache.open(ref, described, partial(self._download, placed))
+        except InvalidAdapter:
+            # What is deleted while it is read looks damaged.
+            self._described(ref)
+            raise
 
     def list(self, tenant: str, adapter: str | None = None) -> Iterator[RevisionRef]:
         """Walk a tenant's published revisions, in the order of their references."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 import structlog
 from litestar import Litestar
@@ -25,6 +26,9 @@ from tests.fakes.engine import FakeEngine
 ADMIN_KEY = "the-operators-own-key"
 SECRET = "keys-the-hashes"
 URL = "http://lorehouse.test"
+
+# `pytest --hypothesis-profile=long`, for tests that know what to do with an hour.
+hypothesis.settings.register_profile("long")
 
 
 @pytest.fixture(scope="session")

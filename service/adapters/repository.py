@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Select, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.adapters.aliases_repository import AliasRepository, targets_of
-from service.adapters.names import model_name, shortest_rev
+from service.adapters.names import SHORTEST_REV, model_name, shortest_rev
 from service.adapters.rejected import PUBLISHED, REJECTED
 from service.database.models import (
     FINISHED_JOBS,
@@ -115,11 +115,12 @@ class RevisionRepository:
         result = await self._first(query.where(FineTunedModelRow.step.is_(None)))
         return result or await self._first(query)
 
-    async def list(self, tenant_id: str) -> Sequence[Named]:
-        """List all callable names, newest first."""
-        return [
-            (model, revision) for model, revision in await self.session.execute(_named(tenant_id))
-        ]
+    async def names(self, tenant_id: str) -> Sequence[tuple[str, int]]:
+        """List all callable names, newest first, and when they came to be."""
+        # Not the rows: there may be ten thousand, and there is no paging.
+        columns = (FineTunedModelRow.name, FineTunedModelRow.created_at)
+        found = await self.session.execute(_named(tenant_id).with_only_columns(*columns))
+        return [(name, created_at) for name, created_at in found]
 
     async def hold(self, tenant_id: str, adapter: str, digest: str) -> bool:
         """Keep a revision until the transaction ends; tell whether it is there."""
@@ -218,18 +219,21 @@ class RevisionRepository:
         status: str = PUBLISHED,
     ) -> RevisionRow:
         await self._ensure_adapter(tenant_id, adapter)
-        of_adapter = select(RevisionRow).where(
-            RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter
+        of_adapter = (RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter)
+        there = select(RevisionRow).where(*of_adapter, RevisionRow.digest == digest)
+        known: RevisionRow | None = await self.session.scalar(there)
+        if known is not None:
+            return known
+        begins_alike = RevisionRow.digest.startswith(digest[:SHORTEST_REV])
+        others = await self.session.scalars(
+            select(RevisionRow.digest).where(*of_adapter, begins_alike)
         )
-        rows = {row.digest: row for row in await self.session.scalars(of_adapter)}
-        if digest in rows:
-            return rows[digest]
         row = RevisionRow(
             id=new_id("rev_"),
             tenant_id=tenant_id,
             adapter=adapter,
             digest=digest,
-            rev=shortest_rev(digest, rows.keys()),
+            rev=shortest_rev(digest, others.all()),
             format=format_,
             job_id=job_id,
             created_at=now(),

@@ -95,9 +95,12 @@ class ModelService:
     async def list(self, tenant_id: str) -> ModelList:
         """List the base, then the tenant's own models, newest first."""
         async with self.database.read() as session:
-            found = await RevisionRepository(session).list(tenant_id)
-        targets = [self._base, *map(_target, found)]
-        return ModelList(object="list", data=[_model(target) for target in targets])
+            found = await RevisionRepository(session).names(tenant_id)
+        own = [
+            Model(id=name, object="model", created=created, owned_by=tenant_id)
+            for name, created in found
+        ]
+        return ModelList(object="list", data=[_model(self._base), *own])
 
     async def retrieve(self, tenant_id: str, model: str) -> Model:
         """Show one model; a short name shows the model that it stands for. Raises NotFound."""

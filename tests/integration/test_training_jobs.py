@@ -163,7 +163,11 @@ class Workshop:
 
     async def models(self, tenant: str = "acme") -> list[Named]:
         async with self.database.read() as session:
-            return list(await RevisionRepository(session).list(tenant))
+            revisions = RevisionRepository(session)
+            found = [
+                await revisions.find(tenant, name) for name, _ in await revisions.names(tenant)
+            ]
+        return [named for named in found if named is not None]
 
     async def aliases(self, adapter: str, tenant: str = "acme") -> list[AliasVersionRow]:
         async with self.database.read() as session:

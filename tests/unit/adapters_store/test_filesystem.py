@@ -3,16 +3,23 @@
 import multiprocessing
 import os
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
-from adapters_store import FilesystemAdapterStore, InvalidAdapter, Revision, manifest
+from adapters_store import (
+    FilesystemAdapterStore,
+    InvalidAdapter,
+    Revision,
+    RevisionNotFound,
+    manifest,
+)
 from adapters_store.layout import WEIGHTS_FILE
 from tests.builders import a_peft_folder, an_origin
-from tests.unit.adapters_store.killing import killed_at
+from tests.unit.adapters_store.killing import killed_at, looks_at_files, meanwhile
 
 SPAWN = multiprocessing.get_context("forkserver")
 
@@ -72,6 +79,23 @@ def test_a_delete_killed_at_any_step_leaves_a_whole_revision_or_none(
     assert step > 10
     assert seen == sorted(seen, reverse=True), "once gone, it stays gone"
     assert set(seen) == {0, 1}
+
+
+def test_a_revision_deleted_at_any_moment_of_an_open_is_whole_or_not_found(
+    root: Path, staged: Path
+) -> None:
+    for step in count():
+        ref = publish(root, staged).ref
+        delete = partial(FilesystemAdapterStore(root).delete, ref)
+        reader = FilesystemAdapterStore(root)
+        with meanwhile(step, delete, looks_at_files) as deleted:
+            try:
+                assert reader.open(ref).ref == ref
+            except RevisionNotFound:
+                assert deleted
+        if not deleted:
+            break
+    assert step > 5
 
 
 def _publish_together(barrier: Barrier, root: Path, staged: Path) -> None:

@@ -11,11 +11,18 @@ import obstore
 import pytest
 from obstore.exceptions import AlreadyExistsError
 
-from adapters_store import InvalidAdapter, ObjectAdapterStore, Revision, StoreUnavailable, checking
+from adapters_store import (
+    InvalidAdapter,
+    ObjectAdapterStore,
+    Revision,
+    RevisionNotFound,
+    StoreUnavailable,
+    checking,
+)
 from adapters_store.layout import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from tests.builders import a_peft_folder, an_origin
 from tests.object_storage import Objects
-from tests.unit.adapters_store.killing import asks_obstore, killed_at
+from tests.unit.adapters_store.killing import asks_obstore, killed_at, meanwhile
 
 LATER = 4e9
 
@@ -107,6 +114,23 @@ def test_a_delete_killed_at_any_step_leaves_a_whole_revision_or_none(
 
     assert seen == sorted(seen, reverse=True), "once gone, it stays gone"
     assert set(seen) == {0, 1}
+
+
+def test_a_revision_deleted_at_any_moment_of_an_open_is_whole_or_not_found(
+    url: str, staged: Path, tmp_path: Path
+) -> None:
+    for step in count():
+        ref = publish(url, tmp_path, staged).ref
+        reader = a_store(url, tmp_path / f"other-{step}")
+        delete = partial(a_store(url, tmp_path).delete, ref)
+        with meanwhile(step, delete, asks_obstore) as deleted:
+            try:
+                assert reader.open(ref).ref == ref
+            except RevisionNotFound:
+                assert deleted
+        if not deleted:
+            break
+    assert step > 3
 
 
 def test_machines_that_publish_the_same_at_once_leave_one_upload(

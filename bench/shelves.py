@@ -1,0 +1,118 @@
+"""Many revisions in a running service's database and store, as so many jobs would leave them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from peft import LoraConfig
+from safetensors.numpy import save_file
+
+from adapters_store import AdapterStore, FilesystemAdapterStore, Origin
+from bench.running import BASE
+from bench.workload import ATTENTION
+from service.adapters.repository import RevisionRepository
+from service.base.description import describe
+from service.database import Database
+from service.settings import BUNDLED_BASE, Settings
+
+ROWS_AT_ONCE = 200
+
+
+class Shelf(msgspec.Struct, frozen=True):
+    """An adapter of a tenant's and how many revisions it has."""
+
+    tenant: str
+    adapter: str
+    revisions: int
+
+
+class Filling:
+    """Publishes random adapters of the bundled base, small ones where nobody will ask them."""
+
+    def __init__(self, data_dir: Path, scratch: Path) -> None:
+        self._settings = Settings(data_dir=data_dir, base_name=BASE)
+        self._base = describe(str(BUNDLED_BASE), BASE)
+        self._scratch = scratch
+        self._seeds = iter(range(1 << 30))
+        self.store: AdapterStore = FilesystemAdapterStore(data_dir / "adapters")
+
+    async def fill(self, shelves: Sequence[Shelf], rank: int = 1) -> list[str]:
+        """Publish and record; give the models' names."""
+        began, names = time.monotonic(), list[str]()
+        database = Database(self._settings.sqlalchemy_url)
+        for shelf in shelves:
+            for first in range(0, shelf.revisions, ROWS_AT_ONCE):
+                count = min(ROWS_AT_ONCE, shelf.revisions - first)
+                names += await self._record(database, shelf, self._publish(shelf, count, rank))
+        await database.close()
+        print(
+            f"{len(names)} revisions of rank {rank} in {time.monotonic() - began:.0f} s", flush=True
+        )
+        return names
+
+    def _publish(self, shelf: Shelf, count: int, rank: int) -> list[str]:
+        origin = self._origin()
+        return [
+            self.store.publish(shelf.tenant, shelf.adapter, self._adapter(rank), origin).ref.digest
+            for _ in range(count)
+        ]
+
+    async def _record(self, database: Database, shelf: Shelf, digests: Sequence[str]) -> list[str]:
+        async with database.write() as session:
+            revisions = RevisionRepository(session)
+            return [
+                await revisions.record(
+                    shelf.tenant,
+                    shelf.adapter,
+                    digest,
+                    base_name=BASE,
+                    format="chat",
+                    job_id="ftjob-bench",
+                )
+                for digest in digests
+            ]
+
+    def _adapter(self, rank: int) -> Path:
+        folder = self._scratch / f"rank-{rank}"
+        targets = ATTENTION if rank > 1 else ATTENTION[:1]
+        if not folder.exists():
+            LoraConfig(
+                r=rank,
+                lora_alpha=2 * rank,
+                target_modules=list(targets),
+                task_type="CAUSAL_LM",
+                base_model_name_or_path=BASE,
+            ).save_pretrained(folder)
+        save_file(self._weights(rank, targets), folder / "adapter_model.safetensors")
+        return folder
+
+    def _weights(self, rank: int, targets: Sequence[str]) -> dict[str, np.ndarray]:
+        random, config = np.random.default_rng(next(self._seeds)), self._base.config
+        hidden, head = config["hidden_size"], config["head_dim"]
+        widths = {"q_proj": config["num_attention_heads"] * head, "o_proj": hidden}
+        few = config["num_key_value_heads"] * head
+        weights = {}
+        for layer in range(config["num_hidden_layers"]):
+            for target in targets:
+                name = f"base_model.model.model.layers.{layer}.self_attn.{target}.lora"
+                inner = widths["q_proj"] if target == "o_proj" else hidden
+                shapes = {"A": (rank, inner), "B": (widths.get(target, few), rank)}
+                for side, shape in shapes.items():
+                    drawn = random.normal(scale=0.02, size=shape).astype(np.float32)
+                    weights[f"{name}_{side}.weight"] = drawn
+        return weights
+
+    def _origin(self) -> Origin:
+        base = self._base
+        return Origin(
+            base=BASE,
+            base_digest=base.digest,
+            quantization="nf4",
+            compute_dtype="float32",
+            tokenizer_digest=base.tokenizer_digest,
+            chat_template_digest=base.chat_template_digest,
+            format="chat",
+            job_id="ftjob-bench",
+        )
