@@ -12,10 +12,11 @@ from typing import Any
 
 from sqlalchemy import event, select
 
-from adapters_store import AdapterStore, RevisionRef, checking
+from adapters_store import AdapterStore, RevisionRef
 from service.adapters.aliases import AliasService
 from service.adapters.aliases_repository import AliasRepository
 from service.adapters.aliases_schemas import MoveAlias, TargetChoice
+from service.adapters.collecting import Collector
 from service.adapters.service import ModelService
 from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription
@@ -92,8 +93,9 @@ class Registry:
             return
 
     async def collect(self) -> None:
-        """Remove what no revision speaks of."""
-        for _ in checking.collect(self.store, LATER):
+        """Remove what no row speaks of."""
+        remover = self.models.remover
+        async for _ in Collector(self.database, self.store, remover, clock=lambda: LATER).collect():
             pass
 
     async def seen(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class ReadingBackend:
             self._speakers.pop(key, None)
 
     def round(self) -> Round:
-        """Let each row say the next token of what is in its place now, or score its prompt by it."""
+        """Let each row say the next token of what is in its place now, or score its prompt."""
         going = [speaker for speaker in self._speakers.values() if not self._held(speaker)]
         return Round(
             [self._pick(speaker) for speaker in going if not speaker.row.scored],
