@@ -36,7 +36,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Mean differences between trainer and engine that are always allowed."""
     base_gaps: float = 3.0
     """Times the base's own difference between the two, which is allowed too."""
-    effect: float = 1e-6
+    effect: float = 1e-4
     """An adapter that changes no log-probability by more changes nothing."""
 
 
