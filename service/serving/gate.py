@@ -18,6 +18,8 @@ from service.serving.losses import Scores, differences, gap, held_out_losses
 
 CheckName = Literal["loads", "finite", "changes_base", "agrees_with_trainer", "held_out_loss"]
 
+AT_ONCE = 4
+"""Sequences to score together: who asks for an answer meanwhile waits for these at most."""
 CALLERS_FAULT = 500
 """Errors of a lower status would come again."""
 CHANCE = 2.0
@@ -76,14 +78,23 @@ async def examine(engine: Engine, ref: RevisionRef, probes: Probes, rules: Rules
     sequences = [probe.tokens for probe in probes.probes]
     sequences += [example.tokens for example in probes.held_out.examples]
     # First, so that what is wrong with the probes is never taken for a fault of the revision's.
-    base = await engine.score(None, sequences)
+    base = await _score(engine, None, sequences)
     try:
-        adapter = await engine.score(ref, sequences)
+        adapter = await _score(engine, ref, sequences)
     except ServiceError as fault:
         if fault.status >= CALLERS_FAULT:
             raise
         return verdict([Check("loads", "failed", fault.message)])
     return judge(probes, base, adapter, rules)
+
+
+async def _score(
+    engine: Engine, ref: RevisionRef | None, sequences: Sequence[Sequence[int]]
+) -> Scores:
+    scores: list[list[float]] = []
+    for group in range(0, max(1, len(sequences)), AT_ONCE):
+        scores += await engine.score(ref, sequences[group : group + AT_ONCE])
+    return scores
 
 
 def judge(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> Verdict:
