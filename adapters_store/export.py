@@ -2,16 +2,17 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from tarfile import BLOCKSIZE, GNU_FORMAT, TarInfo
 from typing import BinaryIO
 
 import msgspec
 
-from adapters_store import files, manifest
+from adapters_store import manifest
+from adapters_store.errors import RevisionNotFound
 from adapters_store.files import CHUNK
-from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE
+from adapters_store.layout import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from adapters_store.store import Revision
 
 _END = bytes(2 * BLOCKSIZE)
@@ -27,7 +28,7 @@ class Archive(msgspec.Struct, frozen=True):
     """sha256 of the manifest: archives with equal tags are equal."""
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """How long it is."""
         padded = (BLOCKSIZE + header.size + -header.size % BLOCKSIZE for header, _ in self.parts)
         return sum(padded) + len(_END)
@@ -51,13 +52,26 @@ class Archive(msgspec.Struct, frozen=True):
 
 
 def archive(revision: Revision) -> Archive:
-    """Begin to archive an opened revision: from now on deleting it changes nothing."""
+    """Begin to archive an opened revision: deleting it changes nothing from now on.
+
+    Raises RevisionNotFound if it was deleted since it was opened.
+    """
     described = manifest.encode(revision.manifest)
-    streams = [(name, _open(revision.path / name)) for name in CONTENT_FILES]
-    streams.append((MANIFEST_FILE, io.BytesIO(described)))
-    sizes = {name: entry.bytes for name, entry in revision.manifest.files.items()}
+    try:
+        document = (revision.path / CONFIG_FILE).read_bytes()
+        weights = (revision.path / WEIGHTS_FILE).open("rb")
+    except FileNotFoundError:
+        raise RevisionNotFound(f"{revision.ref.digest} was deleted") from None
     made = revision.manifest.created_at
-    parts = [
-        (_header(name, sizes.get(name, len(described)), made), stream) for name, stream in streams
+    parts: list[tuple[TarInfo, BinaryIO]] = [
+        (_header(CONFIG_FILE, len(document), made), io.BytesIO(document)),
+        (_header(WEIGHTS_FILE, os.fstat(weights.fileno()).st_size, made), weights),
+        (_header(MANIFEST_FILE, len(described), made), io.BytesIO(described)),
     ]
     return Archive(revision, parts, hashlib.sha256(described).hexdigest())
+
+
+def _header(name: str, size: int, made: int) -> TarInfo:
+    header = TarInfo(name)
+    header.size, header.mtime, header.mode = size, made, _MODE
+    return header
