@@ -20,7 +20,7 @@ _MODE = 0o644
 
 
 class Archive(msgspec.Struct, frozen=True):
-    """An archive to be read once. It holds on to its revision, so that the files stay."""
+    """An archive to be read once, and then closed. It holds on to its revision's files."""
 
     revision: Revision
     parts: list[tuple[TarInfo, BinaryIO]]
@@ -34,16 +34,13 @@ class Archive(msgspec.Struct, frozen=True):
         return sum(padded) + len(_END)
 
     def chunks(self) -> Iterator[bytes]:
-        """Give its bytes, a block of memory at a time, and close it; blocks."""
-        try:
-            for header, content in self.parts:
-                yield header.tobuf(GNU_FORMAT)
-                while chunk := content.read(CHUNK):
-                    yield chunk
-                yield bytes(-header.size % BLOCKSIZE)
-            yield _END
-        finally:
-            self.close()
+        """Give its bytes, a block of memory at a time; blocks."""
+        for header, content in self.parts:
+            yield header.tobuf(GNU_FORMAT)
+            while chunk := content.read(CHUNK):
+                yield chunk
+            yield bytes(-header.size % BLOCKSIZE)
+        yield _END
 
     def close(self) -> None:
         """Let go of the files."""

@@ -25,7 +25,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 @given(change=mutations())
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_no_change_of_an_archive_does_more_than_refuse_it(
     good: Folder, pack: object, change: object
 ) -> None:

@@ -2,11 +2,12 @@
 
 import io
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from adapters_store import FilesystemAdapterStore, InvalidAdapter, RevisionNotFound
+from adapters_store import FilesystemAdapterStore, InvalidAdapter, Revision, RevisionNotFound
 from adapters_store.export import archive
 from adapters_store.intake import from_archive
 from tests.archives import CONFIG, MANIFEST, WEIGHTS, folder_of
@@ -27,13 +28,19 @@ def staged(tmp_path: Path) -> Path:
     return a_peft_folder(tmp_path / "made")
 
 
+def exported(revision: Revision) -> tuple[str, bytes]:
+    """Give an export's tag and its bytes."""
+    with closing(archive(revision)) as whole:
+        return whole.tag, b"".join(whole.chunks())
+
+
 def test_it_is_a_plain_tar_of_the_revisions_files(
     store: FilesystemAdapterStore, staged: Path
 ) -> None:
     revision = store.publish("acme", "desk", staged, an_origin())
 
-    whole = archive(revision)
-    content = b"".join(whole.chunks())
+    with closing(archive(revision)) as whole:
+        content = b"".join(whole.chunks())
 
     assert len(content) == whole.size
     with tarfile.open(fileobj=io.BytesIO(content)) as read:
@@ -45,19 +52,18 @@ def test_it_is_a_plain_tar_of_the_revisions_files(
 
 def test_it_is_the_same_each_time_and_the_tag_says_so(tmp_path: Path, staged: Path) -> None:
     stores = [FilesystemAdapterStore(tmp_path / name, clock) for name in ("one", "two")]
-    made = [archive(store.publish("acme", "desk", staged, an_origin())) for store in stores]
-    other = archive(stores[0].publish("acme", "other", staged, an_origin()))
+    one, two = (store.publish("acme", "desk", staged, an_origin()) for store in stores)
+    other = stores[0].publish("acme", "other", staged, an_origin())
 
-    assert b"".join(made[0].chunks()) == b"".join(made[1].chunks())
-    assert made[0].tag == made[1].tag != other.tag
-    other.close()
+    assert exported(one) == exported(two)
+    assert exported(one)[0] != exported(other)[0]
 
 
 def test_what_was_exported_is_imported_as_the_same_revision(
     store: FilesystemAdapterStore, staged: Path, tmp_path: Path
 ) -> None:
     revision = store.publish("acme", "desk", staged, an_origin(format="raw"))
-    (tmp_path / "tar").write_bytes(b"".join(archive(revision).chunks()))
+    (tmp_path / "tar").write_bytes(exported(revision)[1])
 
     with store.stage() as folder:
         arrival = from_archive(tmp_path / "tar", folder, 1 << 20)
@@ -72,12 +78,12 @@ def test_a_revision_that_is_deleted_meanwhile_is_exported_whole(
 ) -> None:
     revision = store.publish("acme", "desk", staged, an_origin())
     weights = (revision.path / WEIGHTS).read_bytes()
-    chunks = archive(revision).chunks()
-    begin = next(chunks)
+    with closing(archive(revision)) as whole:
+        chunks = whole.chunks()
+        begin = next(chunks)
+        store.delete(revision.ref)
 
-    store.delete(revision.ref)
-
-    assert weights in begin + b"".join(chunks)
+        assert weights in begin + b"".join(chunks)
     with pytest.raises(RevisionNotFound):
         archive(revision)
 
