@@ -5,7 +5,8 @@ row, so nobody can call it, and it goes when the trial ends, whoever has equal c
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -36,6 +37,7 @@ from service.adapters.imports_schemas import (
 from service.adapters.origins import imported
 from service.adapters.present import revision_of
 from service.adapters.rejected import revision_rejected
+from service.adapters.removing import publishing, removing_alone, unbroken
 from service.adapters.repository import Named, RevisionRepository
 from service.adapters.servable import check_servable
 from service.adapters.weights import WeightedTarget
@@ -104,25 +106,43 @@ class ImportService:
         """
         check_wish(wish, self._base.name)
         check_parts(files)
-        async with self._turn(tenant_id):
-            async with self._unpacking:
-                trial, origin = await asyncio.to_thread(self._stage, tenant_id, files, wish)
-            try:
-                return await self._admit(trial, origin, wish, key_id)
-            finally:
-                await asyncio.to_thread(self._end_trial, trial.ref)
+        async with (
+            self._turn(tenant_id),
+            publishing(self._database, tenant_id),
+            self._trial(tenant_id, files, wish) as (trial, origin),
+        ):
+            return await self._admit(trial, origin, wish, key_id)
 
     async def clean(self) -> None:
-        """Remove what a crash left of trials."""
+        """Remove what a crash left of trials; where somebody is at work, the collector will."""
         try:
             for tenant_id in await asyncio.to_thread(self._store.tenants):
-                async with self._turn(tenant_id):
-                    await asyncio.to_thread(self._end_trials, tenant_id)
+                async with removing_alone(self._database, tenant_id) as got:
+                    if got:
+                        await unbroken(asyncio.to_thread(self._end_trials, tenant_id))
         except StoreUnavailable as fault:
             log.warning("import.trials_left", error=str(fault))
 
     def _turn(self, tenant_id: str) -> asyncio.Lock:
         return self._turns.setdefault(tenant_id, asyncio.Lock())
+
+    @asynccontextmanager
+    async def _trial(
+        self, tenant_id: str, files: Mapping[str, Received], wish: ImportAdapter
+    ) -> AsyncIterator[tuple[Revision, Origin]]:
+        """Give what is tried, and remove it in the end; also when this is cancelled."""
+
+        async def stage() -> tuple[Revision, Origin]:
+            async with self._unpacking:
+                return await asyncio.to_thread(self._stage, tenant_id, files, wish)
+
+        staging = asyncio.create_task(stage())
+        try:
+            yield await unbroken(staging)
+        finally:
+            if staging.exception() is None:
+                trial, _ = staging.result()
+                await unbroken(asyncio.to_thread(self._end_trial, trial.ref))
 
     def _stage(
         self, tenant_id: str, files: Mapping[str, Received], wish: ImportAdapter
@@ -146,7 +166,7 @@ class ImportService:
     ) -> tuple[ImportedRevision, bool]:
         ref = msgspec.structs.replace(trial.ref, adapter=wish.adapter)
         gate = await self._gate(ref, trial.ref, origin.format)
-        await asyncio.to_thread(self._publish, trial, origin, ref.adapter)
+        await unbroken(asyncio.to_thread(self._publish, trial, origin, ref.adapter))
         async with self._database.write() as session:
             known = await _known(session, ref)
             model = known[0].name if known else await self._record(session, ref, origin, gate)
@@ -184,7 +204,7 @@ class ImportService:
         try:
             self._store.publish(trial.ref.tenant, adapter, trial.path, origin)
         except (StoreUnavailable, InvalidAdapter):
-            # It was good a moment ago: another process that starts may have ended the trial.
+            # It was good a moment ago: another process may have tried, and removed, equal content.
             raise AdaptersUnavailable from None
 
     def _end_trials(self, tenant_id: str) -> None:

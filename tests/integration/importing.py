@@ -37,12 +37,17 @@ def files_form(folder: Folder, **fields: str) -> dict[str, Any]:
 
 
 def everything(settings: Settings) -> tuple[list[tuple[str, int]], list[str]]:
-    """What there is: every file in the data folder with its size, and every row."""
+    """What there is: every file in the data folder with its size, and every row.
+
+    Files of locks are never removed, and are empty.
+    """
     root = settings.data_dir
     files = sorted(
         (str(path.relative_to(root)), path.stat().st_size)
         for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith("lorehouse.db")
+        if path.is_file()
+        and not path.name.startswith("lorehouse.db")
+        and path.parent.name != "locks"
     )
     with sqlite3.connect(root / "lorehouse.db") as database:
         return files, list(database.iterdump())

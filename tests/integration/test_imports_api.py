@@ -12,10 +12,14 @@ import pytest
 from sqlalchemy import select
 
 from adapters_store import AdapterStore
+from service.adapters.imports import ImportService
+from service.adapters.imports_schemas import ImportAdapter
 from service.app import create_app
 from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import RevisionRow
+from service.datasets.folder import FileFolder
+from service.datasets.receive import Received
 from service.settings import Settings
 from tests.archives import CONFIG, MANIFEST, WEIGHTS, Folder, folder_of, tar
 from tests.builders import an_origin
@@ -107,6 +111,38 @@ async def test_equal_content_that_comes_at_once_is_one_revision(
     assert len(history) == 1
     for tenant in ("acme", "globex"):
         assert [ref.adapter for ref in store.list(tenant)] == ["brought"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, None])
+async def test_an_import_that_is_cancelled_leaves_nothing(
+    acme: httpx.AsyncClient,
+    settings: Settings,
+    store: AdapterStore,
+    database: Database,
+    base: BaseDescription,
+    adapter: Folder,
+    tmp_path: Path,
+    steps: int | None,
+) -> None:
+    trying = asyncio.Event()
+
+    async def try_for_ever(*_: object) -> Any:
+        trying.set()
+        await asyncio.Event().wait()
+
+    imports = ImportService(database, store, base, FileFolder(tmp_path), try_for_ever, 1 << 30)
+    (tmp_path / "adapter.tar").write_bytes(tar(adapter))
+    files = {"file": Received(tmp_path / "adapter.tar", "adapter.tar", 0, "")}
+    before = everything(settings)
+    task = asyncio.create_task(imports.create("acme", files, ImportAdapter(adapter="x"), None))
+    if steps is None:
+        await trying.wait()
+    for _ in range(steps or 0):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert everything(settings) == before
 
 
 async def test_a_key_without_the_scope_neither_brings_nor_takes(
