@@ -41,7 +41,7 @@ def parse(content: bytes, ref: RevisionRef, kind: type[_M]) -> _M:
     """Read the bytes of `ref`'s manifest. Raises InvalidAdapter as `read` does."""
     try:
         manifest = msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise InvalidAdapter(f"{MANIFEST_FILE} is damaged: {fault}") from None
     if manifest.version != VERSION:
         raise InvalidAdapter(f"{MANIFEST_FILE} has version {manifest.version}, known is {VERSION}")
@@ -49,6 +49,24 @@ def parse(content: bytes, ref: RevisionRef, kind: type[_M]) -> _M:
         raise InvalidAdapter(f"{MANIFEST_FILE} describes another revision")
     if digest(manifest.files) != ref.digest:
         raise InvalidAdapter(f"{MANIFEST_FILE} does not add up to the revision's digest")
+    return manifest
+
+
+def claimed(folder: Path) -> Manifest | None:
+    """Read a manifest that came with files from elsewhere, if there is one.
+
+    Raises InvalidAdapter unless it is a manifest, and of these files.
+    """
+    if not (folder / MANIFEST_FILE).exists():
+        return None
+    with files.regular(folder / MANIFEST_FILE) as file:
+        content = file.read(MAX_BYTES)
+    try:
+        ref = msgspec.json.decode(content, type=Manifest).ref
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise InvalidAdapter(f"{MANIFEST_FILE} is not an export's: {fault}") from None
+    manifest = parse(content, ref, Manifest)
+    verify(folder, manifest)
     return manifest
 
 

@@ -45,6 +45,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | None] = {}
     parents: list[str] = []
     library_versions: dict[str, str] = {}
+    imported: bool = False
+    """Whether it came from elsewhere: who made it, and of what, is not known here then."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

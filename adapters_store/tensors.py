@@ -38,12 +38,13 @@ class Tensor(msgspec.Struct, frozen=True):
     end: int
 
 
-def check(file: BinaryIO, config: AdapterConfig) -> None:
+def check(file: BinaryIO, config: AdapterConfig) -> list[Tensor]:
     """Hold the weights to the config. Raises InvalidAdapter that names what is wrong."""
     tensors, data_start = read_header(file)
     _check_pairs(tensors, config)
     for tensor in tensors:
         _check_finite(file, tensor, data_start + tensor.begin)
+    return tensors
 
 
 def is_blank(folder: Path) -> bool:

@@ -18,6 +18,8 @@ from service.adapters.aliases import AliasService
 from service.adapters.aliases_controller import AliasController
 from service.adapters.collecting import Collector
 from service.adapters.controller import ModelController
+from service.adapters.imports import ImportService
+from service.adapters.imports_controller import ImportController
 from service.adapters.override_controller import OverrideController
 from service.adapters.overriding import Overrides
 from service.adapters.service import ModelService
@@ -44,6 +46,7 @@ from service.secrets import load_or_make
 from service.serving.controller import ChatController, CompletionController
 from service.serving.engine import Engine
 from service.serving.generate_controller import GenerateController
+from service.serving.import_gate import ImportGate
 from service.serving.metrics import GenerationMetrics
 from service.serving.service import GenerationService
 from service.settings import Settings
@@ -62,6 +65,7 @@ CONTROLLERS = [
     FileController,
     GenerateController,
     HealthController,
+    ImportController,
     JobController,
     ModelController,
     UploadController,
@@ -140,6 +144,14 @@ def _services(
         "generation": GenerationService(
             engine, models, renderer, settings.max_batch, metrics=GenerationMetrics(registry)
         ),
+        "imports": ImportService(
+            database,
+            store,
+            renderer.base,
+            files.folder,
+            ImportGate(engine, renderer).examine,
+            settings.max_import_bytes,
+        ),
         "jobs": JobService(
             database,
             renderer.base,
@@ -179,13 +191,14 @@ def _lifespan(
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         # The first answer's fingerprint needs it, and of a large base it takes a while.
         hashing = asyncio.create_task(asyncio.to_thread(getattr, base, "digest"))
+        cleaning = asyncio.create_task(services["imports"].clean())
         try:
             await services["files"].clean()
             await services["uploads"].clean()
             async with _going_on(services, settings):
                 yield
         finally:
-            await asyncio.gather(hashing, return_exceptions=True)
+            await asyncio.gather(hashing, cleaning, return_exceptions=True)
             for part in closing:
                 await part.close()
 

@@ -10,6 +10,7 @@ ServiceError
 ├── Conflict                  409  permanent: the client must not retry it
 ├── PreconditionFailed        412  the thing is not in the state that the request was made for
 ├── TooLarge                  413
+├── Unprocessable             422  it is what it should be, and may not be served
 ├── PreconditionRequired      428  the request must say which state it was made for
 └── Unavailable               503  ours, temporary: the client may retry
     ├── EngineUnavailable     503
@@ -125,6 +126,14 @@ class PreconditionFailed(ServiceError):
     def extra(self) -> dict[str, Any]:
         """The current state, so that the client need not ask for it."""
         return {"current": self.current}
+
+
+class Unprocessable(ServiceError):
+    """What was brought is well-formed, and was found unfit when it was tried."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "unprocessable"
 
 
 class PreconditionRequired(ServiceError):

@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What answers generation requests."""
     max_file_bytes: Positive = 512 * 1024 * 1024
     """Largest file, and largest sum of an upload's parts."""
+    max_import_bytes: Positive = 1024**3
+    """Largest adapter that may be imported, as it is sent and as it is unpacked."""
     max_resident_adapters: Positive = 16
     """Adapters kept in the engine; the least recently used one makes room."""
     max_lora_rank: Annotated[int, Meta(ge=1, le=256)] = 256

@@ -1,5 +1,7 @@
 """Every Hypothesis strategy that more than one test needs."""
 
+from collections.abc import Callable
+
 import msgspec
 from hypothesis import strategies as st
 
@@ -205,3 +207,25 @@ def scored_examples(draw: st.DrawFn) -> Scored:
         return [draw(st.lists(score, min_size=n - 1, max_size=n - 1)) for n in lengths]
 
     return Scored([list(range(length)) for length in lengths], scores(), scores())
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """Ways to damage bytes: some overwritten, a piece cut out, or a piece put in twice."""
+    share = st.floats(0, 1, exclude_max=True)
+    kind = draw(st.sampled_from(["overwrite", "cut", "repeat"]))
+    places = draw(st.lists(st.tuples(share, st.integers(0, 255)), min_size=1, max_size=4))
+    length = draw(st.sampled_from([1, 7, 512, 1024, 1 << 20]))
+
+    def change(content: bytes) -> bytes:
+        changed = bytearray(content)
+        if kind == "overwrite":
+            for place, value in places:
+                changed[int(place * len(changed))] = value
+            return bytes(changed)
+        at = int(places[0][0] * len(changed))
+        piece = changed[at : at + length]
+        changed[at : at + length] = piece * 2 if kind == "repeat" else b""
+        return bytes(changed)
+
+    return change

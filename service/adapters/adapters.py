@@ -1,10 +1,18 @@
 """What a tenant has in the store: its adapters, their revisions, and where these come from."""
 
+import asyncio
 from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from adapters_store import AdapterStore, RevisionRef
+from adapters_store import (
+    AdapterStore,
+    InvalidAdapter,
+    RevisionNotFound,
+    RevisionRef,
+    StoreUnavailable,
+)
+from adapters_store.export import Archive, archive
 from service.adapters.adapters_repository import AdapterRepository
 from service.adapters.adapters_schemas import (
     Adapter,
@@ -20,6 +28,10 @@ from service.adapters.present import adapter_of, revision_of
 from service.adapters.repository import RevisionRepository
 from service.database import Database
 from service.database.models import AdapterRow, RevisionRow
+from service.errors import AdaptersUnavailable, Conflict
+from service.telemetry import logger
+
+log = logger(__name__)
 
 
 class AdapterService:
@@ -83,6 +95,22 @@ class AdapterService:
             row = await _find(RevisionRepository(session), tenant_id, adapter, rev)
         ref = RevisionRef(tenant_id, row.adapter, row.digest)
         return await lineage(self.database, self.store, ref)
+
+    async def export(self, tenant_id: str, adapter: str, rev: str) -> Archive:
+        """Begin to archive a revision; the caller closes it. Raises Conflict if it is damaged."""
+        async with self.database.read() as session:
+            row = await _find(RevisionRepository(session), tenant_id, adapter, rev)
+        ref = RevisionRef(tenant_id, row.adapter, row.digest)
+        try:
+            return await asyncio.to_thread(lambda: archive(self.store.open(ref)))
+        except RevisionNotFound:  # deleted since its row was read
+            raise revision_not_found(adapter, rev) from None
+        except StoreUnavailable:
+            raise AdaptersUnavailable from None
+        except InvalidAdapter as fault:
+            log.error("revision.damaged", tenant=tenant_id, digest=ref.digest, error=str(fault))
+            message = f"The revision's files are damaged: {fault}."
+            raise Conflict(message, param="revision", code="revision_damaged") from None
 
 
 async def _shown(

@@ -1,11 +1,16 @@
 """`/v1/adapters`. Every route needs the scope `adapters`."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from litestar import Controller, get, post
+from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.response import Stream
 
+from adapters_store.export import Archive
 from service.adapters import adapters_schemas as schemas
 from service.adapters.adapters import AdapterService
 from service.adapters.adapters_schemas import (
@@ -22,6 +27,11 @@ from service.adapters.present import retention_of
 from service.adapters.retaining import Retention
 from service.http.errors import errors
 from service.tenants.auth import requires
+
+TAR = "application/x-tar"
+ETAG = ResponseHeader(
+    name="etag", description="sha256 of its manifest.json.", documentation_only=True
+)
 
 Adapters = NamedDependency[AdapterService]
 TenantId = NamedDependency[str]
@@ -107,3 +117,40 @@ class AdapterController(Controller):
     ) -> Lineage:
         """Walk back from a revision to its job, its datasets and its parents, and on to theirs."""
         return await adapters.lineage(tenant_id, adapter, rev)
+
+    @get(
+        "/{adapter:str}/revisions/{rev:str}/export",
+        operation_id="exportRevision",
+        media_type=TAR,
+        responses=errors(404, 409),
+        response_headers=[ETAG],
+    )
+    async def export_revision(
+        self, adapter: FromPath[str], rev: FromPath[str], tenant_id: TenantId, adapters: Adapters
+    ) -> Stream:
+        """Give a revision as a tar of PEFT's two files and manifest.json: always the same bytes.
+
+        Its digests are verified before the first byte is sent.
+        """
+        archive = await adapters.export(tenant_id, adapter, rev)
+        ref = archive.revision.ref
+        return Stream(
+            _sent(archive),
+            media_type=TAR,
+            headers={
+                "content-disposition": f'attachment; filename="{ref.adapter}-{rev[:8]}.tar"',
+                "content-length": str(archive.size),
+                "etag": f'"{archive.tag}"',
+                "x-lorehouse-revision": ref.digest,
+            },
+        )
+
+
+async def _sent(archive: Archive) -> AsyncIterator[bytes]:
+    # Who holds on to the archive holds on to the revision's files.
+    chunks = archive.chunks()
+    try:
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            yield chunk
+    finally:
+        archive.close()

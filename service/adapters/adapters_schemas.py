@@ -157,6 +157,9 @@ class RevisionOrigin(Output):
     dataset_digests: Annotated[list[str], Meta(description="sha256 of the training files.")]
     metrics: dict[str, float | None]
     parents: Annotated[list[str], Meta(description="Digests of what training went on from.")]
+    imported: Annotated[
+        bool, Meta(description="It came from elsewhere; how it was made is unknown.")
+    ]
 
 
 class Ancestor(Output):

@@ -68,4 +68,5 @@ def _origin(manifest: Manifest) -> RevisionOrigin:
         dataset_digests=origin.dataset_digests,
         metrics=origin.metrics,
         parents=origin.parents,
+        imported=origin.imported,
     )

@@ -69,9 +69,14 @@ class BaseDescription(msgspec.Struct, frozen=True, dict=True):
             raise BaseModelError(f"{self.path} holds no linear layers that LoRA could target")
 
     @cached_property
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """(in, out) features of the linear layers that LoRA may target, by path in the model."""
+        return _linear_shapes(self.path)
+
+    @cached_property
     def linear_modules(self) -> frozenset[str]:
-        """Last names of the linear layers that LoRA may target, read off the weight names."""
-        return frozenset(_linear_names(self.path))
+        """Last names of the linear layers that LoRA may target."""
+        return frozenset(name.rsplit(".", 1)[-1] for name in self.linear_shapes)
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -159,15 +164,16 @@ def _header(file: Path) -> dict[str, Any]:
             raise BaseModelError(f"{file} is no safetensors file") from None
 
 
-def _linear_names(path: Path) -> set[str]:
-    names: set[str] = set()
+def _linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
+    shapes: dict[str, tuple[int, int]] = {}
     for file in path.glob("*.safetensors"):
         for key, tensor in _header(file).items():
             # Two-dimensional weights inside the layers are the projections; the embedding and the
             # vocabulary head lie outside, and LoRA on them would not be servable.
             if key != "__metadata__" and ".layers." in key and len(tensor["shape"]) == 2:
-                names.add(key.removesuffix(".weight").rsplit(".", 1)[-1])
-    return names
+                features_out, features_in = tensor["shape"]
+                shapes[key.removesuffix(".weight")] = (features_in, features_out)
+    return shapes
 
 
 def _json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -52,4 +52,4 @@ def assemble(parts: Sequence[Path], path: Path, filename: str, md5: str | None) 
         os.fsync(out.fileno())
     if md5 is not None and md5.lower() != check.hexdigest():
         raise BadRequest("The file has another MD5 digest than 'md5'.", param="md5")
-    return Received(path, filename, size, sha256.hexdigest(), {})
+    return Received(path, filename, size, sha256.hexdigest())

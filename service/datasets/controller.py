@@ -56,12 +56,12 @@ class FileController(Controller):
         nothing is kept.
         """
         with files.folder.temporary() as path:
-            received = await receive(
-                request.stream(), request.headers.get("content-type"), path, _expected(files)
-            )
-            purpose, after = purpose_of(received.fields), expires_after_of(received.fields)
+            content_type = request.headers.get("content-type")
+            form = await receive(request.stream(), content_type, {"file": path}, _expected(files))
+            file = form.file("file")
+            purpose, after = purpose_of(form.fields), expires_after_of(form.fields)
             seconds = None if after is None else after.seconds
-            return file_of(await files.create(tenant_id, received, purpose, seconds))
+            return file_of(await files.create(tenant_id, file, purpose, seconds))
 
     @get(operation_id="listFiles", responses=errors())
     async def list_files(
@@ -129,7 +129,6 @@ class FileController(Controller):
 
 def _expected(files: FileService) -> Expected:
     return Expected(
-        file="file",
         fields=frozenset({"purpose", ANCHOR, SECONDS}),
         max_bytes=files.max_file_bytes,
         limit="the server's LOREHOUSE_MAX_FILE_BYTES",

@@ -42,11 +42,13 @@ def with_line_faults(*statuses: int) -> dict[int, ResponseSpec]:
     return {**errors(*statuses), 400: faulty}
 
 
-def _binary(description: str) -> Schema:
+def binary(description: str) -> Schema:
+    """Describe a file part."""
     return Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description=description)
 
 
-def _form(required: list[str], properties: dict[str, Schema]) -> RequestBody:
+def form(required: list[str], properties: dict[str, Schema]) -> RequestBody:
+    """Describe a form that has these parts and no other."""
     schema = Schema(
         type=OpenAPIType.OBJECT,
         required=required,
@@ -63,10 +65,10 @@ class FileForm(Operation):
     def __post_init__(self) -> None:
         """Describe what the handler reads off the stream by itself."""
         expiry = "Optional; when the file disappears by itself."
-        self.request_body = _form(
+        self.request_body = form(
             ["file", "purpose"],
             {
-                "file": _binary("The file. With the purpose `fine-tune` it is JSON Lines."),
+                "file": binary("The file. With the purpose `fine-tune` it is JSON Lines."),
                 "purpose": Schema(type=OpenAPIType.STRING, enum=list(PURPOSES)),
                 ANCHOR: Schema(type=OpenAPIType.STRING, enum=["created_at"], description=expiry),
                 SECONDS: Schema(
@@ -82,4 +84,4 @@ class PartForm(Operation):
 
     def __post_init__(self) -> None:
         """Describe what the handler reads off the stream by itself."""
-        self.request_body = _form(["data"], {"data": _binary("At most 64 MiB of the file.")})
+        self.request_body = form(["data"], {"data": binary("At most 64 MiB of the file.")})

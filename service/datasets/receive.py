@@ -1,4 +1,4 @@
-"""A multipart form with one file, streamed to disk as it comes: never whole in memory.
+"""A multipart form with files, streamed to disk as it comes: never whole in memory.
 
 Knows nothing of HTTP but the body's bytes and their content type.
 """
@@ -7,7 +7,8 @@ import asyncio
 import hashlib
 import os
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,31 +24,48 @@ UNNAMED = "upload"
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """The form that is wanted. `limit` names what `max_bytes` comes from."""
+    """The form that is wanted. `limit` names what `max_bytes`, of all its files, comes from."""
 
-    file: str
     fields: frozenset[str]
     max_bytes: int
     limit: str
 
 
 class Received(msgspec.Struct, frozen=True):
-    """What came: the file lies, synced, at `path`."""
+    """A file that came: it lies, synced, at `path`."""
 
     path: Path
     filename: str
     bytes: int
     sha256: str
+
+
+class Form(msgspec.Struct, frozen=True):
+    """What came, by the names of the form's parts."""
+
+    files: dict[str, Received]
     fields: dict[str, str]
+
+    def file(self, name: str) -> Received:
+        """Give a file that must be there. Raises BadRequest."""
+        if name not in self.files:
+            raise BadRequest(f"The form has no file part '{name}'.", param=name)
+        return self.files[name]
 
 
 async def receive(
-    body: AsyncIterator[bytes], content_type: str | None, path: Path, expected: Expected
-) -> Received:
-    """Write the form's file to `path`. Raises BadRequest and TooLarge; the caller cleans up."""
+    body: AsyncIterator[bytes],
+    content_type: str | None,
+    places: Mapping[str, Path],
+    expected: Expected,
+) -> Form:
+    """Write the form's files to `places`, by their parts' names; each may be missing.
+
+    Raises BadRequest and TooLarge; the caller cleans up.
+    """
     parser = PushMultipartParser(_boundary(content_type))
-    with path.open("wb") as out:
-        form = _Form(out, expected)
+    with ExitStack() as opened:
+        form = _Form(places, expected, opened)
         try:
             async for chunk in body:
                 if chunk:
@@ -57,8 +75,7 @@ async def receive(
             parser.close()
         except MultipartError as fault:
             raise BadRequest(f"The multipart body is malformed: {fault}") from None
-        await asyncio.to_thread(form.finish)
-    return form.received(path)
+        return await asyncio.to_thread(form.finish)
 
 
 def displayable(filename: str | None) -> str:
@@ -76,16 +93,34 @@ def _boundary(content_type: str | None) -> str:
     return boundary
 
 
-class _Form:
-    """Takes the parser's events: fields into memory, the file's bytes towards the disk."""
+class _File:
+    """Takes a file's bytes towards the disk."""
 
-    def __init__(self, out: BinaryIO, expected: Expected) -> None:
-        self._out = out
-        self._expected = expected
-        self._fields: dict[str, bytearray] = {}
-        self._filename: str | None = None
+    def __init__(self, filename: str | None, path: Path, out: BinaryIO) -> None:
+        self._filename, self._path, self._out = displayable(filename), path, out
         self._bytes = 0
         self._sha256 = hashlib.sha256()
+
+    def write(self, data: bytes | bytearray) -> None:
+        self._sha256.update(data)
+        self._bytes += self._out.write(data)
+
+    def finish(self) -> Received:
+        self._out.flush()
+        os.fsync(self._out.fileno())
+        return Received(self._path, self._filename, self._bytes, self._sha256.hexdigest())
+
+
+class _Form:
+    """Takes the parser's events: fields into memory, files a block at a time to the disk."""
+
+    def __init__(self, places: Mapping[str, Path], expected: Expected, opened: ExitStack) -> None:
+        self._places = places
+        self._expected = expected
+        self._opened = opened
+        self._fields: dict[str, bytearray] = {}
+        self._files: dict[str, _File] = {}
+        self._bytes = 0
         self._pending = bytearray()
         self._part = ""
 
@@ -96,46 +131,41 @@ class _Form:
     def take(self, parser: PushMultipartParser, chunk: bytes) -> None:
         for event in parser.parse(chunk):
             if isinstance(event, MultipartSegment):
+                self.flush()
                 self._begin(event)
             elif event:
                 self._add(event)
 
     def flush(self) -> None:
-        self._sha256.update(self._pending)
-        self._out.write(self._pending)
-        self._pending = bytearray()
+        if self._pending:
+            self._files[self._part].write(self._pending)
+            self._pending = bytearray()
 
-    def finish(self) -> None:
+    def finish(self) -> Form:
         self.flush()
-        self._out.flush()
-        os.fsync(self._out.fileno())
-
-    def received(self, path: Path) -> Received:
-        if self._filename is None:
-            name = self._expected.file
-            raise BadRequest(f"The form has no file part '{name}'.", param=name)
-        fields = {name: _text(name, bytes(value)) for name, value in self._fields.items()}
-        return Received(path, self._filename, self._bytes, self._sha256.hexdigest(), fields)
+        files = {name: file.finish() for name, file in self._files.items()}
+        return Form(files, {name: _text(name, bytes(v)) for name, v in self._fields.items()})
 
     def _begin(self, part: MultipartSegment) -> None:
         name = self._part = part.name
-        is_file = name == self._expected.file
-        if not is_file and name not in self._expected.fields:
+        place = self._places.get(name)
+        if place is None and name not in self._expected.fields:
             raise BadRequest(
                 f"Unknown parameter: '{name[:64]}'.", param=name[:64], code="unknown_parameter"
             )
-        if name in self._fields or (is_file and self._filename is not None):
+        if name in self._fields or name in self._files:
             raise BadRequest(f"The form has more than one part '{name}'.", param=name)
-        if is_file:
-            self._filename = displayable(part.filename)
-        else:
+        if place is None:
             self._fields[name] = bytearray()
+        else:
+            out = self._opened.enter_context(place.open("wb"))
+            self._files[name] = _File(part.filename, place, out)
 
     def _add(self, data: bytes) -> None:
-        if self._part == self._expected.file:
+        if self._part in self._files:
             self._bytes += len(data)
             if self._bytes > self._expected.max_bytes:
-                raise too_large(self._expected)
+                raise self._too_large()
             self._pending += data
             return
         field = self._fields[self._part]
@@ -143,13 +173,9 @@ class _Form:
         if len(field) > MAX_FIELD_BYTES:
             raise BadRequest(f"The field '{self._part}' is too long.", param=self._part)
 
-
-def too_large(expected: Expected) -> TooLarge:
-    """Say which limit it was."""
-    return TooLarge(
-        f"The {expected.file} is larger than {expected.max_bytes} bytes, {expected.limit}.",
-        param=expected.file,
-    )
+    def _too_large(self) -> TooLarge:
+        most, limit = self._expected.max_bytes, self._expected.limit
+        return TooLarge(f"The {self._part} is larger than {most} bytes, {limit}.", param=self._part)
 
 
 def _text(name: str, value: bytes) -> str:

@@ -15,7 +15,6 @@ from service.http.errors import errors
 from service.tenants.auth import requires
 
 PART = Expected(
-    file="data",
     fields=frozenset(),
     max_bytes=MAX_PART_BYTES,
     limit="the most that one part may have",
@@ -58,8 +57,8 @@ class UploadController(Controller):
         await uploads.expecting(tenant_id, upload_id)
         with uploads.folder.temporary() as path:
             content_type = request.headers.get("content-type")
-            received = await receive(request.stream(), content_type, path, PART)
-            return part_of(await uploads.add_part(tenant_id, upload_id, received))
+            form = await receive(request.stream(), content_type, {"data": path}, PART)
+            return part_of(await uploads.add_part(tenant_id, upload_id, form.file("data")))
 
     @post(
         "/{upload_id:str}/complete",

@@ -2,15 +2,14 @@
 
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import Origin, RevisionRef
 from service.adapters.aliases_repository import AliasRepository
+from service.adapters.origins import library_versions
 from service.adapters.repository import RevisionRepository
 from service.adapters.weights import WeightedTarget
 from service.base.probes import Probes
@@ -22,7 +21,6 @@ from service.serving.gate import Verdict
 from service.training.spec import TrainingSpec
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 Metrics = dict[str, float | None]
 
@@ -68,7 +66,7 @@ class Publisher:
             format=self._origin.format,
             job_id=self._job.id,
             step=step,
-            gate=_report(verdict),
+            gate=verdict.report(),
         )
 
     async def reject(
@@ -80,7 +78,7 @@ class Publisher:
             format=self._origin.format,
             job_id=self._job.id,
             step=step,
-            gate=_report(verdict),
+            gate=verdict.report(),
         )
 
     async def move_alias(self, session: AsyncSession, digest: str) -> str | None:
@@ -101,11 +99,6 @@ def _place(ref: RevisionRef) -> tuple[str, str, str]:
     return ref.tenant, ref.adapter, ref.digest
 
 
-def _report(verdict: Verdict) -> dict[str, Any]:
-    report: dict[str, Any] = msgspec.to_builtins(verdict)
-    return report | {"reason": verdict.reason or None}
-
-
 def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list[str]) -> Origin:
     """Describe where a job's revisions come from. Reads the whole base once."""
     parent = msgspec.convert(job.spec, TrainingSpec).base_adapter
@@ -121,7 +114,7 @@ def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list
         dataset_digests=digests,
         spec=job.spec,
         parents=[] if parent is None else [parent.digest],
-        library_versions={name: version(name) for name in LIBRARIES},
+        library_versions=library_versions(),
     )
 
 

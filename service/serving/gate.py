@@ -6,7 +6,7 @@ Why the rules are as they are is in docs/decisions/0014-the-publish-gate.md.
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -63,6 +63,11 @@ class Verdict(msgspec.Struct, frozen=True):
         return "; ".join(
             f"{one.name}: {one.message}" for one in self.checks if one.outcome == "failed"
         )
+
+    def report(self) -> dict[str, Any]:
+        """Give it as revisions keep it."""
+        report: dict[str, Any] = msgspec.to_builtins(self)
+        return report | {"reason": self.reason or None}
 
 
 def rules_for(compute_dtype: str, margin: float) -> Rules:

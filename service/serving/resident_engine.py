@@ -16,7 +16,8 @@ from adapters_store import (
 from service.base.description import BaseDescription
 from service.base.generating.decoding import DecodingBatch
 from service.base.generating.model import GenerationModel
-from service.base.lora_files import BadLora, LoraFiles, read_lora
+from service.base.lora_files import LoraFiles, read_lora
+from service.base.lora_rules import BadLora
 from service.base.rows import KvUse, Round, Row
 from service.base.segmented.base import SegmentedBase
 from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound

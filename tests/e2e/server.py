@@ -87,17 +87,30 @@ class Server:
 
     def start(self, ready: bool = True) -> None:
         """Start the processes; by default return once the engine is there."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LOREHOUSE_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service", "serve"],
                 cwd=ROOT,
-                env=environment | self.settings,
+                env=self._environment(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         if ready:
             wait_for(lambda: self.answers("/health/ready"), "readiness")
+
+    def run(self, *command: str) -> int:
+        """Run another command of ours on the same folder, and give its exit code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "service", *command],
+            cwd=ROOT,
+            env=self._environment(),
+            check=False,
+        )
+        return done.returncode
+
+    def _environment(self) -> dict[str, str]:
+        others = {k: v for k, v in os.environ.items() if not k.startswith("LOREHOUSE_")}
+        return others | self.settings
 
     def answers(self, path: str) -> bool:
         """Whether a GET of the path gives 200 now."""
@@ -112,6 +125,12 @@ class Server:
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(60)
+
+    def kill(self) -> None:
+        """kill -9 the API; the runtime goes with it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(60)
 
     def client(self, tenant: str, max_retries: int = 0) -> openai.OpenAI:
         """Make the tenant if need be, and an SDK client with a new key of its."""

@@ -5,7 +5,8 @@ from collections.abc import Collection
 import torch
 
 from service.base.generating.room import free_memory
-from service.base.lora_files import BadLora, LoraFiles
+from service.base.lora_files import LoraFiles
+from service.base.lora_rules import BadLora
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.slots import BadShape, Slots
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from service.base.lora_files import PREFIX, LoraFiles
+from service.base.lora_files import LoraFiles
+from service.base.lora_rules import PREFIX
 from service.base.segmented.pool import Pool, named
 
 

@@ -8,7 +8,8 @@ import msgspec
 from torch import Tensor
 
 from service.base.loading import LoadedBase
-from service.base.lora_files import BadLora, LoraFiles, read_lora
+from service.base.lora_files import LoraFiles, read_lora
+from service.base.lora_rules import BadLora
 from service.base.probes import Probes
 from service.rendering.renderer import Renderer
 from service.training import probing

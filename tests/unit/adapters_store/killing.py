@@ -22,6 +22,7 @@ _PROCESSES.set_forkserver_preload(
         "adapters_store",
         "service.erasure.service",
         "tests.e2e.deeds",
+        "tests.integration.bringing",
     ]
 )
 

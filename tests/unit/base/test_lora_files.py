@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from service.base.lora_files import BadLora, linear_shapes, read_lora  # noqa: E402
+from service.base.lora_files import linear_shapes, read_lora  # noqa: E402
+from service.base.lora_rules import BadLora  # noqa: E402
 from tests.fakes.tiny import tiny_model, write_adapter  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from service.datasets.receive import Expected, Received, displayable, receive
+from service.datasets.receive import Expected, Form, displayable, receive
 from service.errors import BadRequest, TooLarge
 
 FORM = "multipart/form-data; boundary=xyz"
-EXPECTED = Expected("file", frozenset({"purpose"}), 100, "the limit")
+EXPECTED = Expected(frozenset({"purpose"}), 100, "the limit")
 
 
 def part(name: str, value: bytes, filename: str | None = None) -> bytes:
@@ -23,13 +23,16 @@ END = b"--xyz--\r\n"
 
 async def received(
     tmp_path: Path, body: bytes, content_type: str | None = FORM, step: int = 7
-) -> Received:
+) -> Form:
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), step):
             yield body[start : start + step]
         yield b""
 
-    return await receive(chunks(), content_type, tmp_path / "incoming", EXPECTED)
+    places = {name: tmp_path / name for name in ("file", "more")}
+    form = await receive(chunks(), content_type, places, EXPECTED)
+    form.file("file")
+    return form
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
@@ -37,10 +40,20 @@ async def test_a_form_in_any_chunks_is_written_as_it_was(tmp_path: Path, step: i
     data = b"one\r\n--xy\r\ntwo\x00"
     body = part("file", data, "data.jsonl") + part("purpose", b"fine-tune") + END
     form = await received(tmp_path, body, step=step)
-    assert form.path.read_bytes() == data
-    assert (form.filename, form.bytes) == ("data.jsonl", len(data))
-    assert form.sha256 == hashlib.sha256(data).hexdigest()
+    file = form.file("file")
+    assert file.path.read_bytes() == data
+    assert (file.filename, file.bytes) == ("data.jsonl", len(data))
+    assert file.sha256 == hashlib.sha256(data).hexdigest()
     assert form.fields == {"purpose": "fine-tune"}
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+async def test_several_files_are_written_each_to_its_place(tmp_path: Path, step: int) -> None:
+    body = part("file", b"one", "a") + part("purpose", b"x") + part("more", b"two" * 9, "b") + END
+    form = await received(tmp_path, body, step=step)
+    found = {name: (file.path.read_bytes(), file.filename) for name, file in form.files.items()}
+    assert found == {"file": (b"one", "a"), "more": (b"two" * 9, "b")}
+    assert form.files["more"].sha256 == hashlib.sha256(b"two" * 9).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +91,10 @@ async def test_a_file_over_the_limit_is_refused_before_its_end(tmp_path: Path) -
         await received(tmp_path, part("file", b"x" * 101))
     assert caught.value.param == "file"
     exactly = await received(tmp_path, part("file", b"x" * 100) + END)
-    assert exactly.bytes == 100
+    assert exactly.file("file").bytes == 100
+    with pytest.raises(TooLarge) as caught:
+        await received(tmp_path, part("file", b"x" * 60) + part("more", b"x" * 41) + END)
+    assert caught.value.param == "more"
 
 
 @pytest.mark.parametrize(

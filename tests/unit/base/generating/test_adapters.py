@@ -10,7 +10,8 @@ from service.base.generating import adapters as adapters_module  # noqa: E402
 from service.base.generating.adapters import Adapters  # noqa: E402
 from service.base.generating.decoding import DecodingBatch  # noqa: E402
 from service.base.generating.room import tokens_that_fit  # noqa: E402
-from service.base.lora_files import BadLora, LoraFiles, read_lora  # noqa: E402
+from service.base.lora_files import LoraFiles, read_lora  # noqa: E402
+from service.base.lora_rules import BadLora  # noqa: E402
 from service.base.segmented.base import SegmentedBase  # noqa: E402
 from tests.fakes.tiny import tiny_model, write_adapter  # noqa: E402
 from tests.unit.base.generating.running import Bench, row, run  # noqa: E402
