@@ -157,7 +157,10 @@ class House:
         self.store = FilesystemAdapterStore(settings.data_dir / "adapters")
         self.number, self._made = 0, 0
         """Of the last request, and of tenants."""
-        self.contents = [a_peft_folder(folder / str(n), seed=n, rank=1) for n in range(CONTENTS)]
+        # Square layers of the bundled base: imports are held to its shapes.
+        shape: dict[str, Any] = {"targets": ["q_proj", "o_proj"], "hidden": 256, "layers": 6}
+        made = [a_peft_folder(folder / str(n), seed=n, rank=1, **shape) for n in range(CONTENTS)]
+        self.contents = made
         self.weights = [(content / WEIGHTS_FILE).read_bytes() for content in self.contents]
 
     @contextmanager
