@@ -110,7 +110,7 @@ def run(service: Service, folder: Path, args: argparse.Namespace) -> list[Line]:
     """Fill the registry, then measure."""
     wanted = shelves(args.revisions)
     clients = {tenant: service.tenant(tenant) for tenant in {shelf.tenant for shelf in wanted}}
-    filling = Filling(folder / "data", folder)
+    filling = Filling(folder / "data")
     names = asyncio.run(filling.fill(wanted))
     asked = asyncio.run(filling.fill([Shelf(LARGE, "asked", args.cold + 1)], RANK))
     table = lists(clients[LARGE], clients[SMALL], names, args.rounds)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -13,11 +14,11 @@ from adapters_store import AdapterStore, FilesystemAdapterStore, Origin
 from bench.running import BASE
 from bench.workload import ATTENTION
 from service.adapters.repository import RevisionRepository
-from service.base.description import describe
+from service.base.description import BaseDescription, describe
 from service.database import Database
 from service.settings import BUNDLED_BASE, Settings
 
-ROWS_AT_ONCE = 200
+ROWS_AT_ONCE, PUBLISHERS = 200, 8
 
 
 class Shelf(msgspec.Struct, frozen=True):
@@ -31,11 +32,11 @@ class Shelf(msgspec.Struct, frozen=True):
 class Filling:
     """Publishes random adapters of the bundled base, small ones where nobody will ask them."""
 
-    def __init__(self, data_dir: Path, scratch: Path) -> None:
+    def __init__(self, data_dir: Path) -> None:
         self._settings = Settings(data_dir=data_dir, base_name=BASE)
         self._base = describe(str(BUNDLED_BASE), BASE)
-        self._scratch = scratch
-        self._seeds = iter(range(1 << 30))
+        self._origin = _origin(self._base)
+        self._seeds = 0
         self.store: AdapterStore = FilesystemAdapterStore(data_dir / "adapters")
 
     async def fill(self, shelves: Sequence[Shelf], rank: int = 1) -> list[str]:
@@ -53,11 +54,21 @@ class Filling:
         return names
 
     def _publish(self, shelf: Shelf, count: int, rank: int) -> list[str]:
-        origin = self._origin()
-        return [
-            self.store.publish(shelf.tenant, shelf.adapter, self._adapter(rank), origin).ref.digest
-            for _ in range(count)
-        ]
+        with ThreadPoolExecutor(PUBLISHERS) as pool:
+            return list(
+                pool.map(lambda seed: self._publish_one(shelf, rank, seed), self._new(count))
+            )
+
+    def _new(self, count: int) -> range:
+        self._seeds += count
+        return range(self._seeds - count, self._seeds)
+
+    def _publish_one(self, shelf: Shelf, rank: int, seed: int) -> str:
+        with self.store.stage() as folder:
+            targets = ATTENTION if rank > 1 else ATTENTION[:1]
+            _config(rank, targets).save_pretrained(folder)
+            save_file(self._weights(rank, targets, seed), folder / "adapter_model.safetensors")
+            return self.store.publish(shelf.tenant, shelf.adapter, folder, self._origin).ref.digest
 
     async def _record(self, database: Database, shelf: Shelf, digests: Sequence[str]) -> list[str]:
         async with database.write() as session:
@@ -74,22 +85,8 @@ class Filling:
                 for digest in digests
             ]
 
-    def _adapter(self, rank: int) -> Path:
-        folder = self._scratch / f"rank-{rank}"
-        targets = ATTENTION if rank > 1 else ATTENTION[:1]
-        if not folder.exists():
-            LoraConfig(
-                r=rank,
-                lora_alpha=2 * rank,
-                target_modules=list(targets),
-                task_type="CAUSAL_LM",
-                base_model_name_or_path=BASE,
-            ).save_pretrained(folder)
-        save_file(self._weights(rank, targets), folder / "adapter_model.safetensors")
-        return folder
-
-    def _weights(self, rank: int, targets: Sequence[str]) -> dict[str, np.ndarray]:
-        random, config = np.random.default_rng(next(self._seeds)), self._base.config
+    def _weights(self, rank: int, targets: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+        random, config = np.random.default_rng(seed), self._base.config
         hidden, head = config["hidden_size"], config["head_dim"]
         widths = {"q_proj": config["num_attention_heads"] * head, "o_proj": hidden}
         few = config["num_key_value_heads"] * head
@@ -104,15 +101,25 @@ class Filling:
                     weights[f"{name}_{side}.weight"] = drawn
         return weights
 
-    def _origin(self) -> Origin:
-        base = self._base
-        return Origin(
-            base=BASE,
-            base_digest=base.digest,
-            quantization="nf4",
-            compute_dtype="float32",
-            tokenizer_digest=base.tokenizer_digest,
-            chat_template_digest=base.chat_template_digest,
-            format="chat",
-            job_id="ftjob-bench",
-        )
+
+def _config(rank: int, targets: Sequence[str]) -> LoraConfig:
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=BASE,
+    )
+
+
+def _origin(base: BaseDescription) -> Origin:
+    return Origin(
+        base=BASE,
+        base_digest=base.digest,
+        quantization="nf4",
+        compute_dtype="float32",
+        tokenizer_digest=base.tokenizer_digest,
+        chat_template_digest=base.chat_template_digest,
+        format="chat",
+        job_id="ftjob-bench",
+    )

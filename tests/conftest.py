@@ -117,7 +117,7 @@ def app(
 @pytest.fixture
 async def client(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
     """A client without a key, in the test's own event loop, while the app's lifespan runs."""
-    async with _running(app), _client(app) as client:
+    async with running(app), _client(app) as client:
         yield client
 
 
@@ -143,7 +143,7 @@ async def globex(app: Litestar, admin: httpx.AsyncClient) -> AsyncIterator[httpx
 
 
 @asynccontextmanager
-async def _running(app: Litestar) -> AsyncIterator[None]:
+async def running(app: Litestar) -> AsyncIterator[None]:
     """Hold the app's lifespan in a task of its own: fixtures are left in another than entered."""
     started, stop = asyncio.Event(), asyncio.Event()
 
