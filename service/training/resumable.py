@@ -1,6 +1,5 @@
 """TRL's trainers, held to checkpoints that are whole or absent and to no network."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from service.base.loading import LoadedBase
 from service.training import lora
 from service.training.checkpoints import Checkpoints
 from service.training.reporting import Metrics
-from service.training.spec import TrainingSpec
+from service.training.spec import TrainingSpec, warmup_steps
 
 METRICS_FILE = "metrics.json"
 REQUIRED = (
@@ -119,7 +118,7 @@ def arguments(
         "num_train_epochs": spec.n_epochs,
         "learning_rate": spec.learning_rate,
         "lr_scheduler_type": "linear",
-        "warmup_steps": math.ceil(spec.warmup_ratio * total_steps),
+        "warmup_steps": warmup_steps(spec.warmup_ratio, total_steps),
         "max_grad_norm": spec.gradient_clip,
         "optim": "adamw_torch",
         "weight_decay": 0.0,

@@ -1,5 +1,6 @@
 """What to train: the job's method with `auto` resolved. Knows nothing of jobs or HTTP."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -82,6 +83,11 @@ class TrainingSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Measure the held-out examples every so many steps, and not at epochs' ends only."""
     early_stopping: EarlyStopping | None = None
     base_adapter: BaseAdapter | None = None
+
+
+def warmup_steps(ratio: float, total: int) -> int:
+    """Round up, but leave the last step out: the rate of the first is 0, and one may be all."""
+    return min(math.ceil(ratio * total), total - 1)
 
 
 def held_out(rows: int, split: float) -> int:

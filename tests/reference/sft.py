@@ -1,6 +1,5 @@
 """Supervised fine-tuning by TRL's SFTTrainer: what the batch's own trainer is held to."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE
 from service.training.batch.order import Order
 from service.training.rows import render
+from service.training.spec import warmup_steps
 from service.training.trainer import TrainingTask
 
 
@@ -105,7 +105,7 @@ def _arguments(task: TrainingTask, order: Order, held_out: int) -> SFTConfig:
         num_train_epochs=spec.n_epochs,
         learning_rate=spec.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=math.ceil(spec.warmup_ratio * order.total_steps),
+        warmup_steps=warmup_steps(spec.warmup_ratio, order.total_steps),
         max_grad_norm=spec.gradient_clip,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -1,10 +1,8 @@
 """How the learning rate and the saving go with the steps of one task. Pure."""
 
-import math
-
 import msgspec
 
-from service.training.spec import TrainingSpec
+from service.training.spec import TrainingSpec, warmup_steps
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -24,4 +22,5 @@ class Schedule(msgspec.Struct, frozen=True):
 
 def schedule(spec: TrainingSpec, total_steps: int) -> Schedule:
     """Spell out a spec's schedule."""
-    return Schedule(spec.learning_rate, math.ceil(spec.warmup_ratio * total_steps), total_steps)
+    warmup = warmup_steps(spec.warmup_ratio, total_steps)
+    return Schedule(spec.learning_rate, warmup, total_steps)

@@ -26,3 +26,9 @@ def test_rates_are_those_of_transformers(warmup: int, total: int) -> None:
 def test_warm_up_is_rounded_up_as_the_solo_trainer_does() -> None:
     assert schedule(TrainingSpec(warmup_ratio=0.03), 8).warmup_steps == 1
     assert schedule(TrainingSpec(warmup_ratio=0.0), 8).warmup_steps == 0
+
+
+@pytest.mark.parametrize("total", [1, 2, 5])
+def test_something_is_always_learned(total: int) -> None:
+    made = schedule(TrainingSpec(warmup_ratio=1.0), total)
+    assert made.rate(total - 1) > 0
