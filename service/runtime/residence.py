@@ -119,6 +119,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
         description,
         adapter_store(settings),
         renderer,
+        held=(loaded.quantization, loaded.compute_dtype),
         max_resident=settings.max_resident_adapters if generates else EXAMINED,
         max_batch=settings.max_batch if generates else EXAMINED_AT_ONCE,
         max_queue=settings.max_queue,
