@@ -14,6 +14,7 @@ from service.base.model_shape import UnknownShape, shape_of
 from service.database import Database
 from service.datasets.service import FileService
 from service.rendering.renderer import Renderer
+from service.runtime.client import RemoteEngine
 from service.runtime.conductor import Conductor, Generation, Training
 from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.shares import Shares
@@ -223,4 +224,5 @@ def parts(
         healthy=residence.healthy,
         workdirs=root / "jobs",
         examples=files.examples,
+        engine=residence.engine if residence.answers else RemoteEngine(settings.generation_socket),
     )

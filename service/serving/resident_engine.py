@@ -15,6 +15,7 @@ from adapters_store import (
     RevisionRef,
     StoreUnavailable,
 )
+from service.adapters.parity import differences
 from service.base.description import BaseDescription
 from service.base.generating.decoding import DecodingBatch
 from service.base.generating.model import GenerationModel
@@ -206,17 +207,8 @@ def _check_room(request: GenerationRequest, room: int) -> None:
 
 
 def _check_origin(origin: Origin, base: BaseDescription) -> None:
-    for what, made_for, here in (
-        ("base", origin.base_digest, base.digest),
-        ("tokenizer", origin.tokenizer_digest, base.tokenizer_digest),
-        ("chat template", origin.chat_template_digest, base.chat_template_digest),
-    ):
-        if made_for != here:
-            raise Conflict(
-                f"the model was made for another {what} than the one that runs here",
-                param="model",
-                code="adapter_base_mismatch",
-            )
+    for difference in differences(origin, base):
+        raise Conflict(str(difference), param="model", code="adapter_base_mismatch")
 
 
 def _not_loadable(why: str) -> Conflict:

@@ -58,6 +58,8 @@ async def test_a_revision_of_another_base_tokenizer_or_template_is_refused(
     error = await refusal(house, ref)
     assert error.code == "adapter_base_mismatch"
     assert f"another {named} " in error.message
+    assert "sha256:000000000000," in error.message
+    assert f"sha256:{getattr(base, field.replace('base_digest', 'digest'))[:12]}" in error.message
 
 
 async def test_a_revision_whose_weights_do_not_fit_the_base_is_refused(house: House, base) -> None:
