@@ -23,11 +23,11 @@ class PinRepository:
 
     async def set(self, revision: RevisionRow, pinned: bool, places: int) -> None:
         """Pin a revision, or do not. Raises Conflict unless a place is left for the others."""
-        there = [row for row in await self.pinned() if row.seq != revision.seq]
-        if pinned and len(there) + 1 >= places:
+        others = [row for row in await self.pinned() if row.seq != revision.seq]
+        if pinned and len(others) + 1 >= places:
             message = (
-                f"{len(there)} revisions are pinned, and of {places} places "
-                "(LOREHOUSE_MAX_RESIDENT_ADAPTERS) one at least is for the others: unpin one first."
+                f"No more than {places - 1} can be pinned: one of the {places} places "
+                "(LOREHOUSE_MAX_RESIDENT_ADAPTERS) is for what is not. Unpin one first."
             )
             raise Conflict(message, param="pinned", code="too_many_pins")
         revision.pinned = pinned

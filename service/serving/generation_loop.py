@@ -232,7 +232,13 @@ class GenerationLoop:
         self._admit()
 
     def _load_failed(self, ref: RevisionRef, fault: Exception) -> None:
-        _log.error("adapter.not_loaded", adapter=ref.adapter, digest=ref.digest, exc_info=fault)
+        _log.error(
+            "adapter.not_loaded",
+            tenant=ref.tenant,
+            adapter=ref.adapter,
+            digest=ref.digest,
+            exc_info=fault,
+        )
         ours = EngineUnavailable("the generation engine failed to load the model")
         error = fault if isinstance(fault, ServiceError) else ours
         self._fail(self._admission.failed(ref), error)
