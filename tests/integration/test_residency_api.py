@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sqlalchemy import update
 
 from adapters_store import AdapterStore, RevisionRef
+from service.adapters.repository import RevisionRepository
 from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import RevisionRow
@@ -280,6 +281,27 @@ async def test_anothers_revision_and_an_unknown_one_are_not_found(
             await admin.post(f"{path_of(other)}/prefetch"),
         ):
             assert error_of(answer, 404)["code"] == "revision_not_found"
+
+
+async def test_a_rejected_revision_is_neither_pinned_nor_prefetched(
+    acme: httpx.AsyncClient, admin: httpx.AsyncClient, database: Database, engine: FakeEngine
+) -> None:
+    ref = RevisionRef("acme", "support", "e" * 64)
+    async with database.write() as session:
+        gate = {"reason": "it changes nothing"}
+        await RevisionRepository(session).reject(
+            "acme", "support", ref.digest, format="chat", job_id=None, step=None, gate=gate
+        )
+    for answer in (
+        await admin.put(path_of(ref), json={"pinned": True}),
+        await admin.post(f"{path_of(ref)}/prefetch"),
+        await acme.post(f"{ADAPTERS}/support/revisions/{ref.digest}/prefetch"),
+    ):
+        error = error_of(answer, 409)
+        assert (error["code"], error["param"]) == ("revision_rejected", "rev")
+        assert "it changes nothing" in error["message"]
+    assert (await engine.status()).adapter_load_failures == 0
+    assert (await shown(admin))["data"] == []
 
 
 async def test_no_tenant_sees_or_changes_residency(acme: httpx.AsyncClient, line: Line) -> None:
