@@ -156,7 +156,8 @@ class Residency:
         if ref in self._places:
             self._refresh(ref)
         else:
-            self._wanted.setdefault(ref)
+            self._wanted.pop(ref, None)
+            self._wanted[ref] = None
             self._shorten()
 
     def prefetch(self, needed: Collection[RevisionRef]) -> tuple[RevisionRef, Load] | None:

@@ -21,7 +21,7 @@ class ResidentRevision(Output):
     tenant: str
     adapter: str
     digest: str
-    model: Annotated[str | None, Meta(description="Its exact name; null if it was deleted.")]
+    model: Annotated[str | None, Meta(description="Its exact name; null if deleted or rejected.")]
     engine_id: Annotated[int | None, Meta(description="The number by which engines know it.")]
     state: Literal["absent", "loading", "resident"]
     pinned: bool
