@@ -143,7 +143,9 @@ class Held(Output):
 
 
 class ParityMatch(Output):
-    """What is the same here as in training. Null: no engine answers just now."""
+    """What is the same here as in training. Null: it is not known of an import, or no engine
+    answers just now.
+    """
 
     base: bool
     tokenizer: bool

@@ -15,6 +15,7 @@ from adapters_store import (
     StoreUnavailable,
 )
 from service.adapters.adapters_schemas import Held, Parity, ParityMatch
+from service.adapters.origins import UNKNOWN
 from service.base.description import BaseDescription
 from service.errors import AdaptersUnavailable
 
@@ -61,8 +62,8 @@ def parity_of(origin: Origin, base: BaseDescription, served: Held | None) -> Par
             base="base" not in other,
             tokenizer="tokenizer" not in other,
             chat_template="chat template" not in other,
-            quantization=None if served is None else served.quantization == trained.quantization,
-            compute_dtype=None if served is None else served.compute_dtype == trained.compute_dtype,
+            quantization=_same(trained.quantization, served and served.quantization),
+            compute_dtype=_same(trained.compute_dtype, served and served.compute_dtype),
         ),
     )
 
@@ -77,6 +78,10 @@ def parity_in(
         return None
     except StoreUnavailable:
         raise AdaptersUnavailable from None
+
+
+def _same(trained: str, served: str | None) -> bool | None:
+    return None if served is None or trained == UNKNOWN else trained == served
 
 
 def _shown(name: str, digest: str) -> str:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sqlalchemy import update
 
 from adapters_store import AdapterStore, RevisionRef
+from service.adapters.origins import UNKNOWN
 from service.adapters.repository import RevisionRepository
 from service.base.description import BaseDescription
 from service.database import Database
@@ -409,3 +410,12 @@ async def test_a_revision_shows_how_it_was_trained_and_how_it_is_served(
     }
     store.delete(ref)
     assert await parity() is None
+
+
+async def test_of_an_import_nobody_knows_how_its_base_was_held(
+    acme: httpx.AsyncClient, line: Line
+) -> None:
+    ref = await line.publish(1, quantization=UNKNOWN, compute_dtype=UNKNOWN, imported=True)
+    shown = (await acme.get(f"{ADAPTERS}/support/revisions/{ref.digest}")).json()
+    match = shown["parity"]["match"]
+    assert (match["quantization"], match["compute_dtype"], match["base"]) == (None, None, True)
