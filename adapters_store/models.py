@@ -32,6 +32,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """The base's public id."""
     base_digest: str
     """sha256 over the base's config and weight files' names and digests."""
+    base_commit: str | None = None
+    """Of the hub's repository that the base's files came from, where that is known."""
     quantization: str
     compute_dtype: str
     tokenizer_digest: str

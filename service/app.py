@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from litestar import Litestar
@@ -48,6 +49,9 @@ from service.serving.engine import Engine
 from service.serving.generate_controller import GenerateController
 from service.serving.import_gate import ImportGate
 from service.serving.metrics import GenerationMetrics
+from service.serving.prefetching import Prefetcher
+from service.serving.residency_controller import ResidencyController
+from service.serving.residents import ResidencyService, served
 from service.serving.service import GenerationService
 from service.settings import Settings
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
@@ -68,6 +72,7 @@ CONTROLLERS = [
     ImportController,
     JobController,
     ModelController,
+    ResidencyController,
     UploadController,
 ]
 
@@ -85,7 +90,7 @@ def create_app(
     Raises BaseModelError when the settings name no usable base, and SettingsError for a wrong
     location of the adapter store.
     """
-    closing: list[Database | Engine] = []
+    closing: list[Database | Engine | Prefetcher] = []
     if database is None:
         closing.append(database := Database(settings.sqlalchemy_url))
     if engine is None:
@@ -95,7 +100,9 @@ def create_app(
     base.check()
     renderer = Renderer(base)
     registry = CollectorRegistry()
-    services = _services(settings, database, engine, store, renderer, registry)
+    prefetch = Prefetcher(engine, registry)
+    closing.insert(0, prefetch)
+    services = _services(settings, database, engine, store, renderer, registry, prefetch)
     ProcessCollector(registry=registry)
     app = Litestar(
         route_handlers=[
@@ -129,6 +136,7 @@ def _services(
     store: AdapterStore,
     renderer: Renderer,
     registry: CollectorRegistry,
+    prefetch: Prefetcher,
 ) -> dict[str, Any]:
     """Make what handlers ask for by name."""
     root = settings.data_dir.resolve()
@@ -136,8 +144,10 @@ def _services(
     collector = Collector(database, store, models.remover)
     files = FileService(database, root, renderer, settings.max_file_bytes)
     return {
-        "adapters": AdapterService(database, store),
-        "aliases": AliasService(database),
+        "adapters": AdapterService(
+            database, store, renderer.base, served=partial(served, engine), prefetch=prefetch
+        ),
+        "aliases": AliasService(database, prefetch),
         "collector": collector,
         "erasures": ErasureService(database, store, InFlight(), root),
         "files": files,
@@ -162,6 +172,14 @@ def _services(
         ),
         "models": models,
         "overrides": Overrides(database, renderer.base),
+        "residents": ResidencyService(
+            database,
+            engine,
+            store,
+            renderer.base,
+            places=settings.max_resident_adapters,
+            prefetch=prefetch,
+        ),
         "retention": collector.retention,
         "tenants": TenantService(
             database,
@@ -185,7 +203,7 @@ def _lifespan(
     services: dict[str, Any],
     base: BaseDescription,
     settings: Settings,
-    closing: list[Database | Engine],
+    closing: list[Database | Engine | Prefetcher],
 ) -> Any:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:

@@ -9,7 +9,12 @@ from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select, text
 
@@ -173,10 +178,12 @@ def metrics_route(registry: CollectorRegistry, *, public: bool) -> HTTPRouteHand
 
 
 def _engine_families(engine: EngineStatus) -> Iterator[Metric]:
+    pinned = sum(place.pinned for place in engine.residents)
     now = {
         "running": (engine.running, "Sequences that are being generated"),
         "waiting": (engine.waiting, "Requests that wait for a place"),
         "resident_adapters": (len(engine.resident), "Adapters held in the engine"),
+        "pinned_adapters": (pinned, "Adapters of those that are never evicted"),
         "kv_blocks_used": (engine.kv_blocks_used, "Blocks of the key-value cache in use"),
         "kv_blocks": (engine.kv_blocks, "Blocks of the key-value cache"),
     }
@@ -184,6 +191,9 @@ def _engine_families(engine: EngineStatus) -> Iterator[Metric]:
         "generated_tokens": (engine.generated_tokens, "Tokens generated"),
         "adapter_loads": (engine.adapter_loads, "Adapters loaded"),
         "adapter_evictions": (engine.adapter_evictions, "Adapters evicted"),
+        "adapter_hits": (engine.adapter_hits, "Requests whose adapter was resident"),
+        "adapter_misses": (engine.adapter_misses, "Requests that waited for their adapter"),
+        "adapter_load_failures": (engine.adapter_load_failures, "Loads of adapters that failed"),
         "preemptions": (engine.preemptions, "Sequences sent back to wait for blocks"),
         "prefix_hits": (engine.prefix_hits, "Prompt tokens found in the key-value cache"),
     }
@@ -191,6 +201,13 @@ def _engine_families(engine: EngineStatus) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"lorehouse_engine_{name}", meaning, value)
     for name, (value, meaning) in since_start.items():
         yield CounterMetricFamily(f"lorehouse_engine_{name}", meaning, value)
+    times = engine.adapter_load_times
+    yield HistogramMetricFamily(
+        "lorehouse_engine_adapter_load_seconds",
+        "Time from the decision to load an adapter until it can be used",
+        buckets=times.buckets(),
+        sum_value=times.seconds,
+    )
 
 
 def _state(good: bool) -> State:

@@ -1,7 +1,7 @@
 """What a tenant has in the store: its adapters, their revisions, and where these come from."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,15 +17,21 @@ from service.adapters.adapters_repository import AdapterRepository
 from service.adapters.adapters_schemas import (
     Adapter,
     AdapterList,
-    AdapterRevision,
     AdapterRevisionList,
+    Held,
     Lineage,
+    PrefetchedRevision,
+    ShownRevision,
 )
 from service.adapters.aliases_repository import AliasRepository
 from service.adapters.lineage import lineage
 from service.adapters.missing import adapter_not_found, revision_not_found
-from service.adapters.present import adapter_of, revision_of
+from service.adapters.parity import parity_in
+from service.adapters.pins import ref_of
+from service.adapters.present import adapter_of, revision_of, shown_revision_of
 from service.adapters.repository import RevisionRepository
+from service.adapters.usable import usable_revision
+from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import AdapterRow, RevisionRow
 from service.errors import AdaptersUnavailable, Conflict
@@ -33,13 +39,31 @@ from service.telemetry import logger
 
 log = logger(__name__)
 
+Prefetch = Callable[[Sequence[RevisionRef]], None]
+"""Has revisions loaded in the background, the most important last."""
+
 
 class AdapterService:
-    """Reads only. Everything raises NotFound alike for unknown and for foreign names."""
+    """Reads only. Everything raises NotFound alike for unknown and for foreign names.
 
-    def __init__(self, database: Database, store: AdapterStore) -> None:
+    `served` tells how the base is held here, None while no engine answers; `prefetch` has revisions
+    loaded in the background.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: AdapterStore,
+        base: BaseDescription,
+        *,
+        served: Callable[[], Awaitable[Held | None]],
+        prefetch: Prefetch,
+    ) -> None:
         self.database = database
         self.store = store
+        self.base = base
+        self._served = served
+        self._prefetch = prefetch
 
     async def list(self, tenant_id: str, after: str | None, limit: int) -> AdapterList:
         """List adapters, newest first."""
@@ -82,19 +106,32 @@ class AdapterService:
             has_more=len(rows) > limit,
         )
 
-    async def revision(self, tenant_id: str, adapter: str, rev: str) -> AdapterRevision:
+    async def revision(self, tenant_id: str, adapter: str, rev: str) -> ShownRevision:
         """Show a revision by its short name or its whole digest."""
         async with self.database.read() as session:
             row = await _find(RevisionRepository(session), tenant_id, adapter, rev)
             named = await AdapterRepository(session).named(tenant_id, [row])
-        return revision_of(row, named[row.id])
+        served = await self._served()
+        parity = await asyncio.to_thread(parity_in, self.store, ref_of(row), self.base, served)
+        return shown_revision_of(row, named[row.id], parity)
+
+    async def prefetch(self, tenant_id: str, adapter: str, rev: str) -> PrefetchedRevision:
+        """Have a revision loaded before it is called. Raises Conflict for a rejected one."""
+        async with self.database.read() as session:
+            model, row = await usable_revision(RevisionRepository(session), tenant_id, adapter, rev)
+        self._prefetch([ref_of(row)])
+        return PrefetchedRevision(
+            object="adapter.revision.prefetch",
+            adapter=row.adapter,
+            revision=row.digest,
+            model=model.name,
+        )
 
     async def lineage(self, tenant_id: str, adapter: str, rev: str) -> Lineage:
         """Show what a revision was made of, and what that was made of."""
         async with self.database.read() as session:
             row = await _find(RevisionRepository(session), tenant_id, adapter, rev)
-        ref = RevisionRef(tenant_id, row.adapter, row.digest)
-        return await lineage(self.database, self.store, ref)
+        return await lineage(self.database, self.store, ref_of(row))
 
     async def export(self, tenant_id: str, adapter: str, rev: str) -> Archive:
         """Begin to archive a revision; the caller closes it. Raises Conflict if it is damaged."""

@@ -17,9 +17,10 @@ from service.adapters.adapters_schemas import (
     MOST_KEPT,
     Adapter,
     AdapterList,
-    AdapterRevision,
     AdapterRevisionList,
     Lineage,
+    PrefetchedRevision,
+    ShownRevision,
     UpdateAdapter,
 )
 from service.adapters.aliases_controller import After, Limit
@@ -103,9 +104,27 @@ class AdapterController(Controller):
     )
     async def retrieve_revision(
         self, adapter: FromPath[str], rev: FromPath[str], tenant_id: TenantId, adapters: Adapters
-    ) -> AdapterRevision:
-        """Show a revision, by its short name or its whole digest."""
+    ) -> ShownRevision:
+        """Show a revision, by its short name or its whole digest, and how it compares with what
+        runs here.
+        """
         return await adapters.revision(tenant_id, adapter, rev)
+
+    @post(
+        "/{adapter:str}/revisions/{rev:str}/prefetch",
+        operation_id="prefetchRevision",
+        status_code=202,
+        responses=errors(404, 409),
+    )
+    async def prefetch_revision(
+        self, adapter: FromPath[str], rev: FromPath[str], tenant_id: TenantId, adapters: Adapters
+    ) -> PrefetchedRevision:
+        """Have a revision loaded before it is called, so that the first answer is quick.
+
+        It takes a free place, or that of one that nobody uses, once nobody is held up by that. A
+        revision that is not prefetched is loaded when it is called.
+        """
+        return await adapters.prefetch(tenant_id, adapter, rev)
 
     @get(
         "/{adapter:str}/revisions/{rev:str}/lineage",

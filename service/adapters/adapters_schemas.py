@@ -1,6 +1,6 @@
 """Adapters, revisions and where these come from, on the wire."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -135,6 +135,52 @@ class AdapterRevision(Output):
     override: GateOverride | None
 
 
+class Held(Output):
+    """How a base is held, and what it computes in."""
+
+    quantization: str
+    compute_dtype: str
+
+
+class ParityMatch(Output):
+    """What is the same here as in training. Null: it is not known of an import, or no engine
+    answers just now.
+    """
+
+    base: bool
+    tokenizer: bool
+    chat_template: bool
+    quantization: bool | None
+    compute_dtype: bool | None
+
+
+class Parity(Output):
+    """How a revision was trained, and how it is served.
+
+    Another base, tokenizer or chat template is refused with 409 when the revision is called;
+    another quantization or dtype is served all the same.
+    """
+
+    trained: Held
+    served: Annotated[Held | None, Meta(description="Null while no engine answers.")]
+    match: ParityMatch
+
+
+class ShownRevision(AdapterRevision):
+    """A revision alone, compared with what runs here."""
+
+    parity: Annotated[Parity | None, Meta(description="Null unless its files are whole.")]
+
+
+class PrefetchedRevision(Output):
+    """A revision that the engine is asked to load, as soon as that holds nobody up."""
+
+    object: str
+    adapter: str
+    revision: Annotated[str, Meta(description="Its whole digest.")]
+    model: Annotated[str, Meta(description="Its exact name, to call it.")]
+
+
 class AdapterRevisionList(Output):
     """A page of revisions, newest first."""
 
@@ -150,12 +196,19 @@ class RevisionOrigin(Output):
 
     created_at: int
     base: str
-    base_digest: str
+    base_commit: Annotated[str | None, Meta(description="Of the hub's repository, if known.")]
+    base_digest: Annotated[str, Meta(description="sha256 over its config and weights.")]
+    tokenizer_digest: str
+    chat_template_digest: str
     quantization: str
+    compute_dtype: str
+    format: str
     job_id: str | None
     step: int | None
     dataset_digests: Annotated[list[str], Meta(description="sha256 of the training files.")]
+    spec: Annotated[dict[str, Any], Meta(description="All that training was told.")]
     metrics: dict[str, float | None]
+    library_versions: dict[str, str]
     parents: Annotated[list[str], Meta(description="Digests of what training went on from.")]
     imported: Annotated[
         bool, Meta(description="It came from elsewhere; how it was made is unknown.")

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from adapters_store import RevisionRef
 from service.adapters import names
+from service.adapters.adapters import Prefetch
 from service.adapters.adapters_repository import AdapterRepository
 from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.aliases_schemas import (
@@ -28,8 +30,9 @@ from service.errors import BadRequest, Conflict, PreconditionFailed
 class AliasService:
     """A tenant's aliases. Everything raises NotFound alike for unknown and for foreign names."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, prefetch: Prefetch) -> None:
         self.database = database
+        self._prefetch = prefetch
 
     async def retrieve(self, tenant_id: str, adapter: str, alias: str) -> Alias:
         """Show what an alias names now."""
@@ -99,6 +102,7 @@ class AliasService:
             row = await aliases.add(
                 tenant_id, adapter, alias, targets, key_id=key_id, reason=body.reason
             )
+        self._prefetch(_refs(row))
         return alias_of(row)
 
     async def delete(
@@ -147,7 +151,14 @@ class AliasService:
             row = await aliases.add(
                 tenant_id, adapter, alias, targets, key_id=key_id, reason=reason
             )
+        self._prefetch(_refs(row))
         return alias_of(row)
+
+
+def _refs(row: AliasVersionRow) -> list[RevisionRef]:
+    """Give what an alias names, the target with the greatest weight last."""
+    targets = sorted(targets_of(row), key=lambda target: target.weight)
+    return [RevisionRef(row.tenant_id, row.adapter, target.digest) for target in targets]
 
 
 async def _lock(aliases: AliasRepository, tenant_id: str, adapter: str) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 from collections import deque
 
+import msgspec
+
 from adapters_store import (
     AdapterStore,
     InvalidAdapter,
@@ -57,16 +59,5 @@ async def _ancestor(
 
 
 def _origin(manifest: Manifest) -> RevisionOrigin:
-    origin = manifest.origin
-    return RevisionOrigin(
-        created_at=manifest.created_at,
-        base=origin.base,
-        base_digest=origin.base_digest,
-        quantization=origin.quantization,
-        job_id=origin.job_id,
-        step=origin.step,
-        dataset_digests=origin.dataset_digests,
-        metrics=origin.metrics,
-        parents=origin.parents,
-        imported=origin.imported,
-    )
+    shown = msgspec.structs.asdict(manifest.origin)
+    return RevisionOrigin(created_at=manifest.created_at, **shown)

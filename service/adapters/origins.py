@@ -23,6 +23,7 @@ def imported(base: BaseDescription, format_: str) -> Origin:
     return Origin(
         base=base.name,
         base_digest=base.digest,
+        base_commit=base.commit,
         quantization=UNKNOWN,
         compute_dtype=UNKNOWN,
         tokenizer_digest=base.tokenizer_digest,

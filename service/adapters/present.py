@@ -10,9 +10,11 @@ from service.adapters.adapters_schemas import (
     GateOverride,
     GateReport,
     NewestRevision,
+    Parity,
     Retention,
     RetiringRevision,
     RevisionModel,
+    ShownRevision,
 )
 from service.adapters.aliases_repository import targets_of
 from service.adapters.aliases_schemas import Alias, AliasTarget
@@ -90,6 +92,13 @@ def _override(row: RevisionRow) -> GateOverride | None:
     return GateOverride(
         reason=row.override_reason, key_id=row.override_key_id, overridden_at=row.overridden_at
     )
+
+
+def shown_revision_of(
+    row: RevisionRow, models: Sequence[FineTunedModelRow], parity: Parity | None
+) -> ShownRevision:
+    """Show a revision alone."""
+    return ShownRevision(**msgspec.structs.asdict(revision_of(row, models)), parity=parity)
 
 
 def _newest(found: Named | None) -> NewestRevision | None:

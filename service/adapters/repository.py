@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Select, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from adapters_store import RevisionRef
 from service.adapters.aliases_repository import AliasRepository, targets_of
+from service.adapters.engine_ids import EngineIds
 from service.adapters.names import SHORTEST_REV, model_name, shortest_rev
 from service.adapters.rejected import PUBLISHED, REJECTED
 from service.database.models import (
@@ -242,6 +244,7 @@ class RevisionRepository:
         self.session.add(row)
         # The name's row refers to it, and nothing else tells the order to write them in.
         await self.session.flush()
+        await EngineIds(self.session).ensure(RevisionRef(tenant_id, adapter, digest))
         return row
 
 

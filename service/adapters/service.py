@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from adapters_store import AdapterStore, RevisionRef
 from service.adapters import names
 from service.adapters.aliases_repository import AliasRepository, targets_of
+from service.adapters.engine_ids import EngineIds
 from service.adapters.leases import Lease, Leases
 from service.adapters.rejected import revision_rejected
 from service.adapters.removing import Remover
@@ -40,6 +41,8 @@ class Target(msgspec.Struct, frozen=True):
     format: str
     created: int
     lease: Lease | None = None
+    engine_id: int | None = None
+    """The number by which engines know the revision."""
 
 
 class ModelService:
@@ -77,11 +80,14 @@ class ModelService:
         async with self.database.read() as session:
             found = await _find(session, tenant_id, model, sticky)
             rejected = None if found else await _find_rejected(session, tenant_id, model)
+            engine_id = None if found is None else await EngineIds(session).find(_ref(found))
         if rejected is not None:
             raise revision_rejected(rejected)
         if found is None:
             raise model_not_found(model)
-        return _target(found)
+        if engine_id is None:
+            engine_id = await self._number(_ref(found))
+        return replace(_target(found), engine_id=engine_id)
 
     async def newest(self, tenant_id: str) -> str:
         """Name the tenant's adapter with the latest result. Raises NotFound."""
@@ -127,6 +133,11 @@ class ModelService:
             # model in the list.
             await self.remover.remove_when_free(_ref(found))
         return Deleted(id=model, object="model", deleted=True)
+
+    async def _number(self, ref: RevisionRef) -> int:
+        """Number what was published before there were numbers."""
+        async with self.database.write() as session:
+            return await EngineIds(session).ensure(ref)
 
     @cached_property
     def _base(self) -> Target:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 NAME = re.compile(r"[^a-z0-9.-]")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions")
 SPECIAL_TOKENS = (
     "bos_token",
@@ -40,6 +41,12 @@ class BaseDescription(msgspec.Struct, frozen=True, dict=True):
     def generation_config(self) -> dict[str, Any]:
         """The content of generation_config.json, or nothing."""
         return _json(self.path / "generation_config.json", missing={})
+
+    @property
+    def commit(self) -> str | None:
+        """The hub's commit that the files are of, where the folder is the hub cache's."""
+        cached = self.path.parent.name == "snapshots" and COMMIT.fullmatch(self.path.name)
+        return self.path.name if cached else None
 
     @property
     def context_length(self) -> int:

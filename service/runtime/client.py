@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,8 @@ from service.runtime.messages import (
     FromRuntime,
     Generate,
     Generated,
+    Pin,
+    Prefetch,
     Score,
     Scored,
     Status,
@@ -31,7 +33,7 @@ from service.runtime.sockets import reachable
 from service.serving.engine import EngineStatus, GenerationRequest, Piece
 from service.telemetry import logger
 
-STATUS_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 
 _log = logger(__name__)
 
@@ -78,26 +80,41 @@ class RemoteEngine:
             return message.logprobs
         raise message if isinstance(message, ServiceError) else EngineUnavailable("no scores")
 
+    async def prefetch(self, revision: RevisionRef) -> None:
+        """Ask the runtime to load it."""
+        await self._ask(lambda call: Prefetch(call, revision))
+
+    async def pin(self, revisions: Collection[RevisionRef]) -> None:
+        """Tell the runtime what is pinned."""
+        await self._ask(lambda call: Pin(call, list(revisions)))
+
     async def status(self) -> EngineStatus:
         """Ask the runtime; no answer in time counts as no engine."""
-        connection = await self._connect()
-        call, inbox = connection.open()
-        try:
-            connection.send(AskStatus(call))
-            message = await asyncio.wait_for(inbox.get(), STATUS_SECONDS)
-        except TimeoutError:
-            raise EngineUnavailable("the generation engine does not answer") from None
-        finally:
-            connection.forget(call)
+        message = await self._ask(AskStatus)
         if isinstance(message, Status):
             return message.status
-        raise message if isinstance(message, ServiceError) else EngineUnavailable("no status")
+        raise EngineUnavailable("no status")
 
     async def close(self) -> None:
         """Hang up; requests under way raise EngineUnavailable."""
         self._closed = True
         if self._connection is not None:
             await self._connection.close()
+
+    async def _ask(self, make: Callable[[int], ToRuntime]) -> FromRuntime:
+        """Send what is answered at once, by one message."""
+        connection = await self._connect()
+        call, inbox = connection.open()
+        try:
+            connection.send(make(call))
+            message = await asyncio.wait_for(inbox.get(), ANSWER_SECONDS)
+        except TimeoutError:
+            raise EngineUnavailable("the generation engine does not answer") from None
+        finally:
+            connection.forget(call)
+        if isinstance(message, ServiceError):
+            raise message
+        return message
 
     async def _connect(self) -> "_Connection":
         async with self._connecting:

@@ -92,7 +92,8 @@ class Ledger:
                 fine_tuned_model=name,
                 trained_tokens=outcome.trained_tokens,
             )
-            return "succeeded"
+        await self._publisher.prefetch(made.ref)
+        return "succeeded"
 
     async def _publish(self, adapter: Path, step: int, metrics: Metrics, probes: Probes) -> _Made:
         """Put files into the store, and have them examined there; no row speaks of them yet."""

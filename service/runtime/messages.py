@@ -44,6 +44,20 @@ class AskStatus(msgspec.Struct, frozen=True, tag=True):
     call: int
 
 
+class Prefetch(msgspec.Struct, frozen=True, tag=True):
+    """Have a revision loaded without a request; Finished tells that it was heard."""
+
+    call: int
+    revision: RevisionRef
+
+
+class Pin(msgspec.Struct, frozen=True, tag=True):
+    """Make these the pinned revisions, and no others; then comes Finished."""
+
+    call: int
+    revisions: list[RevisionRef]
+
+
 class Generated(msgspec.Struct, frozen=True, tag=True):
     """A piece of the call's answer."""
 
@@ -81,7 +95,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     status: EngineStatus
 
 
-ToRuntime = Generate | Cancel | Score | AskStatus
+ToRuntime = Generate | Cancel | Score | AskStatus | Prefetch | Pin
 FromRuntime = Generated | Finished | Failed | Scored | Status
 
 to_runtime: msgspec.msgpack.Decoder[ToRuntime] = msgspec.msgpack.Decoder(ToRuntime)

@@ -12,6 +12,7 @@ from service.base.description import BaseModelError, describe
 from service.database import Database
 from service.rendering.renderer import Renderer
 from service.runtime import training
+from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
 from service.runtime.server import EngineServer
 from service.settings import Settings
@@ -61,6 +62,8 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         duties.append(training.work(parts(settings, owner, residence, database, renderer), stop))
     if residence.answers:
         duties.append(_answer(residence, settings, stop))
+        places = settings.max_resident_adapters
+        duties.append(keep_pins(residence.engine, database, places, stop))
     residence.conductor.start(residence.generation, residence.training)
     try:
         await _until(stop, duties, residence)

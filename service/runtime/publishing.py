@@ -18,6 +18,7 @@ from service.datasets.repository import FileRepository
 from service.rendering.examples import Example, is_chat
 from service.runtime.training_parts import Parts
 from service.serving.gate import Verdict
+from service.serving.prefetching import prefetch
 from service.training.spec import TrainingSpec
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -94,6 +95,11 @@ class Publisher:
         )
         return f"{job.adapter}@{alias}"
 
+    async def prefetch(self, ref: RevisionRef) -> None:
+        """Have the revision loaded if an alias names it from now on: it will be called."""
+        if self._job.publish_alias is not None:
+            await prefetch(self._parts.engine, ref)
+
 
 def _place(ref: RevisionRef) -> tuple[str, str, str]:
     return ref.tenant, ref.adapter, ref.digest
@@ -105,6 +111,7 @@ def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list
     return Origin(
         base=parts.base.name,
         base_digest=parts.base.digest,
+        base_commit=parts.base.commit,
         quantization=parts.quantization,
         compute_dtype=parts.compute_dtype,
         tokenizer_digest=parts.base.tokenizer_digest,

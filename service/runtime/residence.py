@@ -14,6 +14,7 @@ from service.base.model_shape import UnknownShape, shape_of
 from service.database import Database
 from service.datasets.service import FileService
 from service.rendering.renderer import Renderer
+from service.runtime.client import RemoteEngine
 from service.runtime.conductor import Conductor, Generation, Training
 from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.shares import Shares
@@ -119,6 +120,7 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
         description,
         adapter_store(settings),
         renderer,
+        held=(loaded.quantization, loaded.compute_dtype),
         max_resident=settings.max_resident_adapters if generates else EXAMINED,
         max_batch=settings.max_batch if generates else EXAMINED_AT_ONCE,
         max_queue=settings.max_queue,
@@ -222,4 +224,5 @@ def parts(
         healthy=residence.healthy,
         workdirs=root / "jobs",
         examples=files.examples,
+        engine=residence.engine if residence.answers else RemoteEngine(settings.generation_socket),
     )

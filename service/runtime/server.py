@@ -17,6 +17,8 @@ from service.runtime.messages import (
     FromRuntime,
     Generate,
     Generated,
+    Pin,
+    Prefetch,
     Score,
     Scored,
     Status,
@@ -136,7 +138,7 @@ class _Talk:
         self.calls[call] = asyncio.create_task(self._answer(message))
         self.calls[call].add_done_callback(lambda _: self.calls.pop(call, None))
 
-    async def _answer(self, message: Generate | Score | AskStatus) -> None:
+    async def _answer(self, message: Generate | Score | AskStatus | Prefetch | Pin) -> None:
         call, engine = message.call, self._engine
         try:
             match message:
@@ -145,6 +147,12 @@ class _Talk:
                 case Score():
                     scores = await engine.score(message.revision, message.prompts)
                     self._send(Scored(call, scores))
+                case Prefetch():
+                    await engine.prefetch(message.revision)
+                    self._send(Finished(call))
+                case Pin():
+                    await engine.pin(message.revisions)
+                    self._send(Finished(call))
                 case Generate():
                     await self._generate(call, message.request)
                     self._send(Finished(call))

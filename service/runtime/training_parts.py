@@ -10,6 +10,7 @@ from service.base.description import BaseDescription
 from service.database import Database
 from service.rendering.examples import Example
 from service.runtime.gatekeeping import Gatekeeper
+from service.serving.engine import Engine
 from service.training.trainer import Trainer
 
 
@@ -36,3 +37,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """One folder for each job in it."""
     examples: Callable[[str, str], Awaitable[list[Example]]]
     """By tenant and file id."""
+    engine: Engine
+    """What answers requests: here, or in another process."""

@@ -23,6 +23,7 @@ class _Waiting(msgspec.Struct):
     keys: deque[int]
     ref: RevisionRef | None
     passed: int = 0
+    counted: bool = False
 
 
 class Admission:
@@ -90,12 +91,23 @@ class Admission:
                 for other in stuck:
                     other.passed += len(decision.run) - before
         self._queue = [waiting for waiting in self._queue if waiting.keys]
+        self._prefetch(decision)
         return decision
+
+    def _prefetch(self, decision: Decision) -> None:
+        """Load what is wanted without a request, after all who ask had their turn."""
+        if not self._residency.wants:
+            return
+        needed = {waiting.ref for waiting in self._queue if waiting.ref is not None}
+        if (found := self._residency.prefetch(needed)) is not None:
+            ref, load = found
+            decision.loads.append((ref, load.evict))
 
     def _admit(self, waiting: _Waiting, decision: Decision) -> bool:
         """Let in what fits; True if it waits because every place for adapters is in use."""
         while waiting.keys and self.running < self._max_batch:
             if waiting.ref is not None:
+                self._count(waiting)
                 acquired = self._residency.acquire(waiting.ref)
                 if isinstance(acquired, Load):
                     decision.loads.append((waiting.ref, acquired.evict))
@@ -105,6 +117,11 @@ class Admission:
             self._running[key] = waiting.ref
             decision.run.append(key)
         return False
+
+    def _count(self, waiting: _Waiting) -> None:
+        if waiting.ref is not None and not waiting.counted:
+            waiting.counted = True
+            self._residency.count(waiting.ref)
 
     def _starves(self, waiting: _Waiting) -> bool:
         ref = waiting.ref

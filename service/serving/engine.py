@@ -4,12 +4,13 @@ An engine knows nothing of tenants' rights, HTTP or chat templates: a request na
 revision, or none for the base.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Literal, Protocol
 
 import msgspec
 
 from adapters_store import RevisionRef
+from service.serving.load_times import LoadTimes
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling
     tenant: str = ""
     """Who asks: nothing that is kept of a prompt is shared with another tenant."""
+    engine_id: int | None = None
+    """The revision's number, never another's, for engines that know adapters by numbers."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -73,16 +76,41 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
 
 
+class Resident(msgspec.Struct, frozen=True, kw_only=True):
+    """A revision that has a place in the engine."""
+
+    ref: RevisionRef
+    state: Literal["loading", "resident"]
+    pinned: bool
+    leases: int
+    """Sequences that run on it: none of them ever sees it change or go."""
+    hits: int
+    """Requests that found it there."""
+    load_seconds: float | None
+    """None while it is being loaded."""
+    used_at: float | None
+    """Unix time at which a sequence last began on it."""
+
+
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is doing now."""
 
     ready: bool
     running: int
     waiting: int
-    resident: list[RevisionRef]
+    residents: list[Resident]
+    """The least recently used first."""
     generated_tokens: int
     adapter_loads: int
     adapter_evictions: int
+    adapter_hits: int
+    """Requests that found their adapter resident when it was their turn."""
+    adapter_misses: int
+    adapter_load_failures: int
+    adapter_load_times: LoadTimes
+    quantization: str | None = None
+    """How the base is held: `nf4` or `none`."""
+    compute_dtype: str | None = None
     kv_blocks_used: int = 0
     kv_blocks: int = 0
     """Of the paged key-value cache; 0 where there is none."""
@@ -91,11 +119,17 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     prefix_hits: int = 0
     """Prompt tokens whose keys and values were in the cache already."""
 
+    @property
+    def resident(self) -> list[RevisionRef]:
+        """What is loaded, the least recently used first."""
+        return [place.ref for place in self.residents if place.state == "resident"]
+
 
 class Engine(Protocol):
     """Generates on one resident base, with any mixture of adapters in one batch.
 
-    Adapters are loaded at first use and evicted least recently used; one in use is never evicted.
+    Adapters are loaded at first use and evicted least recently used; one in use, or pinned, is
+    never evicted, and one that was is loaded again at its next use.
     """
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
@@ -115,6 +149,21 @@ class Engine(Protocol):
 
         Each given all before it, of the model's whole distribution. Raises as `generate` does, and
         BadRequest for a prompt of fewer than two tokens or beyond the context.
+        """
+        ...
+
+    async def prefetch(self, revision: RevisionRef) -> None:
+        """Have a revision loaded without a request; return before it is.
+
+        It takes a free place, or that of an unused and unpinned one, once nobody who runs or waits
+        is held up by that. A load that fails is logged and counted. Raises EngineUnavailable.
+        """
+        ...
+
+    async def pin(self, revisions: Collection[RevisionRef]) -> None:
+        """Make these the pinned revisions, and no others; load those that are absent likewise.
+
+        Raises EngineUnavailable, and Conflict unless a place is left for others.
         """
         ...
 

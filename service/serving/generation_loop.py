@@ -8,8 +8,9 @@ import copy
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,13 +18,13 @@ import msgspec
 
 from adapters_store import RevisionRef
 from service.base.rows import Pick, Row, Score
-from service.errors import EngineUnavailable, ServiceError
+from service.errors import Conflict, EngineUnavailable, ServiceError
 from service.serving.admission import Admission
 from service.serving.backend import Backend
 from service.serving.calls import Call, Courier, Scored, ScoreRequest
 from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, Sampling
-from service.serving.residency import Residency
+from service.serving.residency import Residency, TooManyPins
 from service.serving.rows import generated_row, scored_row
 from service.telemetry import logger
 
@@ -56,7 +57,7 @@ class GenerationLoop:
     ) -> None:
         self._backend = backend
         self._make_choice = make_choice
-        self._residency = Residency(max_resident)
+        self._residency = Residency(max_resident, time.time)
         self._admission = Admission(max_batch, max_queue, self._residency)
         self._sequences: dict[int, _Sequence] = {}
         self._keys = itertools.count(1)
@@ -89,6 +90,19 @@ class GenerationLoop:
         """Free a call's places, unless it has ended."""
         if not self._closed:
             self._put(partial(self._withdraw, call))
+
+    def prefetch(self, ref: RevisionRef) -> None:
+        """Have a revision loaded once that holds nobody up. Raises EngineUnavailable if closed."""
+        self._leave(partial(self._prefetch, ref))
+
+    def pin(self, refs: Collection[RevisionRef]) -> "Future[None]":
+        """Make these the pinned ones; the future raises Conflict when they are too many.
+
+        Raises EngineUnavailable once closed.
+        """
+        done: Future[None] = Future()
+        self._leave(partial(self._pin, refs, done))
+        return done
 
     def status(self) -> EngineStatus:
         """Report how it was after the last round. Raises EngineUnavailable once closed."""
@@ -183,27 +197,48 @@ class GenerationLoop:
         for ref, evict in decision.loads:
             if evict is not None:
                 self._backend.remove(evict)
-            self._loader.submit(self._prepare, ref)
+            self._loader.submit(self._prepare, ref, time.perf_counter())
         self._backend.add(self._sequences[key].row for key in decision.run)
 
-    def _prepare(self, ref: RevisionRef) -> None:
+    def _prefetch(self, ref: RevisionRef) -> None:
+        self._residency.want(ref)
+        self._admit()
+
+    def _pin(self, refs: Collection[RevisionRef], done: "Future[None]") -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            self._residency.pin(refs)
+        except TooManyPins as fault:
+            done.set_exception(too_many_pins(str(fault)))
+        else:
+            done.set_result(None)
+            self._admit()
+
+    def _prepare(self, ref: RevisionRef, began: float) -> None:
         """Read the files; the one thing here that runs on another thread."""
         try:
-            self._put(partial(self._install, ref, self._backend.prepare(ref)))
+            self._put(partial(self._install, ref, self._backend.prepare(ref), began))
         except Exception as fault:  # noqa: BLE001 - whoever waits for it must hear of any fault
             self._put(partial(self._load_failed, ref, fault))
 
-    def _install(self, ref: RevisionRef, prepared: Any) -> None:
+    def _install(self, ref: RevisionRef, prepared: Any, began: float) -> None:
         try:
             self._backend.install(ref, prepared)
         except Exception as fault:  # noqa: BLE001 - as above
             self._load_failed(ref, fault)
             return
-        self._residency.loaded(ref)
+        self._residency.loaded(ref, time.perf_counter() - began)
         self._admit()
 
     def _load_failed(self, ref: RevisionRef, fault: Exception) -> None:
-        _log.error("adapter.not_loaded", adapter=ref.adapter, digest=ref.digest, exc_info=fault)
+        _log.error(
+            "adapter.not_loaded",
+            tenant=ref.tenant,
+            adapter=ref.adapter,
+            digest=ref.digest,
+            exc_info=fault,
+        )
         ours = EngineUnavailable("the generation engine failed to load the model")
         error = fault if isinstance(fault, ServiceError) else ours
         self._fail(self._admission.failed(ref), error)
@@ -277,15 +312,25 @@ class GenerationLoop:
             ready=True,
             running=self._admission.running,
             waiting=self._admission.waiting,
-            resident=list(self._residency),
+            residents=self._residency.residents(),
             generated_tokens=self._generated,
             adapter_loads=self._residency.loads,
             adapter_evictions=self._residency.evictions,
+            adapter_hits=self._residency.hits,
+            adapter_misses=self._residency.misses,
+            adapter_load_failures=self._residency.failures,
+            adapter_load_times=self._residency.load_times,
             kv_blocks_used=use.used,
             kv_blocks=use.total,
             preemptions=use.preemptions,
             prefix_hits=use.reused,
         )
+
+
+def too_many_pins(how_many: str) -> Conflict:
+    """Say that a place must be left for what is not pinned."""
+    message = f"Too many revisions are pinned: {how_many}. One must be left for the others."
+    return Conflict(message, param="pinned", code="too_many_pins")
 
 
 def _nobody() -> None:

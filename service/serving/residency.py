@@ -1,21 +1,28 @@
-"""Which revisions are resident: places, pins, least recently used first out. Pure.
+"""Which revisions are resident: places, leases, pins, least recently used first out. Pure.
 
-    absent -> loading -> resident (pins 0..n) -> absent
+    absent -> loading -> resident (leases 0..n) -> absent
 
-One owner calls it; it never loads anything itself. `acquire` says what to do, `loaded` and
-`failed` report how it went.
+A lease is a running sequence's. A pin is the operator's: what has one is loaded without being asked
+for, and never evicted. One owner calls all this; it never loads anything itself. `acquire` and
+`prefetch` say what to do, `loaded` and `failed` report how it went.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 import msgspec
 
 from adapters_store import RevisionRef
+from service.serving.engine import Resident
+from service.serving.load_times import LoadTimes
+
+
+class TooManyPins(ValueError):
+    """One place at least must be left for what is not pinned."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """It is resident and now pinned once more."""
+    """It is resident and now leased once more."""
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -34,58 +41,136 @@ Acquired = Ready | Load | Wait
 
 
 class _Place(msgspec.Struct):
-    pins: int = 0
+    leases: int = 0
     loading: bool = False
     draining: bool = False
+    hits: int = 0
+    load_seconds: float | None = None
+    used_at: float | None = None
 
 
 class Residency:
-    """Decides for at most `limit` revisions. A pinned or loading one is never evicted."""
+    """Decides for at most `limit` revisions. A leased, pinned or loading one is never evicted.
 
-    def __init__(self, limit: int) -> None:
+    `clock` gives the unix time.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         if limit < 1:
             raise ValueError("at least one adapter must fit")
         self._limit = limit
+        self._clock = clock
         self._places: dict[RevisionRef, _Place] = {}  # least recently acquired first
-        self.loads = 0
-        self.evictions = 0
+        self._pins: frozenset[RevisionRef] = frozenset()
+        self._wanted: dict[RevisionRef, None] = {}  # without a request; longest wanted first
+        self.hits = self.misses = self.loads = self.evictions = self.failures = 0
+        self.load_times = LoadTimes()
 
     def __iter__(self) -> Iterator[RevisionRef]:
         """Walk what is resident, the least recently acquired first."""
         return (ref for ref, place in self._places.items() if not place.loading)
 
+    @property
+    def wants(self) -> bool:
+        """Whether anything waits for `prefetch`."""
+        return bool(self._wanted)
+
+    def residents(self) -> list[Resident]:
+        """Describe what has a place, the least recently acquired first."""
+        return [
+            Resident(
+                ref=ref,
+                state="loading" if place.loading else "resident",
+                pinned=ref in self._pins,
+                leases=place.leases,
+                hits=place.hits,
+                load_seconds=place.load_seconds,
+                used_at=place.used_at,
+            )
+            for ref, place in self._places.items()
+        ]
+
     def ready(self, ref: RevisionRef) -> bool:
-        """Whether `acquire` would pin it now."""
+        """Whether `acquire` would lease it now."""
         place = self._places.get(ref)
         return place is not None and not place.loading and not place.draining
 
+    def count(self, ref: RevisionRef) -> None:
+        """Note that a request comes for it: a hit if it could be leased at once."""
+        if self.ready(ref):
+            self.hits += 1
+            self._places[ref].hits += 1
+        else:
+            self.misses += 1
+
     def acquire(self, ref: RevisionRef) -> Acquired:
-        """Pin it if it is resident; else reserve a place for it if one can be had."""
+        """Lease it if it is resident; else reserve a place for it if one can be had."""
         place = self._places.get(ref)
         if place is None:
             return self._reserve(ref)
         if place.loading or place.draining:
             return Wait("loading" if place.loading else "draining")
-        self._places[ref] = self._places.pop(ref)
-        place.pins += 1
+        self._refresh(ref)
+        place.leases += 1
+        place.used_at = self._clock()
         return Ready()
 
     def release(self, ref: RevisionRef) -> None:
-        """Take back one pin."""
+        """Take back one lease."""
         place = self._places[ref]
-        if not place.pins:
-            raise ValueError(f"{ref} is not pinned")
-        place.pins -= 1
+        if not place.leases:
+            raise ValueError(f"{ref} is not leased")
+        place.leases -= 1
 
-    def loaded(self, ref: RevisionRef) -> None:
-        """Report that a load succeeded: it may be acquired now."""
-        self._loading(ref).loading = False
+    def loaded(self, ref: RevisionRef, seconds: float) -> None:
+        """Report that a load succeeded, and how long it took: it may be acquired now."""
+        place = self._loading(ref)
+        place.loading = False
+        place.load_seconds = seconds
         self.loads += 1
+        self.load_times = self.load_times.add(seconds)
 
     def failed(self, ref: RevisionRef) -> None:
         """Report that a load failed: its place is free again."""
         self._loading(ref)
         del self._places[ref]
+        self.failures += 1
+
+    def pin(self, refs: Collection[RevisionRef]) -> None:
+        """Make these the pinned ones, and want those that are absent. Raises TooManyPins."""
+        pins = frozenset(refs)
+        if len(pins) >= self._limit:
+            raise TooManyPins(f"{len(pins)} of {self._limit} places")
+        for ref in self._pins - pins:
+            self._wanted.pop(ref, None)
+        self._pins = pins
+        for ref in sorted(pins):
+            if (place := self._places.get(ref)) is None:
+                self._wanted.setdefault(ref)
+            else:
+                place.draining = False
+        self._shorten()
+
+    def want(self, ref: RevisionRef) -> None:
+        """Have it loaded without a request, unless too many others are wanted after it."""
+        if ref in self._places:
+            self._refresh(ref)
+        else:
+            self._wanted.pop(ref, None)
+            self._wanted[ref] = None
+            self._shorten()
+
+    def prefetch(self, needed: Collection[RevisionRef]) -> tuple[RevisionRef, Load] | None:
+        """Reserve a place for what is wanted, one load at a time, where it holds nobody up.
+
+        Whoever waits needs the `needed` ones: they are not evicted for it.
+        """
+        busy = any(place.loading or place.draining for place in self._places.values())
+        ref = None if busy else next(iter(self._wanted), None)
+        if ref is None:
+            return None
+        reserved = self._reserve(ref, needed)
+        return (ref, reserved) if isinstance(reserved, Load) else None
 
     def drain(self, wanted: bool) -> None:
         """While wanted, let one go as soon as nothing uses it: the least recently acquired.
@@ -97,32 +182,48 @@ class Residency:
             for place in places:
                 place.draining = False
         elif len(places) == self._limit and not any(p.draining or p.loading for p in places):
-            next(iter(places)).draining = True
+            next(p for ref, p in self._places.items() if ref not in self._pins).draining = True
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books are wrong."""
         assert len(self._places) <= self._limit, "more revisions than places"
+        assert len(self._pins) < self._limit, "no place is left for what is not pinned"
+        assert len(self._wanted) <= self._limit, "more is wanted than could be resident"
+        assert not self._wanted.keys() & self._places.keys(), "what has a place is wanted"
         assert sum(place.draining for place in self._places.values()) <= 1, "two are draining"
         for ref, place in self._places.items():
-            assert place.pins >= 0, f"{ref} has negative pins"
-            assert not (place.loading and place.pins), f"{ref} is pinned before it is loaded"
+            assert place.leases >= 0, f"{ref} has negative leases"
+            assert not (place.loading and place.leases), f"{ref} is leased before it is loaded"
             assert not (place.loading and place.draining), f"{ref} leaves before it came"
+            assert not (place.draining and ref in self._pins), f"{ref} leaves although it is pinned"
 
-    def _reserve(self, ref: RevisionRef) -> Acquired:
+    def _reserve(self, ref: RevisionRef, needed: Collection[RevisionRef] = ()) -> Load | Wait:
         evict = None
         if len(self._places) >= self._limit:
-            evict = self._victim()
+            evict = self._victim(needed)
             if evict is None:
                 return Wait("full")
             del self._places[evict]
             self.evictions += 1
+        self._wanted.pop(ref, None)
         self._places[ref] = _Place(loading=True)
         return Load(evict)
 
-    def _victim(self) -> RevisionRef | None:
-        free = [ref for ref, place in self._places.items() if not (place.pins or place.loading)]
+    def _victim(self, needed: Collection[RevisionRef]) -> RevisionRef | None:
+        free = [
+            ref
+            for ref, place in self._places.items()
+            if not (place.leases or place.loading or ref in self._pins or ref in needed)
+        ]
         draining = [ref for ref in free if self._places[ref].draining]
         return next(iter([*draining, *free]), None)
+
+    def _refresh(self, ref: RevisionRef) -> None:
+        self._places[ref] = self._places.pop(ref)
+
+    def _shorten(self) -> None:
+        while len(self._wanted) > self._limit:
+            del self._wanted[next(ref for ref in self._wanted if ref not in self._pins)]
 
     def _loading(self, ref: RevisionRef) -> _Place:
         place = self._places[ref]

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from adapters_store import (
     AdapterStore,
     InvalidAdapter,
@@ -13,6 +15,7 @@ from adapters_store import (
     RevisionRef,
     StoreUnavailable,
 )
+from service.adapters.parity import differences
 from service.base.description import BaseDescription
 from service.base.generating.decoding import DecodingBatch
 from service.base.generating.model import GenerationModel
@@ -33,7 +36,8 @@ from service.serving.requests import check_prompts, check_request
 class ResidentEngine:
     """Implements `Engine`. The base may be shared with training, on one thread.
 
-    That thread drives `loop`, or an `OwnThread` does; before, nothing is answered.
+    That thread drives `loop`, or an `OwnThread` does; before, nothing is answered. `held` tells
+    the base's quantization and compute dtype.
     """
 
     def __init__(
@@ -43,12 +47,14 @@ class ResidentEngine:
         store: AdapterStore,
         renderer: Renderer,
         *,
+        held: tuple[str, str],
         max_resident: int,
         max_batch: int,
         max_queue: int,
         kv_tokens: int = 0,
     ) -> None:
         self._base = description
+        self._held = held
         self._tokenizer = renderer.tokenizer
         self._vocabulary = int(description.config["vocab_size"])
         model = GenerationModel(
@@ -97,9 +103,18 @@ class ResidentEngine:
             self.loop.cancel(call)
         return [scores[index] for index in range(len(prompts))]
 
+    async def prefetch(self, revision: RevisionRef) -> None:
+        """Have it loaded when a place can be had without holding anybody up."""
+        self.loop.prefetch(revision)
+
+    async def pin(self, revisions: Collection[RevisionRef]) -> None:
+        """Make these the pinned ones."""
+        await asyncio.wrap_future(self.loop.pin(revisions))
+
     async def status(self) -> EngineStatus:
         """Report how it was after the last step."""
-        return self.loop.status()
+        quantization, compute_dtype = self._held
+        return replace(self.loop.status(), quantization=quantization, compute_dtype=compute_dtype)
 
     async def close(self) -> None:
         """Answer nothing any more; requests under way raise EngineUnavailable."""
@@ -192,17 +207,8 @@ def _check_room(request: GenerationRequest, room: int) -> None:
 
 
 def _check_origin(origin: Origin, base: BaseDescription) -> None:
-    for what, made_for, here in (
-        ("base", origin.base_digest, base.digest),
-        ("tokenizer", origin.tokenizer_digest, base.tokenizer_digest),
-        ("chat template", origin.chat_template_digest, base.chat_template_digest),
-    ):
-        if made_for != here:
-            raise Conflict(
-                f"the model was made for another {what} than the one that runs here",
-                param="model",
-                code="adapter_base_mismatch",
-            )
+    for difference in differences(origin, base):
+        raise Conflict(str(difference), param="model", code="adapter_base_mismatch")
 
 
 def _not_loadable(why: str) -> Conflict:

@@ -106,6 +106,7 @@ class GenerationService:
                 prompt=prompt,
                 sampling=self._bounded(order, prompt),
                 tenant=tenant_id,
+                engine_id=target.engine_id,
             )
             for place, prompt in enumerate(prompts)
         ]

@@ -125,7 +125,8 @@ async def resident(folder: Path, kv_tokens: int = 0) -> AsyncIterator[House]:
     ]
     segmented = SegmentedBase(load_base(base, "none", 1).model)
     limits = {**_limits(), "kv_tokens": kv_tokens}
-    engine = ResidentEngine(segmented, base, store, Renderer(base), **limits)
+    held = ("none", "float32")
+    engine = ResidentEngine(segmented, base, store, Renderer(base), held=held, **limits)
     OwnThread(engine.loop)
     yield House(engine, store, refs)
     await engine.close()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from adapters_store import RevisionRef
-from service.errors import BadRequest, EngineUnavailable, NotFound, ServiceError
+from service.errors import BadRequest, Conflict, EngineUnavailable, NotFound, ServiceError
 from service.serving.engine import TokenLogprob
 from tests.contracts.engines import CONTEXT, Answer, House, fake, remote, resident
 
@@ -350,13 +350,103 @@ async def test_a_score_that_nobody_waits_for_any_more_frees_its_place(house: Hou
     assert (await house.answer()).tokens == 12
 
 
+async def test_a_prefetched_adapter_is_there_when_it_is_asked_for(house: House) -> None:
+    first, second, third = house.refs
+    await house.engine.prefetch(second)
+    status = await house.until(lambda status: status.resident == [second])
+    assert (status.adapter_loads, status.adapter_hits, status.adapter_misses) == (1, 0, 0)
+    await house.answer(second)
+    status = await house.until(lambda status: status.running == 0)
+    assert (status.adapter_loads, status.adapter_hits, status.adapter_misses) == (1, 1, 0)
+    [place] = status.residents
+    assert (place.hits, place.leases, place.pinned) == (1, 0, False)
+    for ref in (first, third):
+        await house.engine.prefetch(ref)
+        await house.until(lambda status, ref=ref: ref in status.resident)
+    assert (await house.engine.status()).resident == [first, third]
+
+
+async def test_a_prefetch_takes_no_adapter_from_who_runs(house: House) -> None:
+    first, second, third = house.refs
+    long = {"max_tokens": 240, "prompt": "go"}
+    async with house.begun(house.request(first, **long)):
+        async with house.begun(house.request(second, **long)) as pieces:
+            await house.engine.prefetch(third)
+            assert (await anext(pieces)).finish_reason is None
+            assert (await house.engine.status()).resident == [first, second]
+        await house.until(lambda status: status.resident == [first, third])
+
+
+async def test_a_prefetch_that_cannot_be_loaded_is_counted_and_harms_nobody(house: House) -> None:
+    await house.engine.prefetch(RevisionRef("acme", "support", "f" * 64))
+    await house.until(lambda status: status.adapter_load_failures == 1)
+    assert (await house.answer(house.refs[0])).tokens == 12
+    status = await house.engine.status()
+    assert (status.resident, status.adapter_loads) == ([house.refs[0]], 1)
+
+
+async def test_a_pinned_adapter_is_loaded_and_stays_until_it_is_not_pinned(house: House) -> None:
+    first, second, third = house.refs
+    await house.engine.pin([first])
+    await house.until(lambda status: status.resident == [first])
+    for ref in (second, third, second):
+        await house.answer(ref)
+        status = await house.until(lambda status: status.running == 0)
+        assert [place.ref for place in status.residents if place.pinned] == [first]
+        assert status.resident == [first, ref]
+    await house.engine.pin([])
+    await house.answer(third)
+    assert (await house.engine.status()).resident == [second, third]
+
+
+async def test_other_pins_replace_those_that_were(house: House) -> None:
+    first, second, _ = house.refs
+    await house.engine.pin([first])
+    await house.engine.pin([second])
+    status = await house.until(lambda status: second in status.resident)
+    assert {place.ref: place.pinned for place in status.residents}[second]
+    assert not any(place.pinned for place in status.residents if place.ref == first)
+
+
+async def test_one_place_at_least_is_left_for_what_is_not_pinned(house: House) -> None:
+    await house.engine.pin(house.refs[:1])
+    with pytest.raises(Conflict) as caught:
+        await house.engine.pin(house.refs[:2])
+    assert caught.value.code == "too_many_pins"
+    status = await house.until(lambda status: status.resident == house.refs[:1])
+    assert [place.pinned for place in status.residents] == [True], "the pins before it hold"
+
+
+async def test_each_request_is_a_hit_or_a_miss_and_many_for_a_cold_one_load_it_once(
+    house: House,
+) -> None:
+    first, second, _ = house.refs
+    await asyncio.gather(*(house.answer(first, max_tokens=2) for _ in range(3)))
+    status = await house.until(lambda status: status.running == 0)
+    assert (status.adapter_loads, status.adapter_load_failures) == (1, 0)
+    assert status.adapter_hits + status.adapter_misses == 3
+    assert status.adapter_misses >= 1
+    before = status.adapter_hits
+    await house.choices(house.request(first, n=3))
+    await house.answer(None)
+    await house.answer(second)
+    status = await house.until(lambda status: status.running == 0)
+    assert (status.adapter_hits, status.adapter_loads) == (before + 1, 2)
+    assert sum(status.adapter_load_times.counts) == 2
+
+
 async def test_status_tells_what_runs(house: House) -> None:
     idle = await house.engine.status()
     assert (idle.ready, idle.running, idle.waiting, idle.resident) == (True, 0, 0, [])
     async with house.begun(house.request(house.refs[0], max_tokens=200)):
         busy = await house.engine.status()
         assert (busy.running, busy.resident) == (1, [house.refs[0]])
+        [place] = busy.residents
+        assert (place.leases, place.state) == (1, "resident")
+        assert place.used_at is not None
+        assert place.load_seconds is not None
         assert busy.generated_tokens > idle.generated_tokens
+    assert (busy.quantization, busy.compute_dtype) == ("none", "float32")
 
 
 async def test_closing_fails_what_is_under_way_and_what_comes_after(house: House) -> None:
@@ -369,3 +459,7 @@ async def test_closing_fails_what_is_under_way_and_what_comes_after(house: House
         await house.answer()
     with pytest.raises(EngineUnavailable):
         await house.engine.status()
+    with pytest.raises(EngineUnavailable):
+        await house.engine.prefetch(house.refs[0])
+    with pytest.raises(EngineUnavailable):
+        await house.engine.pin([])

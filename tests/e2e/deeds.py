@@ -51,7 +51,7 @@ class Registry:
         self.database = Database(settings.sqlalchemy_url)
         self.store: AdapterStore = adapter_store(settings)
         self.models = ModelService(self.database, self.store, BASE)
-        self.aliases = AliasService(self.database)
+        self.aliases = AliasService(self.database, prefetch=lambda _: None)
         engine = self.database.engine.sync_engine
         event.listen(engine, "commit", lambda *_: step())
         if not settings.adapter_store:
@@ -132,6 +132,7 @@ class Registry:
             compute_dtype="float32",
             trainers={},
             gate=Gatekeeper(FakeEngine(self.store), Rules(), delays=[]),
+            engine=FakeEngine(self.store),
             at_once=1,
             healthy=lambda: True,
             workdirs=self.settings.data_dir,

@@ -5,6 +5,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -84,6 +85,9 @@ def test_a_runtime_killed_while_it_answers_fails_what_was_in_flight_and_serves_w
     client = server.client("calm")
     before = _answer(client, calm)
     assert before != _answer(client, "lorehouse-tiny")
+    _, _, tenant, adapter, rev = calm.split(":")
+    path = f"/v1/admin/residency/{tenant}/{adapter}/{rev}"
+    server.admin.put(path, json={"pinned": True}).raise_for_status()
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(_outcome, client) for _ in range(8)]
         wait_for(lambda: _running(server) >= 1, "generation under way")
@@ -94,6 +98,8 @@ def test_a_runtime_killed_while_it_answers_fails_what_was_in_flight_and_serves_w
     assert server.answers("/health/live")
 
     wait_for(lambda: server.answers("/health/ready"), "the engine's return")
+    place = wait_for(lambda: _resident(server, calm), "what is pinned, without a request")
+    assert (place["pinned"], place["hits"], place["last_used_at"]) == (True, 0, None)
     assert _answer(client, calm) == before
 
 
@@ -121,6 +127,12 @@ def _outcome(client: openai.OpenAI) -> str:
     except openai.InternalServerError as fault:
         return f"{fault.status_code} {fault.code}"
     return "answered"
+
+
+def _resident(server: Server, model: str) -> dict[str, Any] | None:
+    """Find the place of a model that is loaded."""
+    data = server.admin.get("/v1/admin/residency").raise_for_status().json()["data"]
+    return next((p for p in data if (p["model"], p["state"]) == (model, "resident")), None)
 
 
 def _running(server: Server) -> float:

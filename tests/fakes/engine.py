@@ -1,14 +1,18 @@
 """`FakeEngine`: an honest small engine without torch. Same request, same text; places are real."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from adapters_store import AdapterStore, InvalidAdapter, RevisionNotFound, RevisionRef
-from service.errors import Conflict, EngineUnavailable, NotFound
-from service.serving.engine import EngineStatus, GenerationRequest, Piece
+from service.errors import Conflict, EngineUnavailable, NotFound, ServiceError
+from service.serving.engine import EngineStatus, GenerationRequest, Piece, Resident
+from service.serving.load_times import LoadTimes
 from service.serving.requests import check_prompts, check_request
 from service.serving.stopping import StopMatcher
 from tests.fakes.words import (
@@ -22,6 +26,12 @@ from tests.fakes.words import (
     script,
     token_id,
 )
+
+
+class _Place(msgspec.Struct):
+    leases: int = 0
+    hits: int = 0
+    used_at: float | None = None
 
 
 class FakeEngine:
@@ -51,8 +61,11 @@ class FakeEngine:
         self._max_resident, self._max_queue = max_resident, max_queue
         self._max_batch, self._context = max_batch, context_length
         self._unseeded = itertools.count(1 << 40)  # apart from seeds that are given
-        self._running = self._waiting = self._tokens = self._loads = self._evictions = 0
-        self._resident: dict[RevisionRef, int] = {}
+        self._running = self._waiting = self._tokens = 0
+        self._hits = self._misses = self._loads = self._evictions = self._failures = 0
+        self._resident: dict[RevisionRef, _Place] = {}
+        self._pins: frozenset[RevisionRef] = frozenset()
+        self._wanted: dict[RevisionRef, None] = {}
         self._changed = asyncio.Condition()
         self._going = asyncio.Event()
         self._going.set()
@@ -83,18 +96,51 @@ class FakeEngine:
         weights = b"" if revision is None else self._open(revision)
         return [scores_of(weights, prompt) for prompt in prompts]
 
+    async def prefetch(self, revision: RevisionRef) -> None:
+        """Load it as soon as there is a place."""
+        self._require()
+        self._wanted[revision] = None
+        self._prefetch()
+
+    async def pin(self, revisions: Collection[RevisionRef]) -> None:
+        """Never evict these."""
+        self._require()
+        if len(revisions) >= self._max_resident:
+            raise Conflict("one place is for what is not pinned", code="too_many_pins")
+        self._wanted = {ref: None for ref in self._wanted if ref not in self._pins}
+        self._pins = frozenset(revisions)
+        self._wanted |= dict.fromkeys(sorted(self._pins - self._resident.keys()))
+        self._prefetch()
+        self._wake()
+
     async def status(self) -> EngineStatus:
         """Count truthfully."""
-        if not self.available:
-            raise EngineUnavailable("the generation engine is not running yet")
+        self._require()
         return EngineStatus(
             ready=True,
             running=self._running,
             waiting=self._waiting,
-            resident=list(self._resident),
+            residents=[
+                Resident(
+                    ref=ref,
+                    state="resident",
+                    pinned=ref in self._pins,
+                    leases=place.leases,
+                    hits=place.hits,
+                    load_seconds=0.0,
+                    used_at=place.used_at,
+                )
+                for ref, place in self._resident.items()
+            ],
             generated_tokens=self._tokens,
             adapter_loads=self._loads,
             adapter_evictions=self._evictions,
+            adapter_hits=self._hits,
+            adapter_misses=self._misses,
+            adapter_load_failures=self._failures,
+            adapter_load_times=LoadTimes(counts=(self._loads, *LoadTimes().counts[1:])),
+            quantization="none",
+            compute_dtype="float32",
         )
 
     async def close(self) -> None:
@@ -129,28 +175,61 @@ class FakeEngine:
             async with self._changed:
                 await self._changed.wait_for(lambda: not self.available or self._fits(request))
             self._require()
-            self._load(request.revision)
+            self._lease(request.revision)
             self._running += 1
         finally:
             self._waiting -= 1
             self._wake()
 
     def _fits(self, request: GenerationRequest) -> bool:
-        pinned = sum(count > 0 for count in self._resident.values())
         known = request.revision is None or request.revision in self._resident
-        return self._running < self._max_batch and (known or pinned < self._max_resident)
+        return self._running < self._max_batch and (known or self._room())
 
-    def _load(self, ref: RevisionRef | None) -> None:
+    def _room(self) -> bool:
+        return len(self._resident) < self._max_resident or self._unused() is not None
+
+    def _unused(self) -> RevisionRef | None:
+        places = self._resident.items()
+        free = (ref for ref, place in places if not place.leases and ref not in self._pins)
+        return next(free, None)
+
+    def _lease(self, ref: RevisionRef | None) -> None:
         if ref is None:
             return
-        if ref not in self._resident:
+        if ref in self._resident:
+            self._hits += 1
+            self._resident[ref].hits += 1
+        else:
+            self._misses += 1
+            self._load(ref)
+        place = self._resident[ref] = self._resident.pop(ref)
+        place.leases += 1
+        place.used_at = time.time()
+
+    def _load(self, ref: RevisionRef) -> None:
+        self._wanted.pop(ref, None)
+        try:
             self._open(ref)
-            if len(self._resident) >= self._max_resident:
-                unused = next(r for r, pins in self._resident.items() if not pins)
-                del self._resident[unused]
-                self._evictions += 1
-            self._loads += 1
-        self._resident[ref] = self._resident.pop(ref, 0) + 1
+        except ServiceError:
+            self._failures += 1
+            raise
+        if len(self._resident) >= self._max_resident:
+            unused = self._unused()
+            assert unused is not None
+            del self._resident[unused]
+            self._evictions += 1
+        self._resident[ref] = _Place()
+        self._loads += 1
+
+    def _prefetch(self) -> None:
+        while self._wanted and not self._waiting and self._room():
+            ref = next(iter(self._wanted))
+            if ref in self._resident:
+                del self._wanted[ref]
+                self._resident[ref] = self._resident.pop(ref)
+                continue
+            with contextlib.suppress(ServiceError):
+                self._load(ref)
 
     def _open(self, ref: RevisionRef) -> bytes:
         if self._store is None:
@@ -165,7 +244,8 @@ class FakeEngine:
     def _leave(self, request: GenerationRequest) -> None:
         self._running -= 1
         if request.revision is not None:
-            self._resident[request.revision] -= 1
+            self._resident[request.revision].leases -= 1
+        self._prefetch()
         self._wake()
 
     def _wake(self) -> None:

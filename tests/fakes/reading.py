@@ -183,6 +183,14 @@ class ReadingEngine:
             self.loop.cancel(call)
         return [scored.logprobs for scored in sorted(found, key=lambda scored: scored.index)]
 
+    async def prefetch(self, revision: RevisionRef) -> None:
+        """Have the loop load it."""
+        self.loop.prefetch(revision)
+
+    async def pin(self, revisions: Collection[RevisionRef]) -> None:
+        """Have the loop pin these."""
+        await asyncio.wrap_future(self.loop.pin(revisions))
+
     async def status(self) -> EngineStatus:
         """Report how it was after the last round."""
         return self.loop.status()

@@ -203,7 +203,7 @@ async def test_an_engine_that_does_not_answer_has_no_status(
         async def status(self) -> EngineStatus:
             return await asyncio.Event().wait()  # type: ignore[return-value]
 
-    monkeypatch.setattr(client, "STATUS_SECONDS", 0.01)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.01)
     async with served(Deaf(), path), connected(path) as remote:
         with pytest.raises(EngineUnavailable):
             await remote.status()

@@ -271,6 +271,7 @@ class House:
             compute_dtype="float32",
             trainers={},
             gate=Gatekeeper(self.engine, Rules()),
+            engine=self.engine,
             at_once=1,
             healthy=lambda: True,
             workdirs=self._settings.data_dir,

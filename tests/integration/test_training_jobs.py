@@ -72,6 +72,7 @@ class Workshop:
         self.engine = FakeEngine(self.store)
         self.files: dict[str, list[Example]] = {"file-1": examples(20)}
         self.parts = Parts(
+            engine=self.engine,
             owner="training-1",
             lease_seconds=LEASE_SECONDS,
             database=database,
@@ -261,6 +262,21 @@ async def test_a_job_publishes_its_result_under_the_alias_it_was_given(shop: Wor
         told = await shop.messages(job_id)
         assert told[-2] == f"Alias {name} now names {result}"
     assert await shop.aliases("third") == []
+    loaded = (await shop.engine.status()).resident
+    aliased = {
+        digests[(await shop.job(job_id)).fine_tuned_model or ""]
+        for job_id in ("ftjob-a1", "ftjob-b1")
+    }
+    assert {ref.digest for ref in loaded} == aliased, "it will be called; the third may not be"
+
+
+async def test_a_job_ends_well_where_no_engine_hears_of_its_result(shop: Workshop) -> None:
+    elsewhere = FakeEngine()
+    elsewhere.available = False
+    shop.parts = msgspec.structs.replace(shop.parts, engine=elsewhere)
+    await shop.submit(publish_alias="production")
+    async with shop.working():
+        assert (await shop.ended()).status == "succeeded"
 
 
 async def test_a_job_that_does_not_succeed_moves_no_alias(shop: Workshop) -> None:

@@ -1,14 +1,23 @@
 """Residency and admission against every order of events."""
 
-from hypothesis import settings
+import itertools
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from adapters_store import RevisionRef
 from service.serving.admission import PATIENCE, Admission
-from service.serving.residency import Load, Ready, Residency
+from service.serving.load_times import BOUNDS, LoadTimes
+from service.serving.residency import Load, Ready, Residency, TooManyPins
 
 REFS = [RevisionRef("acme", f"a{n}", f"{n:064x}") for n in range(6)]
+SOME = st.sets(st.sampled_from(REFS), max_size=4)
+
+
+def residency_of(limit: int) -> Residency:
+    return Residency(limit, itertools.count().__next__)
 
 
 class ResidencyMachine(RuleBasedStateMachine):
@@ -16,38 +25,50 @@ class ResidencyMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.residency = Residency(3)
-        self.pins: dict[RevisionRef, int] = {}
+        self.residency = residency_of(3)
+        self.leases: dict[RevisionRef, int] = {}
         self.loading: set[RevisionRef] = set()
+        self.pins: set[RevisionRef] = set()
         self.draining = False
+        self.loads = self.failures = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.leases) + len(self.loading) == 3
+
+    def reserved(self, ref: RevisionRef, evict: RevisionRef | None) -> None:
+        assert ref not in self.leases
+        assert ref not in self.loading
+        assert (evict is not None) == self.full
+        if evict is not None:
+            assert evict not in self.pins
+            assert self.leases.pop(evict) == 0
+        self.loading.add(ref)
 
     @rule(ref=st.sampled_from(REFS))
     def acquire(self, ref: RevisionRef) -> None:
         order = list(self.residency)
         match self.residency.acquire(ref):
             case Ready():
-                assert ref in self.pins
+                assert ref in self.leases
                 assert ref not in self.loading
-                self.pins[ref] += 1
+                self.leases[ref] += 1
             case Load(evict):
-                assert ref not in self.pins
-                assert ref not in self.loading
-                assert (evict is not None) == (len(self.pins) + len(self.loading) == 3)
                 if evict is not None:
-                    assert self.pins.pop(evict) == 0
                     older = order[: order.index(evict)]
-                    assert self.draining or all(self.pins[other] for other in older)
-                self.loading.add(ref)
+                    held = [self.leases[other] or other in self.pins for other in older]
+                    assert self.draining or all(held)
+                self.reserved(ref, evict)
             case _:
-                full = len(self.pins) + len(self.loading) == 3 and all(self.pins.values())
-                assert ref in self.loading or full or self.draining
+                idle = [r for r, leases in self.leases.items() if not leases and r not in self.pins]
+                assert ref in self.loading or (self.full and not idle) or self.draining
 
-    @precondition(lambda self: any(self.pins.values()))
+    @precondition(lambda self: any(self.leases.values()))
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        ref = data.draw(st.sampled_from([ref for ref, pins in self.pins.items() if pins]))
+        ref = data.draw(st.sampled_from([ref for ref, leases in self.leases.items() if leases]))
         self.residency.release(ref)
-        self.pins[ref] -= 1
+        self.leases[ref] -= 1
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), good=st.booleans())
@@ -55,10 +76,40 @@ class ResidencyMachine(RuleBasedStateMachine):
         ref = data.draw(st.sampled_from(sorted(self.loading)))
         self.loading.remove(ref)
         if good:
-            self.residency.loaded(ref)
-            self.pins[ref] = 0
+            self.residency.loaded(ref, 0.5)
+            self.leases[ref] = 0
+            self.loads += 1
         else:
             self.residency.failed(ref)
+            self.failures += 1
+
+    @rule(refs=SOME)
+    def pin(self, refs: set[RevisionRef]) -> None:
+        if len(refs) > 2:
+            with pytest.raises(TooManyPins):
+                self.residency.pin(refs)
+        else:
+            self.residency.pin(refs)
+            self.pins = refs
+
+    @rule(ref=st.sampled_from(REFS))
+    def want(self, ref: RevisionRef) -> None:
+        self.residency.want(ref)
+
+    @rule(needed=SOME)
+    def prefetch(self, needed: set[RevisionRef]) -> None:
+        wanted = self.residency.wants
+        found = self.residency.prefetch(needed)
+        if found is not None:
+            assert wanted
+            assert not self.loading, "one at a time"
+            ref, load = found
+            assert load.evict not in needed
+            self.reserved(ref, load.evict)
+        elif wanted and not self.loading and not self.draining:
+            held = {r for r, leases in self.leases.items() if leases} | self.pins | needed
+            assert self.full
+            assert set(self.leases) <= held
 
     @rule(wanted=st.booleans())
     def drain(self, wanted: bool) -> None:
@@ -68,7 +119,15 @@ class ResidencyMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         self.residency.check_integrity()
-        assert set(self.residency) == set(self.pins)
+        assert set(self.residency) == set(self.leases)
+        told = {place.ref: place for place in self.residency.residents()}
+        assert told.keys() == self.leases.keys() | self.loading
+        for ref, place in told.items():
+            assert (place.state == "loading") == (ref in self.loading)
+            assert place.leases == self.leases.get(ref, 0)
+            assert place.pinned == (ref in self.pins)
+        assert self.residency.failures == self.failures
+        assert self.residency.loads == sum(self.residency.load_times.counts) == self.loads
 
 
 class AdmissionMachine(RuleBasedStateMachine):
@@ -76,15 +135,19 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.residency = Residency(2)
+        self.residency = residency_of(2)
         self.admission = Admission(4, 8, self.residency)
         self.number = 0
         self.refs: dict[int, RevisionRef | None] = {}
         self.waiting: list[int] = []
         self.running: set[int] = set()
         self.loading: set[RevisionRef] = set()
+        self.pins: set[RevisionRef] = set()
+        self.asked = 0
+        self.withdrawn = False
 
     def decide(self) -> None:
+        before = set(self.residency)
         decision = self.admission.decide()
         for key in decision.run:
             self.waiting.remove(key)
@@ -92,7 +155,23 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert self.refs[key] is None or self.refs[key] in set(self.residency)
         for ref, evict in decision.loads:
             assert evict is None or evict not in {self.refs[key] for key in self.running}
+            assert evict is None or evict in before - self.pins
+            asked_for = {self.refs[key] for key in self.waiting} - {None}
+            if ref not in asked_for:
+                assert evict not in asked_for, "somebody waits for what made room for a prefetch"
+            assert ref not in self.loading, "one load of a revision at a time"
             self.loading.add(ref)
+
+    @rule(ref=st.sampled_from(REFS[:4]))
+    def prefetch(self, ref: RevisionRef) -> None:
+        self.residency.want(ref)
+        self.decide()
+
+    @rule(ref=st.sampled_from([None, *REFS[:4]]))
+    def pin(self, ref: RevisionRef | None) -> None:
+        self.pins = {ref} - {None}
+        self.residency.pin(self.pins)
+        self.decide()
 
     @rule(ref=st.sampled_from([None, *REFS[:4]]), n=st.integers(1, 3))
     def offer(self, ref: RevisionRef | None, n: int) -> None:
@@ -102,6 +181,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         if self.admission.offer(keys, ref):
             self.refs |= dict.fromkeys(keys, ref)
             self.waiting += keys
+            self.asked += ref is not None
             self.decide()
         else:
             assert full
@@ -112,6 +192,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     def withdraw(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from([*sorted(self.running), *self.waiting]))
         self.admission.withdraw([key])
+        # Who goes before its turn was neither.
+        self.withdrawn |= key in self.waiting
         self.running.discard(key)
         self.waiting = [other for other in self.waiting if other != key]
         self.decide()
@@ -122,7 +204,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         ref = data.draw(st.sampled_from(sorted(self.loading)))
         self.loading.remove(ref)
         if good:
-            self.residency.loaded(ref)
+            self.residency.loaded(ref, 0.1)
         else:
             lost = self.admission.failed(ref)
             assert {self.refs[key] for key in lost} <= {ref}
@@ -136,11 +218,11 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_who_could_run(self) -> None:
-        pinned = {self.refs[key] for key in self.running} - {None}
+        leased = {self.refs[key] for key in self.running} - {None}
         for key in self.waiting if len(self.running) < 4 else []:
             ref = self.refs[key]
             assert ref is not None
-            held = pinned | self.loading
+            held = leased | self.loading | (self.pins & set(self.residency))
             assert ref in self.loading or len(held) == 2, "it neither runs, loads nor has to wait"
 
     @invariant()
@@ -148,6 +230,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         """With nothing running and nothing loading, nobody is left behind."""
         if not self.running and not self.loading:
             assert not self.waiting
+            assert not self.residency.wants
+
+    @invariant()
+    def every_request_is_a_hit_or_a_miss_once(self) -> None:
+        counted = self.residency.hits + self.residency.misses
+        assert counted <= self.asked
+        if not self.waiting:
+            assert counted == self.asked or self.withdrawn
 
 
 TestResidency = ResidencyMachine.TestCase
@@ -157,11 +247,11 @@ TestResidency.settings = TestAdmission.settings = settings(max_examples=60, dead
 
 def test_a_request_is_not_passed_for_ever() -> None:
     """Two requests always overlap on the one adapter that is there; a third wants another."""
-    residency = Residency(1)
+    residency = residency_of(1)
     admission = Admission(8, 1000, residency)
     admission.offer([0], REFS[0])
     admission.decide()
-    residency.loaded(REFS[0])
+    residency.loaded(REFS[0], 0.1)
     assert admission.decide().run == [0]
     admission.offer([1], REFS[1])
     running, passed = 0, 0
@@ -176,16 +266,16 @@ def test_a_request_is_not_passed_for_ever() -> None:
             assert loads == [(REFS[1], REFS[0])]
             break
     assert passed == PATIENCE
-    residency.loaded(REFS[1])
+    residency.loaded(REFS[1], 0.1)
     assert admission.decide().run == [1]
 
 
 def test_who_waits_for_a_place_does_not_hold_up_the_others() -> None:
-    residency = Residency(1)
+    residency = residency_of(1)
     admission = Admission(8, 1000, residency)
     admission.offer([0], REFS[0])
     admission.decide()
-    residency.loaded(REFS[0])
+    residency.loaded(REFS[0], 0.1)
     admission.decide()
     admission.offer([1], REFS[1])
     admission.offer([2], None)
@@ -193,3 +283,69 @@ def test_who_waits_for_a_place_does_not_hold_up_the_others() -> None:
     assert admission.decide().run == [2, 3]
     admission.withdraw([0, 3])
     assert admission.decide().loads == [(REFS[1], REFS[0])]
+
+
+def test_what_is_pinned_is_loaded_without_a_request_and_stays() -> None:
+    residency = residency_of(2)
+    admission = Admission(8, 1000, residency)
+    residency.pin([REFS[0]])
+    assert admission.decide().loads == [(REFS[0], None)]
+    residency.loaded(REFS[0], 0.1)
+    for number, ref in enumerate(REFS[1:]):
+        admission.offer([number], ref)
+        [(loaded, evicted)] = admission.decide().loads
+        assert (loaded, evicted) == (ref, REFS[number] if number else None)
+        residency.loaded(ref, 0.1)
+        admission.decide()
+        admission.withdraw([number])
+    residency.pin([])
+    admission.offer([9], REFS[1])
+    assert admission.decide().loads == [(REFS[1], REFS[0])]
+
+
+def test_a_pin_whose_load_failed_is_tried_again_when_the_pins_are_told_again() -> None:
+    residency = residency_of(2)
+    admission = Admission(8, 1000, residency)
+    residency.pin([REFS[0]])
+    assert admission.decide().loads == [(REFS[0], None)]
+    assert admission.failed(REFS[0]) == []
+    assert admission.decide().loads == []
+    residency.pin([REFS[0]])
+    assert admission.decide().loads == [(REFS[0], None)]
+
+
+def test_a_prefetch_waits_until_a_place_is_unused() -> None:
+    residency = residency_of(1)
+    admission = Admission(8, 1000, residency)
+    admission.offer([0], REFS[0])
+    admission.decide()
+    residency.loaded(REFS[0], 0.1)
+    assert admission.decide().run == [0]
+    residency.want(REFS[1])
+    assert admission.decide().loads == []
+    admission.withdraw([0])
+    assert admission.decide().loads == [(REFS[1], REFS[0])]
+
+
+def test_the_latest_wishes_are_dropped_last() -> None:
+    residency = residency_of(2)
+    for ref in REFS:
+        residency.want(ref)
+    found = []
+    while (prefetched := residency.prefetch(())) is not None:
+        found.append(prefetched[0])
+        residency.loaded(prefetched[0], 0.1)
+    assert found == REFS[-2:]
+
+
+@given(st.lists(st.floats(0, 100)))
+def test_every_load_is_in_one_bucket_and_in_all_wider_ones(loads: list[float]) -> None:
+    times = LoadTimes()
+    for seconds in loads:
+        times = times.add(seconds)
+    assert times.seconds == pytest.approx(sum(loads))
+    *told, (last, whole) = times.buckets()
+    assert (last, whole) == ("+Inf", len(loads))
+    for (name, count), bound in zip(told, BOUNDS, strict=True):
+        assert float(name) == bound
+        assert count == sum(seconds <= bound for seconds in loads)

@@ -44,6 +44,14 @@ def test_generation_ends_at_what_the_generation_config_says(tmp_path: Path) -> N
     assert base.eos_token_ids == (2, 3)
 
 
+def test_the_commit_is_that_of_the_hubs_cache(tmp_path: Path) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    folder = tmp_path / "models--org--small" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    assert described(folder).commit == commit
+    assert described(tmp_path).commit is None
+
+
 def test_a_folder_without_a_tokenizer_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BaseModelError, match=r"tokenizer\.json"):

@@ -181,6 +181,32 @@ async def test_one_load_serves_all_who_wait_for_it() -> None:
     assert backend.prepared == 1
 
 
+async def test_a_load_under_way_is_told_and_a_request_joins_a_prefetch() -> None:
+    backend = Numbers()
+    backend.may_prepare.clear()
+    async with running(backend) as loop:
+        loop.prefetch(REF)
+        waiting = asyncio.create_task(ask(loop, ref=REF))
+        assert await ask(loop) == 3
+        [place] = loop.status().residents
+        assert (place.ref, place.state, place.load_seconds) == (REF, "loading", None)
+        assert loop.status().resident == []
+        backend.may_prepare.set()
+        assert await waiting == 3
+        assert (loop.status().adapter_misses, loop.status().adapter_hits) == (1, 0)
+    assert backend.prepared == 1
+
+
+async def test_pins_that_nobody_waits_for_any_more_change_nothing() -> None:
+    loop = loop_on(Numbers())
+    gone = loop.pin([REF])
+    assert gone.cancel()
+    loop.turn()
+    assert loop.status().residents == []
+    loop.end()
+    await asyncio.to_thread(loop.close)
+
+
 async def test_the_one_who_waited_for_a_load_may_go_before_it_is_done() -> None:
     backend = Numbers()
     backend.may_prepare.clear()

@@ -58,6 +58,8 @@ async def test_a_revision_of_another_base_tokenizer_or_template_is_refused(
     error = await refusal(house, ref)
     assert error.code == "adapter_base_mismatch"
     assert f"another {named} " in error.message
+    assert "sha256:000000000000," in error.message
+    assert f"sha256:{getattr(base, field.replace('base_digest', 'digest'))[:12]}" in error.message
 
 
 async def test_a_revision_whose_weights_do_not_fit_the_base_is_refused(house: House, base) -> None:
@@ -119,6 +121,33 @@ async def test_tenants_share_no_prompt_of_the_base(house: House) -> None:
         request = replace(house.request(prompt="z" * 40), tenant=tenant)
         await house.choices(request)
     assert (await house.engine.status()).prefix_hits == 0
+
+
+async def test_what_is_published_again_under_a_name_shares_no_prompt_with_what_was(
+    house: House, base
+) -> None:
+    def publish(seed: int) -> RevisionRef:
+        with house.store.stage() as staged:
+            write_adapter(staged, seed=seed)
+            return house.store.publish("acme", "again", staged, origin_of(base)).ref
+
+    async def ask(ref: RevisionRef, tenant: str = "acme") -> str:
+        request = replace(house.request(ref, prompt="w" * 40), tenant=tenant)
+        return (await house.choices(request))[0].text
+
+    async def reused() -> int:
+        return (await house.engine.status()).prefix_hits
+
+    old = publish(seed=20)
+    before = await ask(old)
+    house.store.delete(old)
+    new = publish(seed=21)
+    after = await ask(new)
+    assert (await reused(), after == before) == (0, False)
+    assert await ask(new, tenant="globex") == after
+    assert await reused() == 0, "nor do tenants, should two ever ask one revision"
+    assert await ask(new) == after
+    assert await reused() == 32, "what may be shared is"
 
 
 async def test_an_adapter_wider_than_the_others_is_served_beside_them(house: House, base) -> None:
