@@ -35,6 +35,7 @@ class Names:
         """An adapter stays when all of its revisions are gone."""
         self._rejected: dict[tuple[str, str], int | None] = {}
         """Steps of what the publish gate rejected, by adapter and digest."""
+        self._overridden: set[tuple[str, str]] = set()
         self._aliases: dict[tuple[str, str], list[Targets | None]] = {}
         """Every version; None where it was deleted."""
         self._stuck: dict[tuple[Targets, str], str] = {}
@@ -45,6 +46,7 @@ class Names:
         self.models.setdefault(model.name, model)
         self.gone.discard(model.name)
         self._rejected.pop((model.adapter, model.digest), None)
+        self._overridden.discard((model.adapter, model.digest))
 
     def rejected(self, adapter: str, digest: str, step: int | None) -> None:
         """A result, or a checkpoint, did not pass the gate; if its content did before, it stays."""
@@ -52,14 +54,30 @@ class Names:
         if not self.has(adapter, digest):
             self._rejected[adapter, digest] = step
 
+    def brought(self, adapter: str, digest: str, alias: str | None) -> int:
+        """Something was imported; the engine finds nothing wrong with it."""
+        if (adapter, digest) in self._rejected:
+            return 409
+        status = 200 if self.has(adapter, digest) else 201
+        if status == 201:
+            name = f"ft:{BASE}:{self._tenant}:{adapter}:{digest[:8]}"
+            self.published(Named(name, adapter, digest, None))
+        # Sent again, an import moves nothing.
+        if alias is not None and dict(self.targets(adapter, alias) or ()).keys() != {digest}:
+            self.move(adapter, alias, ((digest, 1),), None)
+        return status
+
     def override(self, adapter: str, digest: str) -> int:
-        """Let a rejected revision be called."""
+        """Let a rejected revision be called; a second time changes nothing."""
+        if (adapter, digest) in self._overridden:
+            return 200
         if (adapter, digest) not in self._rejected:
             return 409 if self.has(adapter, digest) else 404
         step = self._rejected[adapter, digest]
         name = f"ft:{BASE}:{self._tenant}:{adapter}:{digest[:8]}"
         name += "" if step is None else f":ckpt-step-{step}"
         self.published(Named(name, adapter, digest, step))
+        self._overridden.add((adapter, digest))
         return 200
 
     def digests(self, adapter: str) -> list[str]:
@@ -125,6 +143,8 @@ class Names:
         if aliased and not others:
             return 409
         del self.models[name]
+        if not others:
+            self._overridden.discard((model.adapter, model.digest))
         self.gone.add(name)
         return 200
 

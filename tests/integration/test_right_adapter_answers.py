@@ -1,8 +1,8 @@
 """The first promise: whatever moves, comes and goes meanwhile, the right adapter answers.
 
-Several tenants publish, move names, roll back, delete and ask, in any order; every adapter's files
-carry a secret, and the engine says what it read from them. For each request the names' model tells
-beforehand who may answer it.
+Several tenants publish, import, move names, roll back, delete, ask and go, in any order; every
+adapter's files carry a secret, and the engine says what it read from them. For each request the
+names' model tells beforehand who may answer it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 
 from adapters_store import FilesystemAdapterStore, RevisionRef
-from adapters_store.layout import WEIGHTS_FILE
+from adapters_store.layout import CONFIG_FILE, WEIGHTS_FILE
 from service.adapters.removing import publishing
 from service.app import create_app
 from service.base.description import BaseDescription
@@ -216,6 +216,20 @@ class House:
         path = f"/v1/admin/tenants/{tenant.id}/adapters/{adapter}/revisions/{digest}/override"
         return await self._admin.call("POST", path, {"reason": "it is good enough"})
 
+    async def bring(
+        self, tenant: Tenant, adapter: str, content: int, alias: str | None
+    ) -> httpx.Response:
+        """Import PEFT's two files."""
+        fields = {"adapter": adapter} | ({} if alias is None else {"alias": alias})
+        folder = self.contents[content]
+        files = {
+            "adapter_config": (CONFIG_FILE, (folder / CONFIG_FILE).read_bytes()),
+            "adapter_model": (WEIGHTS_FILE, self.weights[content]),
+        }
+        who = {"authorization": f"Bearer {tenant.key}"}
+        path = "/v1/adapters/import"
+        return await self._http.post(path, data=fields, files=files, headers=who)
+
     async def erase(self, tenant: Tenant) -> Tenant:
         """Erase a tenant, and make another one of the same name."""
         path = f"/v1/admin/tenants/{tenant.id}"
@@ -369,6 +383,23 @@ class Tenants(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(own or everybodys) | st.sampled_from(everybodys))
             answer = self.house.do(of.call("DELETE", f"/v1/models/{name}"))
             assert answer.status_code == of.names.delete(name), answer.text
+
+    @rule(
+        tenant=tenants,
+        adapter=adapters,
+        content=st.integers(0, CONTENTS - 1),
+        alias=st.sampled_from([None, None, *ALIASES]),
+    )
+    def bring(self, tenant: int, adapter: str, content: int, alias: str | None) -> None:
+        """Import what others published, or nobody."""
+        of = self.tenants[tenant]
+        answer = self.house.do(self.house.bring(of, adapter, content, alias))
+        if answer.status_code == httpx.codes.CONFLICT:
+            [digest] = [digest for digest, made in self.contents.items() if made == content]
+        else:
+            digest = answer.json()["digest"]
+            assert self.contents.setdefault(digest, content) == content
+        assert answer.status_code == of.names.brought(adapter, digest, alias), answer.text
 
     @precondition(lambda self: self.asked > BETWEEN_ERASURES)
     @rule(tenant=tenants)
