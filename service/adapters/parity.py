@@ -54,6 +54,7 @@ def differences(origin: Origin, base: BaseDescription) -> list[Difference]:
 def parity_of(origin: Origin, base: BaseDescription, served: Held | None) -> Parity:
     """Compare a revision with what runs; `served` is None while no engine answers."""
     trained = Held(quantization=origin.quantization, compute_dtype=origin.compute_dtype)
+    here = served or Held(quantization=UNKNOWN, compute_dtype=UNKNOWN)
     other = {difference.what for difference in differences(origin, base)}
     return Parity(
         trained=trained,
@@ -62,8 +63,8 @@ def parity_of(origin: Origin, base: BaseDescription, served: Held | None) -> Par
             base="base" not in other,
             tokenizer="tokenizer" not in other,
             chat_template="chat template" not in other,
-            quantization=_same(trained.quantization, served and served.quantization),
-            compute_dtype=_same(trained.compute_dtype, served and served.compute_dtype),
+            quantization=_same(trained.quantization, here.quantization),
+            compute_dtype=_same(trained.compute_dtype, here.compute_dtype),
         ),
     )
 
@@ -80,8 +81,8 @@ def parity_in(
         raise AdaptersUnavailable from None
 
 
-def _same(trained: str, served: str | None) -> bool | None:
-    return None if served is None or trained == UNKNOWN else trained == served
+def _same(trained: str, served: str) -> bool | None:
+    return None if UNKNOWN in {trained, served} else trained == served
 
 
 def _shown(name: str, digest: str) -> str:

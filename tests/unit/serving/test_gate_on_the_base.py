@@ -43,8 +43,16 @@ class Bench:
         self.made: TrainingOutcome = train(trainer, a_task(folder / "job", validation=12))
         self.other = train(trainer, a_task(folder / "other", seed=6)).adapter
         self.store = FilesystemAdapterStore(folder / "adapters")
-        limits = {"max_resident": 2, "max_batch": 8, "max_queue": 8}
-        self.engine = ResidentEngine(self.base, loaded.description, self.store, renderer, **limits)
+        self.engine = ResidentEngine(
+            self.base,
+            loaded.description,
+            self.store,
+            renderer,
+            held=(loaded.quantization, loaded.compute_dtype),
+            max_resident=2,
+            max_batch=8,
+            max_queue=8,
+        )
         OwnThread(self.engine.loop)
 
     def examine(self, damage: Damage) -> Verdict:
