@@ -14,6 +14,7 @@ from sqlalchemy import select
 from adapters_store import AdapterStore
 from service.adapters.imports import ImportService
 from service.adapters.imports_schemas import ImportAdapter
+from service.adapters.origins import library_versions
 from service.app import create_app
 from service.base.description import BaseDescription
 from service.database import Database
@@ -54,7 +55,9 @@ async def test_an_archive_becomes_a_revision_that_answers(
     assert (made["status"], made["gate"]["passed"]) == ("published", True)
     assert outcomes["loads"] == outcomes["finite"] == outcomes["changes_base"] == "passed"
     shown = (await acme.get(f"{REVISIONS}/{made['rev']}")).json()
+    parity = shown.pop("parity")
     assert shown == {key: value for key, value in made.items() if key != "model"}
+    assert (parity["match"]["base"], parity["match"]["quantization"]) == (True, None)
     for name in (made["model"], "brought", f"brought@{made['digest']}"):
         body = {"model": name, "messages": [{"role": "user", "content": "Hello"}]}
         answer = await acme.post("/v1/chat/completions", json=body)
@@ -72,8 +75,15 @@ async def test_its_lineage_says_that_it_came_from_elsewhere(
     assert own["origin"] | {"created_at": 0} == {
         "created_at": 0,
         "base": "lorehouse-tiny",
+        "base_commit": None,
         "base_digest": base.digest,
+        "tokenizer_digest": base.tokenizer_digest,
+        "chat_template_digest": base.chat_template_digest,
         "quantization": "unknown",
+        "compute_dtype": "unknown",
+        "format": "chat",
+        "spec": {},
+        "library_versions": library_versions(),
         "job_id": None,
         "step": None,
         "dataset_digests": [],
