@@ -13,6 +13,7 @@ from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE
 from adapters_store.models import (
     Described,
     FileEntry,
+    Manifest,
     MergedManifest,
     RevisionRef,
 )
