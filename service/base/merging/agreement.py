@@ -8,8 +8,8 @@ everywhere else, so how far that strays from fp32 is what the rounding of weight
 tolerance is three times it, measured on the same prompts.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import msgspec
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
 from service.base.description import BaseDescription
-from service.base.loading import load_base
 from service.base.merging.merge import Method, dtype_of
+from service.base.merging.nf4 import quantized_modules, there_and_back
 from service.base.merging.weights import BaseWeights
 
 FLOOR = 0.01
@@ -30,6 +31,7 @@ NOISES = 3.0
 HALVES = (torch.float16, torch.bfloat16)
 
 Prompts = Sequence[Sequence[int]]
+Own = list[tuple[nn.Parameter, Tensor]]
 
 
 class Agreement(msgspec.Struct, frozen=True):
@@ -58,7 +60,9 @@ def compare(
     Raises BaseModelError.
     """
     plain, expected, rounded = _by_adapter(base, adapter, method, prompts)
-    found = _score(_open(merged, "auto"), prompts)
+    model = _open(merged, "auto")
+    _Precision(model)
+    found = _score(model, prompts)
     noise = _largest(rounded - expected)
     return Agreement(
         difference=_largest(found - expected),
@@ -73,22 +77,14 @@ def _by_adapter(
     base: BaseDescription, adapter: Path, method: Method, prompts: Prompts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score without the adapter, with it, and with it in 16 bit."""
-    threads = torch.get_num_threads()
-    if method == "nf4":
-        rounding = _with(load_base(base, "nf4", threads, "bfloat16").model, adapter)
-        rounded = _log_probabilities(rounding, prompts)
-        del rounding
-        model = _with(load_base(base, "nf4", threads, "float32").model, adapter)
-    else:
-        model = _with(_open(base.path, _dtype(base)), adapter)
-        rounded = _log_probabilities(model, prompts)
-    expected = _score(model, prompts)
-    with model.disable_adapter():
-        return _score(model, prompts), expected, rounded
-
-
-def _with(model: Any, adapter: Path) -> PeftModel:
-    return PeftModel.from_pretrained(model, str(adapter)).eval()
+    model = _open(base.path, _dtype(base))
+    precision = _Precision(model, quantized_modules(base.path) if method == "nf4" else set())
+    adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+    expected = _score(adapted, prompts)
+    with adapted.disable_adapter():
+        plain = _score(adapted, prompts)
+    precision.dtype = model.dtype
+    return plain, expected, _score(adapted, prompts)
 
 
 def _dtype(base: BaseDescription) -> torch.dtype:
@@ -108,49 +104,42 @@ def _open(folder: Path, dtype: torch.dtype | str) -> Any:
     ).eval()
 
 
-def _score(model: nn.Module, prompts: Prompts) -> Tensor:
-    with _in_fp32(model):
-        return _log_probabilities(model, prompts)
-
-
 @torch.no_grad()
-def _log_probabilities(model: nn.Module, prompts: Prompts) -> Tensor:
-    """Give the log-probability of each prompt's tokens but the first, one after the other."""
-    scored = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        scored.append(logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0])
-    return torch.cat(scored)
+def _score(model: nn.Module, prompts: Prompts) -> Tensor:
+    """Give the log-probability of each prompt's tokens but the first, one after the other.
+
+    All prompts in one pass, so that each weight is widened once.
+    """
+    ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
+    real = pad_sequence([torch.ones(len(prompt)) for prompt in prompts], batch_first=True).long()
+    logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits[:, :-1].float()
+    scored = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    return scored[real[:, 1:].bool()]
 
 
-@contextmanager
-def _in_fp32(model: nn.Module) -> Iterator[None]:
-    """Compute in fp32: each module's own weights are widened for as long as it runs."""
-    hooks = []
-    for module in model.modules():
-        own = [p for p in module.parameters(recurse=False) if p.dtype in HALVES]
-        if own:
-            widening = _Widening(own)
-            hooks.append(module.register_forward_pre_hook(widening.before))
-            hooks.append(module.register_forward_hook(widening.after))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+class _Precision:
+    """Has a model of 16-bit weights compute in `dtype`, a module at a time.
 
+    Each module's weights are widened for as long as it runs, those of `quantized` after they went
+    through NF4.
+    """
 
-class _Widening:
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._held = [(parameter, parameter.data) for parameter in parameters]
+    def __init__(self, model: nn.Module, quantized: Collection[str] = ()) -> None:
+        self.dtype = torch.float32
+        for name, module in model.named_modules():
+            own = [(p, p.data) for p in module.parameters(recurse=False) if p.dtype in HALVES]
+            if own:
+                module.register_forward_pre_hook(partial(self._widen, own, name in quantized))
+                module.register_forward_hook(partial(self._narrow, own))
 
-    def before(self, *_: object) -> None:
-        for parameter, held in self._held:
-            parameter.data = held.float()
+    def _widen(self, own: Own, through_nf4: bool, *_: object) -> None:
+        for parameter, held in own:
+            quantized = through_nf4 and held.ndim > 1
+            full = there_and_back(held.float()) if quantized else held
+            parameter.data = full.to(self.dtype)
 
-    def after(self, *_: object) -> None:
-        for parameter, held in self._held:
+    def _narrow(self, own: Own, *_: object) -> None:
+        for parameter, held in own:
             parameter.data = held
 
 
