@@ -23,6 +23,7 @@ from service.adapters.merges_schemas import (
     MergeResult,
 )
 from service.adapters.missing import revision_not_found
+from service.adapters.rejected import revision_rejected
 from service.adapters.repository import Named, RevisionRepository
 from service.database import Database
 from service.database.models import FINISHED_JOBS, MergeRow
@@ -43,7 +44,10 @@ class MergeService:
     async def create(self, tenant_id: str, adapter: str, rev: str, body: CreateMerge) -> Merge:
         """Accept a merge, and queue it. Raises Conflict for a rejected revision."""
         async with self.database.write() as session:
-            found = await RevisionRepository(session).revision(tenant_id, adapter, rev)
+            revisions = RevisionRepository(session)
+            if rejected := await revisions.rejected(tenant_id, adapter, rev):
+                raise revision_rejected(rejected, "revision")
+            found = await revisions.revision(tenant_id, adapter, rev)
             if found is None:
                 raise revision_not_found(adapter, rev)
             row = _row(found, body)
@@ -178,9 +182,6 @@ def shown(row: MergeRow) -> Merge:
 
 def _row(found: Named, body: CreateMerge) -> MergeRow:
     model, revision = found
-    if revision.status != "published" and revision.overridden_at is None:
-        message = f"The revision {revision.adapter}@{revision.rev} was rejected."
-        raise Conflict(message, param="revision", code="revision_rejected")
     return MergeRow(
         id=new_id("merge-"),
         tenant_id=revision.tenant_id,

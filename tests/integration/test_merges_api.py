@@ -152,6 +152,10 @@ async def test_a_rejected_revision_is_refused(mill: Mill, database: Database) ->
     assert error_of(answer, 409)["code"] == "revision_rejected"
     assert answer.headers["x-should-retry"] == "false"
 
+    async with database.write() as session:
+        await session.execute(update(RevisionRow).values(overridden_at=1, override_reason="so"))
+    assert (await mill.client.post(url, json={})).status_code == 202
+
 
 async def test_a_merge_that_disagrees_fails_and_keeps_nothing(mill: Mill) -> None:
     asked = await mill.ask()
