@@ -76,6 +76,7 @@ def _merge(settings: Settings, _: argparse.Namespace) -> None:
     from service.runtime import merge_process
     from service.runtime.merge_messages import MergeOrder
 
+    merge_process.step_back()
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=MergeOrder)
     outcome = merge_process.run(settings, order)
     sys.stdout.buffer.write(msgspec.json.encode(outcome))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -89,14 +90,18 @@ class MergeService:
 
     async def delete(self, tenant_id: str, merge_id: str) -> Deleted:
         """Delete a merge that has ended, and its files. Raises Conflict for one that has not."""
+        async with self.database.read() as session:
+            row = await MergeRepository(session).get(tenant_id, merge_id)
+        if row.status not in FINISHED_JOBS:
+            message = f"The merge {merge_id} is {row.status}: cancel it first."
+            raise Conflict(message, param="merge", code="merge_not_finished")
+        # Before the row: while the store does not answer, there is somebody to ask again for.
+        try:
+            await asyncio.to_thread(discard, self.store, ref_of(row))
+        except StoreUnavailable:
+            raise AdaptersUnavailable from None
         async with self.database.write() as session:
-            row = await MergeRepository(session).get(tenant_id, merge_id, lock=True)
-            if row.status not in FINISHED_JOBS:
-                message = f"The merge {merge_id} is {row.status}: cancel it first."
-                raise Conflict(message, param="merge", code="merge_not_finished")
-            await session.delete(row)
-        # After the row, as with revisions: files that no row speaks of are invisible.
-        await asyncio.to_thread(discard, self.store, ref_of(row))
+            await MergeRepository(session).remove(tenant_id, merge_id)
         return Deleted(id=merge_id, object="adapter.merge", deleted=True)
 
     async def result(self, tenant_id: str, merge_id: str) -> "MergeArchive":
@@ -145,13 +150,9 @@ class MergeArchive(msgspec.Struct, frozen=True):
 
 
 def discard(store: AdapterStore, ref: MergedRef) -> None:
-    """Remove a merge's files, if there are any. What cannot be removed now is logged."""
-    try:
+    """Remove a merge's files, if there are any. Raises StoreUnavailable."""
+    with suppress(RevisionNotFound):
         store.delete(ref)
-    except RevisionNotFound:
-        pass
-    except StoreUnavailable as fault:
-        log.error("merge.files_left", tenant=ref.tenant, merge=ref.merge, error=str(fault))
 
 
 def ref_of(row: MergeRow) -> MergedRef:

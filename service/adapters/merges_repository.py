@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.leases import MAX_ATTEMPTS, Leases
@@ -46,6 +46,12 @@ class MergeRepository(Leases[MergeRow]):
                 raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
             query = query.where(MergeRow.seq < seq)
         return (await self.session.scalars(query.limit(limit))).all()
+
+    async def remove(self, tenant_id: str, merge_id: str) -> None:
+        """Forget a merge."""
+        await self.session.execute(
+            delete(MergeRow).where(MergeRow.tenant_id == tenant_id, MergeRow.id == merge_id)
+        )
 
     async def claim(self, owner: str, lease_seconds: float) -> MergeRow | None:
         """Take a merge for `owner`; one whose process died MAX_ATTEMPTS times is ended."""

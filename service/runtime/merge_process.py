@@ -5,6 +5,7 @@ It knows no rows. It publishes the merged model under the name that it is told, 
 
 import errno
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from adapters_store import (
 from service.adapters.merges_schemas import MergeFault
 from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription, BaseModelError, describe
-from service.base.merging import Agreement, MergeError, compare, merge
+from service.base.merging import Agreement, MergeError, Method, Prompts, compare, merge
 from service.rendering.renderer import Renderer
 from service.runtime.merge_messages import MergeOrder, MergeOutcome
 from service.runtime.merge_probes import probes
@@ -36,14 +37,22 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 _log = logger(__name__)
 
 
-def run(settings: Settings, order: MergeOrder) -> MergeOutcome:
-    """Merge, compare and publish; what is nobody's fault but the moment's is raised."""
-    # Beside the base's thread, which computes answers.
+Comparer = Callable[[BaseDescription, Path, Path, Method, Prompts], Agreement]
+"""Of base, adapter, merged model, how it was merged, and prompts."""
+
+
+def step_back() -> None:
+    """Leave the processor to the base's thread, which computes answers."""
     os.nice(NICENESS)
     torch.set_num_threads(1)
+
+
+def run(settings: Settings, order: MergeOrder, comparer: Comparer = compare) -> MergeOutcome:
+    """Merge, compare and publish; what is nobody's fault but the moment's is raised."""
     try:
         base = describe(settings.base_model, settings.base_name)
-        return _Work(base, adapter_store(settings), order).go(settings.merge_shard_bytes)
+        work = _Work(base, adapter_store(settings), order, comparer)
+        return work.go(settings.merge_shard_bytes)
     except (MergeError, BaseModelError, InvalidAdapter, RevisionNotFound) as fault:
         return MergeOutcome(error=MergeFault(code=_code(fault), message=str(fault)))
     except OSError as fault:
@@ -54,10 +63,13 @@ def run(settings: Settings, order: MergeOrder) -> MergeOutcome:
 
 
 class _Work:
-    def __init__(self, base: BaseDescription, store: AdapterStore, order: MergeOrder) -> None:
+    def __init__(
+        self, base: BaseDescription, store: AdapterStore, order: MergeOrder, comparer: Comparer
+    ) -> None:
         self._base = base
         self._store = store
         self._order = order
+        self._compare = comparer
 
     def go(self, shard_bytes: int) -> MergeOutcome:
         revision, method = self._revision(), self._order.base_weights
@@ -79,7 +91,7 @@ class _Work:
     def _agreement(self, revision: Revision, folder: Path) -> Agreement:
         prompts = probes(Renderer(self._base))
         method = self._order.base_weights
-        agreement = compare(self._base, revision.path, folder, method, prompts)
+        agreement = self._compare(self._base, revision.path, folder, method, prompts)
         _log.info("merge.compared", **msgspec.structs.asdict(agreement))
         if not agreement.agrees:
             raise MergeError(

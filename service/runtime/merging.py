@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from adapters_store import AdapterStore
+from adapters_store import AdapterStore, StoreUnavailable
 from service.adapters.merges import discard, ref_of
 from service.adapters.merges_repository import MergeRepository
 from service.database import Database
@@ -66,7 +66,6 @@ async def _work_on(parts: MergeParts, merge: MergeRow, stop: asyncio.Event) -> N
             async with Lease(parts.database, merge, parts.lease_seconds, MergeRepository) as lease:
                 await _end(parts, merge, await _outcome(parts, merge, lease, stop))
         except LeaseLost:
-            _log.warning("merge.lease_lost")
             await _tidy(parts, merge)
         except Exception:  # noqa: BLE001  logged, and not worth the base's process
             # The lease lapses, and somebody tries again: as often as claims allow.
@@ -117,9 +116,16 @@ async def _end(parts: MergeParts, merge: MergeRow, outcome: MergeOutcome | None)
 
 
 async def _tidy(parts: MergeParts, merge: MergeRow) -> None:
-    """Remove what was published just when the merge was cancelled, or deleted."""
+    """Let go of a merge; of one that was cancelled, remove what was just published."""
     async with parts.database.read() as session:
         status = await session.scalar(select(MergeRow.status).where(MergeRow.id == merge.id))
-    # Of a running one the files are the new holder's.
-    if status in (None, "cancelled"):
+    if status not in (None, "cancelled"):
+        # The files are the new holder's.
+        _log.warning("merge.lease_lost")
+        return
+    _log.info("merge.cancelled")
+    try:
         await asyncio.to_thread(discard, parts.store, ref_of(merge))
+    except StoreUnavailable as fault:
+        # Whoever deletes the merge removes them.
+        _log.error("merge.files_left", error=str(fault))

@@ -134,7 +134,7 @@ async def test_a_merge_killed_at_each_of_its_steps_is_made_by_the_retry(
 
     # Written but not compared, and published but not told.
     attempts = tmp_path / "attempts"
-    steps = ["compare", "_result"]
+    steps = ["probes", "_result"]
     command = [sys.executable, "-m", "tests.e2e.mortal_merge", str(attempts), *steps]
     stop = asyncio.Event()
     parts = merging.MergeParts(
