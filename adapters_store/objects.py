@@ -120,7 +120,13 @@ class ObjectAdapterStore(AdapterStore):
         self._expect(ref.revision)
         if not self._bucket.exists(_manifest_of(ref)):
             self._upload(made, staged, _PlacedMerged)
-        return self.open_merged(ref)
+        try:
+            return self.open_merged(ref)
+        except RevisionNotFound:
+            # The revision was deleted, or its tenant erased, while this was on its way.
+            with suppress(RevisionNotFound):
+                self.delete(ref)
+            raise
 
     def open_merged(self, ref: MergedRef) -> MergedModel:
         """Find a merged model; its files are verified as they are read."""

@@ -85,7 +85,7 @@ class MergeService:
                 message = f"The merge {merge_id} has already {row.status}."
                 raise Conflict(message, param="merge", code="merge_has_ended")
             if row.status != "cancelled":
-                merges.end(row, "cancelled")
+                merges.cancel(row)
         return shown(row)
 
     async def delete(self, tenant_id: str, merge_id: str) -> Deleted:

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.leases import MAX_ATTEMPTS, Leases
-from service.database.models import MergeRow
+from service.database.models import FINISHED_JOBS, MergeRow
 from service.errors import BadRequest, NotFound
 
 CRASHED = "merge_crashed"
@@ -61,7 +61,7 @@ class MergeRepository(Leases[MergeRow]):
                 return merge
             merge.error_code = CRASHED
             merge.error_message = f"The process that merged died {merge.attempts} times"
-            self.end(merge, "failed")
+            self._end(merge, "failed")
             await self.session.flush()
         return None
 
@@ -69,20 +69,37 @@ class MergeRepository(Leases[MergeRow]):
         """End a merge whose files are published. Raises LeaseLost."""
         merge = await self.held(merge_id, token)
         merge.result = result
-        self.end(merge, "succeeded")
+        self._end(merge, "succeeded")
 
     async def fail(self, merge_id: str, token: int, code: str, message: str) -> None:
         """End a merge for a reason that trying again would not mend. Raises LeaseLost."""
         merge = await self.held(merge_id, token)
         merge.error_code, merge.error_message = code, message
-        self.end(merge, "failed")
+        self._end(merge, "failed")
 
     async def requeue(self, merge_id: str, token: int) -> None:
         """Give the merge back: this runtime shuts down. Raises LeaseLost."""
         self.give_back(await self.held(merge_id, token))
 
-    def end(self, merge: MergeRow, status: str) -> None:
-        """End a merge that this transaction has loaded: whoever holds it finds its lease lost."""
+    async def let_go(self, merge_id: str, owner: str) -> None:
+        """Tell that nobody works any more on a merge that was ended under its holder."""
+        mine = (MergeRow.id == merge_id, MergeRow.lease_owner == owner)
+        await self.session.execute(
+            update(MergeRow)
+            .where(*mine, MergeRow.status.in_(FINISHED_JOBS))
+            .values(lease_owner=None, lease_expires_at=None)
+        )
+
+    def cancel(self, merge: MergeRow) -> None:
+        """End a merge that this transaction has loaded.
+
+        Whoever holds it finds its lease lost, and lets go; until then, or until it lapses, the
+        lease says that somebody works on it.
+        """
+        merge.status = "cancelled"
+        merge.finished_at = self.now()
+
+    def _end(self, merge: MergeRow, status: str) -> None:
         merge.status = status
         merge.finished_at = self.now()
         merge.lease_owner = merge.lease_expires_at = None

@@ -129,3 +129,5 @@ async def _tidy(parts: MergeParts, merge: MergeRow) -> None:
     except StoreUnavailable as fault:
         # Whoever deletes the merge removes them.
         _log.error("merge.files_left", error=str(fault))
+    async with parts.database.write() as session:
+        await MergeRepository(session).let_go(merge.id, parts.owner)

@@ -276,3 +276,18 @@ def test_two_revisions_keep_their_merged_models_apart(
     assert list(store.list_merged("acme")) == sorted([merged(ref), merged(other)])
     store.delete(other)
     assert list(store.list_merged("acme")) == [merged(ref)]
+
+
+def test_a_merged_model_counts_and_goes_with_its_tenant(
+    store: AdapterStore, ref: RevisionRef
+) -> None:
+    before = store.size("acme")
+    model = publish(store, ref)
+    added = sum(entry.bytes for entry in model.manifest.files.values())
+    assert before + added <= store.size("acme") < before + added + 10_000
+
+    store.erase("acme")
+
+    assert list(store.list_merged("acme")) == []
+    assert store.size("acme") == 0
+    assert list(checking.check(store, LATER)) == []

@@ -16,7 +16,7 @@ from adapters_store import AdapterStore, MergedRef, RevisionNotFound, checking, 
 from service.adapters.merges_repository import MergeRepository
 from service.database import Database
 from service.database.leases import MAX_ATTEMPTS
-from service.database.models import RevisionRow
+from service.database.models import MergeRow, RevisionRow
 from service.runtime.merge_messages import MergeOrder
 from tests.builders import a_model_folder
 from tests.fakes.merger import AGREEMENT
@@ -206,7 +206,9 @@ async def test_a_running_merge_is_cancelled_its_process_is_killed_and_nothing_is
         process = await hanging(mill)
         answer = await mill.client.post(f"{MERGES}/{asked['id']}/cancel")
         assert answer.json()["status"] == "cancelled"
+        assert (await row_of(mill, asked["id"])).lease_expires_at is not None
         await mill.until(asked["id"], lambda _: not Path(f"/proc/{process}").exists())
+    assert (await row_of(mill, asked["id"])).lease_expires_at is None
 
     assert (await mill.client.delete(f"{MERGES}/{asked['id']}")).status_code == 200
     assert_nothing_kept(mill.store)
@@ -306,10 +308,11 @@ async def test_a_damaged_result_is_never_given_whole(mill: Mill, cut: bool) -> N
     assert len(answer.content) < int(answer.headers["content-length"])
 
 
-async def _attempted(mill: Mill, merge: str, times: int) -> None:
-    async def attempts() -> int:
-        async with mill.database.read() as session:
-            return (await MergeRepository(session).get("acme", merge)).attempts
+async def row_of(mill: Mill, merge: str) -> MergeRow:
+    async with mill.database.read() as session:
+        return await MergeRepository(session).get("acme", merge)
 
-    while await attempts() < times:
+
+async def _attempted(mill: Mill, merge: str, times: int) -> None:
+    while (await row_of(mill, merge)).attempts < times:
         await mill.get(merge)
