@@ -8,7 +8,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from torch import Tensor
 
-from service.base.lora_files import PREFIX
+from service.base.lora_rules import PREFIX
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
