@@ -10,7 +10,16 @@ from adapters_store.errors import (
 )
 from adapters_store.filesystem import FilesystemAdapterStore
 from adapters_store.memory import MemoryAdapterStore
-from adapters_store.models import FileEntry, Manifest, Origin, RevisionRef
+from adapters_store.merged import MergedModel
+from adapters_store.models import (
+    FileEntry,
+    Manifest,
+    MergedManifest,
+    MergedRef,
+    MergeOrigin,
+    Origin,
+    RevisionRef,
+)
 from adapters_store.objects import ObjectAdapterStore
 from adapters_store.opening import open_store
 from adapters_store.store import AdapterStore, Orphan, Revision
@@ -26,6 +35,10 @@ __all__ = [
     "InvalidName",
     "Manifest",
     "MemoryAdapterStore",
+    "MergeOrigin",
+    "MergedManifest",
+    "MergedModel",
+    "MergedRef",
     "ObjectAdapterStore",
     "Origin",
     "Orphan",

@@ -87,12 +87,17 @@ class Bucket:
     def download(self, key: str, path: Path, size: int) -> None:
         """Copy an object's first `size` bytes into a new file. Raises FileNotFoundError."""
         with path.open("xb") as file:
-            for start in range(0, size, _RANGE):
-                end = min(size, start + _RANGE)
-                with _found():
-                    block = obstore.get_range(self._store, key, start=start, end=end)
+            for block in self.blocks(key, size):
                 file.write(block)
             files.settle(file)
+
+    def blocks(self, key: str, size: int) -> Iterator[bytes]:
+        """Read an object's first `size` bytes block by block. Raises FileNotFoundError."""
+        for start in range(0, size, _RANGE):
+            with _found():
+                end = min(size, start + _RANGE)
+                block = bytes(obstore.get_range(self._store, key, start=start, end=end))
+            yield block
 
     def walk(self, folder: str) -> Iterator[Found]:
         """List all objects below a folder, in no order."""

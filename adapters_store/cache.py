@@ -20,7 +20,7 @@ import msgspec
 from adapters_store import files, manifest
 from adapters_store.errors import InvalidAdapter
 from adapters_store.layout import MANIFEST_FILE, Layout, is_digest
-from adapters_store.models import RevisionRef
+from adapters_store.models import Manifest, RevisionRef
 from adapters_store.store import Revision
 from adapters_store.verification import Verifier
 
@@ -102,7 +102,7 @@ class RevisionCache:
         with self.stage() as folder:
             files.write(folder / MANIFEST_FILE, described)
             download(folder)
-            manifest.verify(folder, manifest.read(folder, ref))
+            manifest.verify(folder, manifest.read(folder, ref, Manifest))
             files.move(folder, place)
 
     def _make_room(self) -> None:

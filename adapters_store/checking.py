@@ -1,10 +1,13 @@
 """Go through a whole store: find what is damaged or orphaned, and remove the orphans."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
+from adapters_store import layout
 from adapters_store.errors import InvalidAdapter, RevisionNotFound
+from adapters_store.models import MergedRef, RevisionRef
 from adapters_store.store import AdapterStore, Orphan
 
 SETTLED_SECONDS = 3600.0
@@ -19,20 +22,30 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def check(store: AdapterStore, now: float, tenant: str | None = None) -> Iterator[Finding]:
-    """Open every revision, which verifies its digests, and look for orphans.
+    """Open every revision and merged model, verifying all digests, and look for orphans.
 
     The store must be fresh, its cache included: what it verified before it may not read again.
     """
     for name in _tenants(store, tenant):
         for ref in store.list(name):
-            try:
-                store.open(ref)
-            except InvalidAdapter as fault:
-                yield Finding(f"{ref.tenant}/{ref.adapter}/{ref.digest}", f"damaged: {fault}")
-            except RevisionNotFound:
-                continue  # deleted since it was listed
+            yield from _opened(ref, partial(store.open, ref))
+        for merged in store.list_merged(name):
+            yield from _opened(merged, partial(_verify, store, merged))
     for orphan in orphans(store, now, tenant):
         yield Finding(orphan.where, "orphaned: no revision speaks of it")
+
+
+def _verify(store: AdapterStore, ref: MergedRef) -> None:
+    store.open_merged(ref).verify()
+
+
+def _opened(ref: RevisionRef, open_it: Callable[[], object]) -> Iterator[Finding]:
+    try:
+        open_it()
+    except InvalidAdapter as fault:
+        yield Finding("/".join(layout.parts(ref)), f"damaged: {fault}")
+    except RevisionNotFound:
+        return  # deleted since it was listed
 
 
 def collect(store: AdapterStore, now: float, tenant: str | None = None) -> Iterator[str]:

@@ -39,10 +39,9 @@ def regular(path: Path) -> Iterator[BinaryIO]:
 def entry(path: Path) -> FileEntry:
     """Measure a file. Raises InvalidAdapter if it cannot be read."""
     sha256, size = hashlib.sha256(), 0
-    with regular(path) as file:
-        while block := file.read(CHUNK):
-            sha256.update(block)
-            size += len(block)
+    for block in blocks(path):
+        sha256.update(block)
+        size += len(block)
     return FileEntry(sha256.hexdigest(), size)
 
 
@@ -58,6 +57,21 @@ def copy(source: Path, target: Path) -> None:
     with regular(source) as origin, target.open("xb") as file:
         shutil.copyfileobj(origin, file, CHUNK)
         settle(file)
+
+
+def seal(path: Path) -> FileEntry:
+    """Measure a file and make it durable and read-only, where it is. Raises InvalidAdapter."""
+    found = entry(path)
+    with regular(path) as file:
+        settle(file)
+    return found
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """Read a file block by block. Raises InvalidAdapter if it cannot be read."""
+    with regular(path) as file:
+        while block := file.read(CHUNK):
+            yield block
 
 
 def settle(file: BinaryIO) -> None:

@@ -13,12 +13,20 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
-from adapters_store import files
-from adapters_store.errors import InvalidAdapter, RevisionNotFound, StoreUnavailable
-from adapters_store.layout import MANIFEST_FILE, Layout, is_digest, is_name, refuse_links
-from adapters_store.models import Origin, RevisionRef
-from adapters_store.preparing import prepare
-from adapters_store.store import AdapterStore, Orphan, Revision
+from adapters_store import files, manifest
+from adapters_store.errors import InvalidAdapter, StoreUnavailable
+from adapters_store.layout import (
+    MANIFEST_FILE,
+    Layout,
+    is_digest,
+    is_merge,
+    is_name,
+    refuse_links,
+)
+from adapters_store.merged import MergedModel, check_sizes
+from adapters_store.models import MergedManifest, MergedRef, MergeOrigin, Origin, RevisionRef
+from adapters_store.preparing import prepare, seal
+from adapters_store.store import AdapterStore, Orphan, Revision, not_found
 from adapters_store.verification import Verifier
 
 
@@ -68,12 +76,14 @@ class FilesystemAdapterStore(AdapterStore):
         return (ref for place in places for ref in self._revisions(place))
 
     def delete(self, ref: RevisionRef) -> None:
-        """Remove a revision, at once for every reader. Raises RevisionNotFound."""
+        """Remove a revision with all that lies in it, or one merged model. Raises
+        RevisionNotFound.
+        """
         place = self._find(ref)
         try:
             doomed = self._doom(place)
         except FileNotFoundError:
-            raise _missing(ref) from None
+            raise not_found(ref) from None
         self._verifier.forget(ref)
         files.remove(doomed)
 
@@ -82,7 +92,7 @@ class FilesystemAdapterStore(AdapterStore):
         try:
             return (self._find(ref) / MANIFEST_FILE).lstat().st_mtime
         except FileNotFoundError:
-            raise _missing(ref) from None
+            raise not_found(ref) from None
 
     def size(self, tenant: str) -> int:
         """Add up the bytes that are kept of a tenant."""
@@ -99,20 +109,44 @@ class FilesystemAdapterStore(AdapterStore):
         for folder in (self._layout.staging, self._layout.trash):
             files.sweep(folder)
 
+    def publish_merged(self, ref: MergedRef, staged: Path, origin: MergeOrigin) -> MergedModel:
+        """Make the staged files a merged model, wholly or not at all."""
+        self._find(ref.revision)
+        place = self._layout.revision(ref)
+        seal(ref, staged, origin, int(self._clock()))
+        try:
+            files.move(staged, place)
+            files.sync_folder(place.parent)
+        except FileNotFoundError:
+            raise not_found(ref) from None
+        return self.open_merged(ref)
+
+    def open_merged(self, ref: MergedRef) -> MergedModel:
+        """Find a merged model; its files are verified as they are read."""
+        place = self._find(ref)
+        described = manifest.read(place, ref, MergedManifest)
+        model = MergedModel(described, lambda name: files.blocks(place / name))
+        return check_sizes(model, lambda name: (place / name).lstat().st_size)
+
+    def list_merged(self, tenant: str) -> Iterator[MergedRef]:
+        """Walk the merged models of a tenant's revisions."""
+        for ref in self.list(tenant):
+            place = self._layout.revision(ref)
+            for name in filter(is_merge, _names(place)):
+                if (place / name / MANIFEST_FILE).is_file():
+                    yield MergedRef(ref.tenant, ref.adapter, ref.digest, name)
+
     def tenants(self) -> Sequence[str]:
         """Name the tenants that have adapters here."""
         return [*filter(is_name, _names(self._layout.root))]
 
     def orphans(self, tenant: str, before: float) -> Iterator[Orphan]:
         """Walk the folders without a manifest. A publish makes none: somebody else did."""
-        place = self._layout.tenant(tenant)
-        for adapter in filter(is_name, _names(place)):
-            for digest in filter(is_digest, _names(place / adapter)):
-                folder = place / adapter / digest
-                refuse_links(folder)
-                if not (folder / MANIFEST_FILE).is_file() and folder.lstat().st_mtime < before:
-                    where = f"{tenant}/{adapter}/{digest}"
-                    yield Orphan(where, partial(self._discard, folder))
+        for folder in self._folders(tenant):
+            refuse_links(folder)
+            if not (folder / MANIFEST_FILE).is_file() and folder.lstat().st_mtime < before:
+                where = str(folder.relative_to(self._layout.root))
+                yield Orphan(where, partial(self._discard, folder))
 
     def probe(self) -> None:
         """Write something small and remove it. Raises StoreUnavailable."""
@@ -123,6 +157,16 @@ class FilesystemAdapterStore(AdapterStore):
                 os.fsync(probe.fileno())
         except OSError as fault:
             raise StoreUnavailable(f"the adapters' folder: {fault.strerror}") from None
+
+    def _folders(self, tenant: str) -> Iterator[Path]:
+        """Walk what ought to be revisions, and then, in whole ones, merged models."""
+        place = self._layout.tenant(tenant)
+        for adapter in filter(is_name, _names(place)):
+            for digest in filter(is_digest, _names(place / adapter)):
+                revision = place / adapter / digest
+                yield revision
+                if (revision / MANIFEST_FILE).is_file():
+                    yield from (revision / name for name in _names(revision) if is_merge(name))
 
     def _discard(self, place: Path) -> None:
         files.remove(self._doom(place))
@@ -138,7 +182,7 @@ class FilesystemAdapterStore(AdapterStore):
         place = self._layout.revision(ref)
         refuse_links(place)
         if not place.is_dir():
-            raise _missing(ref)
+            raise not_found(ref)
         return place
 
     def _revisions(self, place: Path) -> Iterator[RevisionRef]:
@@ -146,10 +190,6 @@ class FilesystemAdapterStore(AdapterStore):
         for digest in filter(is_digest, _names(place)):
             if (place / digest / MANIFEST_FILE).is_file():
                 yield self._layout.ref(place / digest)
-
-
-def _missing(ref: RevisionRef) -> RevisionNotFound:
-    return RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,8 +1,9 @@
 """Where things lie in a store: the one place that builds a path of it.
 
-{root}/{tenant}/{adapter}/{digest}/   a revision
-{root}/.staging/{token}/              what is being written; no reader looks here
-{root}/.trash/{token}/                what was deleted and is being removed
+{root}/{tenant}/{adapter}/{digest}/           a revision
+{root}/{tenant}/{adapter}/{digest}/{merge}/   a model that it was merged into
+{root}/.staging/{token}/                      what is being written; no reader looks here
+{root}/.trash/{token}/                        what was deleted and is being removed
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from adapters_store.errors import InvalidName
-from adapters_store.models import RevisionRef
+from adapters_store.models import MergedRef, RevisionRef
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -21,6 +22,8 @@ CONTENT_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FILE = re.compile(r"(?!manifest\.json$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_MERGE = re.compile(r"merge-[0-9a-f]{24}")
 
 
 def name(text: str) -> str:
@@ -37,6 +40,13 @@ def digest(text: str) -> str:
     return text
 
 
+def merge(text: str) -> str:
+    """Give back a merge's id. Raises InvalidName."""
+    if not is_merge(text):
+        raise InvalidName(f"{text[:80]!a} is not a merge's id: it must match {_MERGE.pattern}")
+    return text
+
+
 def is_name(text: str) -> bool:
     """Tell whether `text` could name a tenant or an adapter."""
     return _NAME.fullmatch(text) is not None
@@ -45,6 +55,22 @@ def is_name(text: str) -> bool:
 def is_digest(text: str) -> bool:
     """Tell whether `text` could be a digest."""
     return _DIGEST.fullmatch(text) is not None
+
+
+def is_merge(text: str) -> bool:
+    """Tell whether `text` could be a merge's id."""
+    return _MERGE.fullmatch(text) is not None
+
+
+def is_file(text: str) -> bool:
+    """Tell whether a merged model could have a file of that name."""
+    return _FILE.fullmatch(text) is not None
+
+
+def parts(ref: RevisionRef) -> tuple[str, ...]:
+    """Name the folders, from the outermost, that lead to what is addressed. Raises InvalidName."""
+    of_revision = (name(ref.tenant), name(ref.adapter), digest(ref.digest))
+    return (*of_revision, merge(ref.merge)) if isinstance(ref, MergedRef) else of_revision
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -71,8 +97,8 @@ class Layout(msgspec.Struct, frozen=True):
         return self.tenant(tenant) / name(adapter)
 
     def revision(self, ref: RevisionRef) -> Path:
-        """Place a revision. Raises InvalidName."""
-        return self.adapter(ref.tenant, ref.adapter) / digest(ref.digest)
+        """Place a revision, or a merged model. Raises InvalidName."""
+        return self.root.joinpath(*parts(ref))
 
     def ref(self, path: Path) -> RevisionRef:
         """Read back what `revision` placed. Raises InvalidName for any other path."""

@@ -15,9 +15,10 @@ from pathlib import Path
 from adapters_store import files, layout
 from adapters_store.errors import RevisionNotFound
 from adapters_store.layout import CONTENT_FILES, MANIFEST_FILE, Layout
-from adapters_store.models import Origin, RevisionRef
-from adapters_store.preparing import prepare
-from adapters_store.store import AdapterStore, Orphan, Revision
+from adapters_store.merged import MergedModel
+from adapters_store.models import MergedRef, MergeOrigin, Origin, RevisionRef
+from adapters_store.preparing import prepare, seal
+from adapters_store.store import AdapterStore, Orphan, Revision, not_found
 from adapters_store.verification import Verifier
 
 
@@ -27,6 +28,7 @@ class MemoryAdapterStore(AdapterStore):
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._revisions: dict[RevisionRef, dict[str, bytes]] = {}
+        self._merged: dict[MergedRef, MergedModel] = {}
         self._verifier = Verifier(clock)
         self._lock = threading.Lock()
         self._lazy_folder: Path | None = None
@@ -50,7 +52,7 @@ class MemoryAdapterStore(AdapterStore):
         with self._lock:
             place = Layout(self._folder_unlocked()).revision(ref)
             if ref not in self._revisions:
-                raise RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
+                raise not_found(ref)
             if not place.exists():
                 place.mkdir(parents=True)
                 for name, content in self._revisions[ref].items():
@@ -66,13 +68,44 @@ class MemoryAdapterStore(AdapterStore):
         return iter([r for r in refs if r.tenant == tenant and adapter in (None, r.adapter)])
 
     def delete(self, ref: RevisionRef) -> None:
-        """Remove a revision, at once for every reader. Raises RevisionNotFound."""
+        """Remove a revision with what it was merged into, or one merged model. Raises
+        RevisionNotFound.
+        """
+        layout.parts(ref)
         with self._lock:
-            place = Layout(self._folder_unlocked()).revision(ref)
+            if isinstance(ref, MergedRef):
+                if self._merged.pop(ref, None) is None:
+                    raise not_found(ref)
+                return
             if self._revisions.pop(ref, None) is None:
-                raise RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")
+                raise not_found(ref)
+            self._merged = {m: model for m, model in self._merged.items() if m.revision != ref}
             self._verifier.forget(ref)
-            files.remove(place)
+            files.remove(Layout(self._folder_unlocked()).revision(ref))
+
+    def publish_merged(self, ref: MergedRef, staged: Path, origin: MergeOrigin) -> MergedModel:
+        """Make the staged files a merged model, wholly or not at all."""
+        made = seal(ref, staged, origin, int(self._clock()))
+        content = {name: (staged / name).read_bytes() for name in made.files}
+        with self._lock:
+            if ref.revision not in self._revisions:
+                raise not_found(ref.revision)
+            self._merged.setdefault(ref, MergedModel(made, lambda name: iter([content[name]])))
+        return self.open_merged(ref)
+
+    def open_merged(self, ref: MergedRef) -> MergedModel:
+        """Find a merged model."""
+        layout.parts(ref)
+        with self._lock:
+            if ref not in self._merged:
+                raise not_found(ref)
+            return self._merged[ref]
+
+    def list_merged(self, tenant: str) -> Iterator[MergedRef]:
+        """Walk the merged models of a tenant's revisions."""
+        layout.name(tenant)
+        with self._lock:
+            return iter([ref for ref in sorted(self._merged) if ref.tenant == tenant])
 
     def published_at(self, ref: RevisionRef) -> float:
         """Tell when a revision's files came, in unix seconds. Raises RevisionNotFound."""
@@ -83,7 +116,9 @@ class MemoryAdapterStore(AdapterStore):
         layout.name(tenant)
         with self._lock:
             kept = [files for ref, files in self._revisions.items() if ref.tenant == tenant]
-        return sum(len(content) for files in kept for content in files.values())
+            merged = [m.manifest.files for ref, m in self._merged.items() if ref.tenant == tenant]
+        adapters = sum(len(content) for files in kept for content in files.values())
+        return adapters + sum(entry.bytes for files in merged for entry in files.values())
 
     def erase(self, tenant: str) -> None:
         """Remove all that is a tenant's."""

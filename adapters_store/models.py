@@ -18,8 +18,21 @@ class RevisionRef(msgspec.Struct, frozen=True, order=True):
     digest: str
 
 
+class MergedRef(RevisionRef, frozen=True, order=True):
+    """Addresses a model that a revision was merged into: it lies with the revision, and goes with
+    it.
+    """
+
+    merge: str
+
+    @property
+    def revision(self) -> RevisionRef:
+        """What was merged."""
+        return RevisionRef(self.tenant, self.adapter, self.digest)
+
+
 class FileEntry(msgspec.Struct, frozen=True):
-    """One file of a revision."""
+    """One file of a revision, or of a merged model."""
 
     sha256: str
     bytes: int
@@ -51,11 +64,33 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it came from elsewhere: who made it, and of what, is not known here then."""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Written last, beside the files: a folder without one is not a revision."""
+class MergeOrigin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a revision was merged into, and how."""
+
+    base: str
+    """The base's public id."""
+    base_digest: str
+    method: str
+    library_versions: dict[str, str] = {}
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True):
+    """Written last, beside the files: a folder without it is neither revision nor merged model."""
 
     version: int
     ref: RevisionRef
     created_at: int
     files: dict[str, FileEntry]
+
+
+class Manifest(Described, frozen=True, kw_only=True):
+    """A revision's."""
+
     origin: Origin
+
+
+class MergedManifest(Described, frozen=True, kw_only=True):
+    """A merged model's."""
+
+    ref: MergedRef
+    origin: MergeOrigin

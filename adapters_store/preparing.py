@@ -3,8 +3,16 @@
 from pathlib import Path
 
 from adapters_store import config, files, layout, manifest, tensors
+from adapters_store.errors import InvalidAdapter
 from adapters_store.layout import CONFIG_FILE, CONTENT_FILES, MANIFEST_FILE, WEIGHTS_FILE
-from adapters_store.models import Manifest, Origin, RevisionRef
+from adapters_store.models import (
+    Manifest,
+    MergedManifest,
+    MergedRef,
+    MergeOrigin,
+    Origin,
+    RevisionRef,
+)
 
 
 def prepare(
@@ -28,6 +36,26 @@ def prepare(
     made = _describe(tenant, adapter, origin, into, created_at)
     files.write(into / MANIFEST_FILE, manifest.encode(made))
     files.sync_folder(into)
+    return made
+
+
+def seal(ref: MergedRef, staged: Path, origin: MergeOrigin, created_at: int) -> MergedManifest:
+    """Make what is staged a whole merged model where it is, the manifest last; durably.
+
+    Without a copy, for these are the largest files there are. Raises InvalidAdapter if anything
+    but plain files lies there, or none, and InvalidName.
+    """
+    layout.parts(ref)
+    layout.name(origin.base)
+    names = sorted(path.name for path in staged.iterdir())
+    if not names or not all(map(layout.is_file, names)):
+        raise InvalidAdapter(f"a merged model cannot have these files: {names}"[:200])
+    entries = {name: files.seal(staged / name) for name in names}
+    made = MergedManifest(
+        version=manifest.VERSION, ref=ref, created_at=created_at, files=entries, origin=origin
+    )
+    files.write(staged / MANIFEST_FILE, manifest.encode(made))
+    files.sync_folder(staged)
     return made
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from adapters_store.models import Manifest, Origin, RevisionRef
+from adapters_store.errors import RevisionNotFound
+from adapters_store.merged import MergedModel
+from adapters_store.models import Manifest, MergedRef, MergeOrigin, Origin, RevisionRef
 
 
 class Revision(msgspec.Struct, frozen=True, weakref=True):
@@ -60,7 +62,29 @@ class AdapterStore(ABC):
 
     @abstractmethod
     def delete(self, ref: RevisionRef) -> None:
-        """Remove a revision, at once for every reader. Raises RevisionNotFound."""
+        """Remove a revision with all that it was merged into, or one merged model.
+
+        At once for every reader. Raises RevisionNotFound.
+        """
+
+    @abstractmethod
+    def publish_merged(self, ref: MergedRef, staged: Path, origin: MergeOrigin) -> MergedModel:
+        """Make the files in a folder that `stage` gave a merged model, wholly or not at all.
+
+        The folder is used up. Publishing under a name that is taken returns what is there. Raises
+        RevisionNotFound without the revision, InvalidAdapter and InvalidName.
+        """
+
+    @abstractmethod
+    def open_merged(self, ref: MergedRef) -> MergedModel:
+        """Find a merged model; its files are verified as they are read.
+
+        Raises RevisionNotFound, or InvalidAdapter when a file is missing or of another size.
+        """
+
+    @abstractmethod
+    def list_merged(self, tenant: str) -> Iterator[MergedRef]:
+        """Walk the merged models of a tenant's revisions, in the order of their references."""
 
     @abstractmethod
     def published_at(self, ref: RevisionRef) -> float:
@@ -88,3 +112,10 @@ class AdapterStore(ABC):
     @abstractmethod
     def probe(self) -> None:
         """Write something small and remove it. Raises StoreUnavailable."""
+
+
+def not_found(ref: RevisionRef) -> RevisionNotFound:
+    """Say what is not there."""
+    if isinstance(ref, MergedRef):
+        return RevisionNotFound(f"no {ref.merge} of {ref.tenant}/{ref.adapter}/{ref.digest}")
+    return RevisionNotFound(f"no revision {ref.digest} of {ref.tenant}/{ref.adapter}")

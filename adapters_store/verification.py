@@ -30,7 +30,7 @@ class Verifier:
         known = self._seen.get(ref)
         if known is not None and known[0] == stamp:
             return Revision(ref, folder, known[1])
-        found = manifest.read(folder, ref)
+        found = manifest.read(folder, ref, Manifest)
         manifest.verify(folder, found)
         if self._clock() - _newest(folder) > _SETTLED:
             self._seen[ref] = (stamp, found)

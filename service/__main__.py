@@ -69,6 +69,20 @@ def _runtime(settings: Settings, arguments: argparse.Namespace) -> None:
     _leave()
 
 
+def _merge(settings: Settings, _: argparse.Namespace) -> None:
+    from service.runtime.parent import die_with_parent
+
+    die_with_parent()
+    from service.runtime import merge_process
+    from service.runtime.merge_messages import MergeOrder
+
+    merge_process.step_back()
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=MergeOrder)
+    outcome = merge_process.run(settings, order)
+    sys.stdout.buffer.write(msgspec.json.encode(outcome))
+    _leave()
+
+
 def _leave() -> None:
     """End at once: torch takes seconds to take itself apart, and nothing is left to keep."""
     logging.shutdown()
@@ -142,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     runtime = verb("runtime", _runtime, "Run one runtime process (`serve` starts them by itself).")
     runtime.add_argument("role", choices=["resident", "training", "generation"])
     runtime.add_argument("--runtime-id", help="its name as the holder of leases")
+    verb("merge", _merge, "Make one merged model (a runtime starts it by itself).")
     verb("migrate", _migrate, "Bring the database to the newest schema.")
     document = verb("openapi", _openapi, "Print the OpenAPI document.")
     document.add_argument("--output", type=Path, metavar="FILE", help="write it there")

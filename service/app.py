@@ -21,6 +21,8 @@ from service.adapters.collecting import Collector
 from service.adapters.controller import ModelController
 from service.adapters.imports import ImportService
 from service.adapters.imports_controller import ImportController
+from service.adapters.merges import MergeService
+from service.adapters.merges_controller import MergeController
 from service.adapters.override_controller import OverrideController
 from service.adapters.overriding import Overrides
 from service.adapters.service import ModelService
@@ -71,6 +73,7 @@ CONTROLLERS = [
     HealthController,
     ImportController,
     JobController,
+    MergeController,
     ModelController,
     ResidencyController,
     UploadController,
@@ -170,6 +173,7 @@ def _services(
             base_model=settings.base_model,
             max_rank=settings.max_lora_rank,
         ),
+        "merges": MergeService(database, store),
         "models": models,
         "overrides": Overrides(database, renderer.base),
         "residents": ResidencyService(

@@ -98,10 +98,11 @@ def _migrate(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def _runtimes(settings: Settings, supervised: bool) -> AsyncIterator[None]:
-    """Keep the runtimes alive; the jobs of one that died are free for the next at once."""
+    """Keep the runtimes alive; the work of one that died is free for the next at once."""
     if not supervised:
         yield
         return
+    from service.adapters.merges_repository import MergeRepository
     from service.database import Database
     from service.jobs.repository import JobRepository
     from service.runtime.supervisor import Supervisor, runtime_commands
@@ -111,6 +112,7 @@ async def _runtimes(settings: Settings, supervised: bool) -> AsyncIterator[None]
     async def release(_: str, runtime_id: str, __: int) -> None:
         async with database.write() as session:
             await JobRepository(session).release_owner(runtime_id)
+            await MergeRepository(session).release_owner(runtime_id)
 
     try:
         async with Supervisor(runtime_commands(), release):

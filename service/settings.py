@@ -75,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The least share of the base's time that training keeps while requests are answered."""
     max_stall_ms: Annotated[float, Meta(ge=0)] = 0.0
     """How long training may go on without a pause; its rows shrink to that. 0: half of a step."""
+    merge_shard_bytes: Positive = 2 * 1024**3
+    """Largest weight file of a merged model, unless a single tensor is larger."""
     torch_threads: Annotated[int, Meta(ge=0)] = 0
     """CPU threads of a runtime process; 0 means all cores but one."""
     metrics_public: bool = False

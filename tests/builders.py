@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from adapters_store import Origin
+from adapters_store import MergeOrigin, Origin
 
 CONFIG: dict[str, Any] = {
     "alpha_pattern": {},
@@ -39,6 +39,22 @@ def an_origin(**changes: Any) -> Origin:
         "format": "chat",
     }
     return Origin(**origin | changes)
+
+
+def a_merge_origin(**changes: Any) -> MergeOrigin:
+    """Describe a merge into the bundled base."""
+    origin = {"base": "lorehouse-tiny", "base_digest": "b" * 64, "method": "plain"}
+    return MergeOrigin(**origin | changes)
+
+
+def a_model_folder(path: Path, size: int = 3_000_000) -> Path:
+    """Write what looks like a merged model: a shard of several blocks, and smaller files."""
+    path.mkdir(parents=True, exist_ok=True)
+    shard = np.random.default_rng(0).bytes(size)
+    (path / "model-00001-of-00001.safetensors").write_bytes(shard)
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    (path / "chat_template.jinja").write_text("")
+    return path
 
 
 def a_peft_folder(

@@ -6,7 +6,7 @@ from pathlib import Path
 import obstore
 from obstore.store import from_url
 
-from adapters_store import RevisionRef
+from adapters_store import RevisionRef, layout
 
 
 def environment(s3_server: str) -> dict[str, str]:
@@ -31,8 +31,8 @@ class Objects:
         return sorted(meta["path"] for meta in obstore.list(self._store).collect())
 
     def key(self, ref: RevisionRef, name: str) -> str:
-        """Find the one object of that name of a revision."""
-        folder = f"{ref.tenant}/{ref.adapter}/{ref.digest}/"
+        """Find the one object of that name of a revision, or of a merged model."""
+        folder = "/".join(layout.parts(ref)) + "/"
         (key,) = (k for k in self.all() if k.startswith(folder) and k.endswith(f"/{name}"))
         return key
 

@@ -14,7 +14,7 @@ from collections.abc import Collection
 import msgspec
 
 PATTERN = r"[a-z0-9][a-z0-9.-]{0,63}"
-RESERVED = frozenset({"import"})
+RESERVED = frozenset({"import", "merges"})
 SHORTEST_REV = 8
 DEFAULT_ALIAS = "production"
 

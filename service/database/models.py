@@ -33,6 +33,28 @@ def _tenant() -> Mapped[str]:
     return mapped_column(String(64), ForeignKey("tenants.id"), index=True)
 
 
+class Leased:
+    """The columns of work that one runtime at a time holds; see `leases`."""
+
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    status: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
+    lease_token: Mapped[int] = mapped_column(Integer, default=0)
+    """Counts up at every claim; a write that names an older one is refused."""
+    lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
+
+    @property
+    def wants_to_end(self) -> bool:
+        """Whether who holds it is asked to end it."""
+        return False
+
+
 class TenantRow(DefaultBase):
     """A customer of the operator."""
 
@@ -105,15 +127,11 @@ class UploadPartRow(DefaultBase):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class JobRow(DefaultBase):
-    """A fine-tuning job, with the lease of the runtime that works on it."""
+class JobRow(Leased, DefaultBase):
+    """A fine-tuning job."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_claim", "status", "lease_expires_at"),)
-    seq: Mapped[int] = _seq()
-    id: Mapped[str] = mapped_column(String(64), unique=True)
-    tenant_id: Mapped[str] = _tenant()
-    status: Mapped[str] = mapped_column(String(20))
     model: Mapped[str] = mapped_column(String(256))
     adapter: Mapped[str] = mapped_column(String(64))
     suffix: Mapped[str | None] = mapped_column(String(64))
@@ -128,9 +146,6 @@ class JobRow(DefaultBase):
     integrations: Mapped[list[Json] | None] = mapped_column(JSON)
     publish_alias: Mapped[str | None] = mapped_column(String(64))
     """The alias that its result takes over."""
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    started_at: Mapped[int | None] = mapped_column(BigInteger)
-    finished_at: Mapped[int | None] = mapped_column(BigInteger)
     estimated_finish: Mapped[int | None] = mapped_column(BigInteger)
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     fine_tuned_model: Mapped[str | None] = mapped_column(String(512))
@@ -138,11 +153,11 @@ class JobRow(DefaultBase):
     error_message: Mapped[str | None] = mapped_column(Text)
     error_param: Mapped[str | None] = mapped_column(String(128))
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    lease_owner: Mapped[str | None] = mapped_column(String(64))
-    lease_token: Mapped[int] = mapped_column(Integer, default=0)
-    """Counts up at every claim; a write that names an older one is refused."""
-    lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
+
+    @property
+    def wants_to_end(self) -> bool:
+        """Whether its tenant asked to cancel it."""
+        return self.cancel_requested
 
 
 class JobEventRow(DefaultBase):
@@ -271,33 +286,21 @@ class EngineIdRow(DefaultBase):
     digest: Mapped[str] = mapped_column(String(64))
 
 
-class MergeRow(DefaultBase):
-    """A job that merges a revision into the base, with the lease of who works on it."""
+class MergeRow(Leased, DefaultBase):
+    """A job that merges a revision into the base; its status is one of those of jobs."""
 
     __tablename__ = "merges"
     __table_args__ = (Index("ix_merges_claim", "status", "lease_expires_at"),)
-    seq: Mapped[int] = _seq()
-    id: Mapped[str] = mapped_column(String(64), unique=True)
-    tenant_id: Mapped[str] = _tenant()
     adapter: Mapped[str] = mapped_column(String(64))
     digest: Mapped[str] = mapped_column(String(64))
     model: Mapped[str] = mapped_column(String(512))
     """The revision's exact name when it was asked for."""
     spec: Mapped[Json] = mapped_column(JSON)
     """What was asked for besides."""
-    status: Mapped[str] = mapped_column(String(20))
-    """As of jobs."""
     result: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     """Files, bytes and how well it agrees with base plus adapter, once it has succeeded."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    started_at: Mapped[int | None] = mapped_column(BigInteger)
-    finished_at: Mapped[int | None] = mapped_column(BigInteger)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    lease_owner: Mapped[str | None] = mapped_column(String(64))
-    lease_token: Mapped[int] = mapped_column(Integer, default=0)
-    lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
 
 
 class ErasureRow(DefaultBase):

@@ -1,16 +1,18 @@
-"""A runtime's hold on one job: kept by heartbeats, lost when they fail, and what ends training."""
+"""A runtime's hold on work: kept by heartbeats, lost when they fail, and what ends the work."""
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database import Database
-from service.database.models import JobRow
+from service.database.leases import LeaseLost, Leases
+from service.database.models import Leased
 from service.errors import Unavailable
-from service.jobs.repository import JobRepository, LeaseLost
 from service.telemetry import logger
 
 HEARTBEAT_SECONDS = 0.5
@@ -22,9 +24,16 @@ _log = logger(__name__)
 class Lease:
     """Beats while it is entered. `cancelled` and `lost` may be read from any thread."""
 
-    def __init__(self, database: Database, job: JobRow, seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        row: Leased,
+        seconds: float,
+        leases: Callable[[AsyncSession], Leases[Any]],
+    ) -> None:
         self._database = database
-        self._job = job
+        self._row = row
+        self._leases = leases
         self.seconds = seconds
         self.cancelled = False
         self.lost = False
@@ -47,7 +56,7 @@ class Lease:
     def check(self) -> None:
         """Raise LeaseLost if another runtime may hold the job by now."""
         if self.lost:
-            raise LeaseLost(self._job.id)
+            raise LeaseLost(self._row.id)
 
     async def _beat(self) -> None:
         kept_until = time.monotonic() + self.seconds
@@ -61,11 +70,11 @@ class Lease:
                 self.lost = True
             except (DBAPIError, OSError, Unavailable):
                 # The lease stands for a while without us; so does the training.
-                _log.warning("job.heartbeat_missed", exc_info=True)
+                _log.warning("lease.heartbeat_missed", exc_info=True)
                 self.lost = time.monotonic() > kept_until
 
     async def _renew(self) -> bool:
         async with self._database.write() as session:
-            return await JobRepository(session).heartbeat(
-                self._job.id, self._job.lease_token, self.seconds
+            return await self._leases(session).heartbeat(
+                self._row.id, self._row.lease_token, self.seconds
             )

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from service.base.description import BaseModelError, describe
 from service.database import Database
 from service.rendering.renderer import Renderer
-from service.runtime import training
+from service.runtime import merging, training
 from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
 from service.runtime.server import EngineServer
+from service.runtime.training_parts import Parts
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
 
@@ -59,7 +60,9 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
     duties: list[Coroutine[Any, Any, None]] = []
     database = Database(settings.sqlalchemy_url)
     if residence.training is not None:
-        duties.append(training.work(parts(settings, owner, residence, database, renderer), stop))
+        working = parts(settings, owner, residence, database, renderer)
+        duties.append(training.work(working, stop))
+        duties.append(merging.work(_merging(working), stop))
     if residence.answers:
         duties.append(_answer(residence, settings, stop))
         places = settings.max_resident_adapters
@@ -71,6 +74,16 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         await asyncio.to_thread(residence.move_out)
         await database.close()
     _log.info("runtime.stopped", runtime_id=owner)
+
+
+def _merging(working: Parts) -> merging.MergeParts:
+    return merging.MergeParts(
+        owner=working.owner,
+        lease_seconds=working.lease_seconds,
+        database=working.database,
+        store=working.store,
+        command=[sys.executable, "-m", "service", "merge"],
+    )
 
 
 async def _answer(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:

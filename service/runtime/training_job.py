@@ -14,7 +14,7 @@ from adapters_store import InvalidAdapter, Revision, RevisionRef
 from service.adapters.parents import open_parent
 from service.database.models import JobRow
 from service.errors import ServiceError
-from service.jobs.repository import LeaseLost
+from service.jobs.repository import JobRepository, LeaseLost
 from service.rendering.examples import Example
 from service.runtime import ledger
 from service.runtime.lease import Lease
@@ -43,7 +43,7 @@ async def work_on(parts: Parts, job: JobRow, thread: Executor, shutdown: asyncio
     with structlog.contextvars.bound_contextvars(tenant=job.tenant_id, job=job.id):
         _log.info("job.claimed", attempt=job.attempts)
         try:
-            async with Lease(parts.database, job, parts.lease_seconds) as lease:
+            async with Lease(parts.database, job, parts.lease_seconds, JobRepository) as lease:
                 await _Work(parts, job, lease, thread, shutdown).go()
         except LeaseLost:
             _log.warning("job.lease_lost")
