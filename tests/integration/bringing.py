@@ -1,6 +1,7 @@
 """An import without HTTP, in a process of its own that may be killed; see `killing`."""
 
 import asyncio
+import os
 import sys
 import threading
 from pathlib import Path
@@ -31,31 +32,32 @@ def touches_anything(called: Any) -> bool:
     return asks_obstore(called)
 
 
-def store_at(data: Path, kind: str) -> AdapterStore:
-    """Open a data folder's store, of files or of objects."""
-    where = data / "adapters" if kind == "files" else f"file://{data}/objects"
+def store_at(data: Path, url: str) -> AdapterStore:
+    """Open a data folder's store: of files in it, or of objects under a URL."""
+    where = f"{url}/{data.name}" if url else data / "adapters"
     return open_store(where, data / "cache", CACHE_BYTES)
 
 
-def service(data: Path, kind: str) -> tuple[Database, ImportService]:
+def service(data: Path, url: str) -> tuple[Database, ImportService]:
     """Give imports into a data folder, by a gate that lets everything pass."""
 
     async def pass_all(_: RevisionRef, __: str) -> Verdict:
         return Verdict(passed=True, checks=[])
 
     database = Database(f"sqlite+aiosqlite:///{data}/lorehouse.db")
-    store = store_at(data, kind)
+    store = store_at(data, url)
     return database, ImportService(database, store, BASE, FileFolder(data), pass_all, 1 << 30)
 
 
-def bring(data: Path, archive: Path, kind: str) -> None:
+def bring(environment: dict[str, str], data: Path, archive: Path, url: str) -> None:
     """Import in this process, whose steps are counted in all its threads."""
+    os.environ.update(environment)
     threading.setprofile(sys.getprofile())
     files = {"file": Received(archive, "adapter.tar", archive.stat().st_size, "")}
     wish = ImportAdapter(adapter="brought", alias="production")
 
     async def bring_it() -> None:
-        database, imports = service(data, kind)
+        database, imports = service(data, url)
         await imports.create("acme", files, wish, key_id=None)
         await database.close()
 
