@@ -74,6 +74,11 @@ class Trace:
         """See Generation."""
         return bool(self._loop.wanted)
 
+    @property
+    def answering(self) -> bool:
+        """See Generation."""
+        return bool(self._loop.answering)
+
     def turn(self) -> bool:
         """See Generation."""
         before, self.prompts = self._loop.status().generated_tokens, 0

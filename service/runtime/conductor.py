@@ -21,6 +21,11 @@ class Generation(Protocol):
         """Whether a turn would do something; cheap."""
         ...
 
+    @property
+    def answering(self) -> bool:
+        """Whether the last turn had somebody in it who waits for one token after the other."""
+        ...
+
     def turn(self) -> bool:
         """Take one; tell whether there was anything to do. Never blocks, never raises."""
         ...
@@ -145,10 +150,14 @@ class Conductor:
         self._quiet.clear()
         began = self._clock()
         worked = generation.turn()
-        self._generated_at = self._clock()
-        self._stalls.generated(self._generated_at - began)
+        now = self._clock()
+        if generation.answering:
+            # Nobody sees how long anything else takes, as when a job's own adapter is examined:
+            # rows stay as they are, and what is trained does not depend on it.
+            self._generated_at = now
+            self._stalls.generated(now - began)
         if self._training is not None and self._training.wanted:
-            self._shares.generated(self._generated_at - began)
+            self._shares.generated(now - began)
         return worked
 
     def _train(self) -> bool:

@@ -66,6 +66,7 @@ class GenerationLoop:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._door = threading.Lock()
         self._closed = False
+        self._answering = False
         self._stopping = False
         self._ended = threading.Event()
         self._loader = ThreadPoolExecutor(2, thread_name_prefix="adapter-files")
@@ -76,6 +77,11 @@ class GenerationLoop:
     def wanted(self) -> bool:
         """Whether a turn would do something now."""
         return not self.ended and (not self._inbox.empty() or self._backend.busy)
+
+    @property
+    def answering(self) -> bool:
+        """Whether the last turn had somebody in it who waits for one token after the other."""
+        return self._answering
 
     @property
     def ended(self) -> bool:
@@ -141,6 +147,7 @@ class GenerationLoop:
             return False
         try:
             self._hear()
+            self._answering = any(one.choice is not None for one in self._sequences.values())
             if self._backend.busy:
                 self._round()
         except Exception:  # noqa: BLE001 - nobody may wait for an answer that never comes

@@ -15,7 +15,6 @@ from sqlalchemy import event, func, select
 from adapters_store import AdapterStore
 from service.database import Database
 from service.database.models import (
-    EngineIdRow,
     JobCheckpointRow,
     JobRow,
     MergeRow,
@@ -110,7 +109,6 @@ async def furnish(
                 metrics={},
             )
         )
-        session.add(EngineIdRow(tenant_id=tenant, adapter="support", digest=ref.digest))
         session.add(
             MergeRow(
                 id=f"merge-{tenant}",

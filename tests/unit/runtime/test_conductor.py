@@ -23,6 +23,8 @@ class Clock:
 class Answers:
     """Wants turns of some length until it has had enough of them."""
 
+    answering = True
+
     def __init__(self, clock: Clock, seconds: float, turns: int) -> None:
         self.clock, self.seconds, self.left = clock, seconds, turns
         self.ends: list[float] = []
@@ -106,6 +108,20 @@ def test_rows_shrink_until_a_stretch_is_short_enough() -> None:
     _, learns = together(0.2, 0.03, turns=10**6, rows=20)
     assert learns.rows[0] == FEWEST
     assert set(learns.rows[1:]) <= {299, 300}
+
+
+def test_rows_stay_as_they_are_for_scores_that_nobody_waits_for() -> None:
+    clock, finished = Clock(), threading.Event()
+    scores = Answers(clock, 0.05, 30)
+    scores.answering = False
+    learns = Learns(clock, 5, finished.set)
+    conductor = Conductor(Shares(0.2), Stalls(0.03), 1000, clock=clock)
+    learns.pause = conductor.pause
+    conductor.start(scores, learns)
+    assert finished.wait(30)
+    conductor.stop()
+    assert learns.rows == [1000] * 5
+    assert scores.left < 30
 
 
 def test_rows_never_shrink_to_nothing() -> None:
