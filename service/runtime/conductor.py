@@ -11,6 +11,8 @@ from service.runtime.stalls import Stalls
 
 LINGERS_SECONDS = 0.25
 """After its last turn, generation is expected to want another for so long."""
+RETURNS_SECONDS = 10.0
+"""Who has asked is expected to ask again for so long."""
 
 
 class Generation(Protocol):
@@ -57,7 +59,7 @@ class Conductor:
 
     Training calls `pause` wherever somebody else may have a turn; `pace` is called there first,
     with whether generation goes on, and keeps a GPU's queue short. Its rows have at most
-    `most_tokens`; `calm_tokens` while nobody asks, if somebody might.
+    `most_tokens`; `calm_tokens` while nobody asks, if somebody did lately.
     """
 
     def __init__(
@@ -171,13 +173,12 @@ class Conductor:
         return worked
 
     def _bound(self) -> int:
-        if self._generation is None:
-            return self._most_tokens
         if self._generating:
             return self._stalls.tokens(self._calm_tokens)
-        # The first who asks meets the row under way. A fixed bound: what is measured differs from
+        # The first who asks meets the row under way. Fixed bounds: what is measured differs from
         # run to run, and with it how sums are cut, so that no two runs were bit-equal.
-        return self._calm_tokens
+        lately = self._clock() - self._generated_at < RETURNS_SECONDS
+        return self._calm_tokens if lately else self._most_tokens
 
     def _trained(self) -> None:
         stretch = self._clock() - self._resumed

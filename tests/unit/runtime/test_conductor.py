@@ -1,5 +1,6 @@
 """Turns on the base: generation first, and training's share of the time all the same."""
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -124,6 +125,20 @@ def test_rows_stay_as_they_are_for_scores_that_nobody_waits_for() -> None:
     assert scores.left < 30
 
 
+def test_rows_grow_once_nobody_asks_and_again_when_nobody_did_for_long() -> None:
+    clock, finished = Clock(), threading.Event()
+    answers, learns = Answers(clock, 0.05, 1), Learns(clock, 30, finished.set)
+    conductor = Conductor(Shares(0.0), Stalls(1e-9), 1000, calm_tokens=500, clock=clock)
+    learns.pause = conductor.pause
+    conductor.start(answers, learns)
+    assert finished.wait(30)
+    conductor.stop()
+    # A row of 500 takes half a second, and the answer is recalled for ten.
+    sizes = [size for size, _ in itertools.groupby(learns.rows)]
+    assert sizes == [FEWEST, 500, 1000]
+    assert learns.rows.count(500) == 20
+
+
 def test_rows_never_shrink_to_nothing() -> None:
     stalls = Stalls(1e-9)
     stalls.went(1.0, 100)
@@ -193,7 +208,7 @@ def test_rows_are_alike_in_every_run_while_nobody_asks() -> None:
     conductor.start(Answers(clock, 0.05, 0), learns)
     assert finished.wait(30)
     conductor.stop()
-    assert learns.rows == [40] * 10
+    assert learns.rows == [100] * 10
 
 
 def test_a_fault_ends_the_thread_and_is_told() -> None:
