@@ -9,7 +9,7 @@ from typing import Protocol
 from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 
-LINGERS_SECONDS = 0.25
+LINGERS_SECONDS = 1.0
 """After its last turn, generation is expected to want another for so long."""
 RETURNS_SECONDS = 10.0
 """Who has asked is expected to ask again for so long."""

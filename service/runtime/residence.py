@@ -29,10 +29,9 @@ SWITCH_SECONDS = 0.0005
 """How long another thread may compute in Python before the base's goes on; Python's own is ten
 times that, and the base's thread lets others in at every operation of torch's."""
 
-CALM_TOKENS = {"cpu": 1024, "cuda": None}
-"""Of a training row while nobody asks, but lately did: the next to ask meets such a row. On a CPU
-one of twice as many makes the longest gaps 1.8 of what they are alone, instead of 1.3, and training
-a sixth quicker; on a GPU a pause waits for two layers at most, whatever their tokens."""
+CALM_TOKENS = {"cpu": 512, "cuda": None}
+"""Of a training row while nobody asks, but lately did: the next to ask meets such a row. Longer
+ones make the longest gaps longer; on a GPU a pause waits for two layers at most all the same."""
 MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Of a training row. On a CPU longer ones are not quicker."""
 
