@@ -7,11 +7,14 @@ from adapters_store import RevisionRef
 from service.base.probes import Probes
 from service.errors import EngineUnavailable
 from service.serving.engine import Engine
-from service.serving.gate import Rules, Verdict, examine
+from service.serving.gate import Rules, Verdict, examine, score, sequences_of
+from service.serving.losses import Scores
 from service.telemetry import logger
 
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds to wait for an engine that has too much to do."""
+REMEMBERED = 64
+"""Jobs for which the base has been scored."""
 
 _log = logger(__name__)
 
@@ -23,6 +26,7 @@ class Gatekeeper:
         self._engine = engine
         self._rules = rules
         self._delays = delays
+        self._base: dict[tuple[tuple[int, ...], ...], Scores] = {}
 
     async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
         """Judge a revision whose files are in the store.
@@ -40,7 +44,19 @@ class Gatekeeper:
         return await self._judge(ref, probes)
 
     async def _judge(self, ref: RevisionRef, probes: Probes) -> Verdict:
-        verdict = await examine(self._engine, ref, probes, self._rules)
+        base = await self._base_scores(probes)
+        verdict = await examine(self._engine, ref, probes, self._rules, base)
         if not verdict.passed:
             _log.warning("gate.rejected", digest=ref.digest, reason=verdict.reason)
         return verdict
+
+    async def _base_scores(self, probes: Probes) -> Scores:
+        """Score the base once for all that a job makes: it does not change while we run."""
+        key = tuple(map(tuple, sequences_of(probes)))
+        found = self._base.get(key)
+        if found is None:
+            found = await score(self._engine, None, probes)
+            self._base[key] = found
+            if len(self._base) > REMEMBERED:
+                del self._base[next(iter(self._base))]
+        return found

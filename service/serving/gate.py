@@ -75,17 +75,17 @@ def rules_for(compute_dtype: str, margin: float) -> Rules:
     return Rules(margin=margin, floor=FLOORS.get(compute_dtype, FLOOR))
 
 
-async def examine(engine: Engine, ref: RevisionRef, probes: Probes, rules: Rules) -> Verdict:
-    """Have the engine load and score a revision, and judge it.
+async def examine(
+    engine: Engine, ref: RevisionRef, probes: Probes, rules: Rules, base: Scores | None = None
+) -> Verdict:
+    """Have the engine load and score a revision, and judge it by `base`, the base's own scores.
 
     Raises EngineUnavailable and other errors that are not the revision's: it was not judged then.
     """
-    sequences = [probe.tokens for probe in probes.probes]
-    sequences += [example.tokens for example in probes.held_out.examples]
     # First, so that what is wrong with the probes is never taken for a fault of the revision's.
-    base = await _score(engine, None, sequences)
+    base = await score(engine, None, probes) if base is None else base
     try:
-        adapter = await _score(engine, ref, sequences)
+        adapter = await score(engine, ref, probes)
     except ServiceError as fault:
         if fault.status >= CALLERS_FAULT:
             raise
@@ -93,9 +93,15 @@ async def examine(engine: Engine, ref: RevisionRef, probes: Probes, rules: Rules
     return judge(probes, base, adapter, rules)
 
 
-async def _score(
-    engine: Engine, ref: RevisionRef | None, sequences: Sequence[Sequence[int]]
-) -> Scores:
+def sequences_of(probes: Probes) -> list[list[int]]:
+    """List what is scored: the probes, then the held-out examples."""
+    held_out = [example.tokens for example in probes.held_out.examples]
+    return [*(probe.tokens for probe in probes.probes), *held_out]
+
+
+async def score(engine: Engine, ref: RevisionRef | None, probes: Probes) -> Scores:
+    """Have the engine score a revision, or the base. Raises what `Engine.score` does."""
+    sequences = sequences_of(probes)
     scores: list[list[float]] = []
     for group in range(0, max(1, len(sequences)), AT_ONCE):
         scores += await engine.score(ref, sequences[group : group + AT_ONCE])

@@ -44,12 +44,14 @@ class Skewed(FakeEngine):
         self.store = shop.store
         self.steps = steps
         self.examined: list[int | None] = []
+        self.base_scored = 0
 
     async def score(
         self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
     ) -> list[list[float]]:
         scores = await super().score(revision, prompts)
         if revision is None:
+            self.base_scored += 1
             return scores
         step = self.store.open(revision).manifest.origin.step
         self.examined.append(step)
@@ -98,6 +100,7 @@ async def test_a_rejected_checkpoint_is_told_and_the_job_goes_on(shop: Workshop)
     assert job.status == "succeeded"
     # The result is the last epoch's over again, and is not examined over again.
     assert engine.examined == [4, 8]
+    assert engine.base_scored == 1
     assert [row.step_number for row in await shop.checkpoints()] == [8]
     [told] = [event for event in await shop.events() if "rejected" in event.message]
     assert told.level == "warn"
