@@ -4,47 +4,39 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from tarfile import BLOCKSIZE, GNU_FORMAT, TarInfo
 from typing import BinaryIO
 
 import msgspec
 
-from adapters_store import manifest
+from adapters_store import manifest, tar
 from adapters_store.errors import RevisionNotFound
 from adapters_store.files import CHUNK
 from adapters_store.layout import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from adapters_store.store import Revision
-
-_END = bytes(2 * BLOCKSIZE)
-_MODE = 0o644
 
 
 class Archive(msgspec.Struct, frozen=True):
     """An archive to be read once, and then closed. It holds on to its revision's files."""
 
     revision: Revision
-    parts: list[tuple[TarInfo, BinaryIO]]
+    parts: list[tuple[str, int, BinaryIO]]
+    """Names, sizes and contents."""
     tag: str
     """sha256 of the manifest: archives with equal tags are equal."""
 
     @property
     def size(self) -> int:
         """How long it is."""
-        padded = (BLOCKSIZE + header.size + -header.size % BLOCKSIZE for header, _ in self.parts)
-        return sum(padded) + len(_END)
+        return tar.size(size for _, size, _ in self.parts)
 
     def chunks(self) -> Iterator[bytes]:
         """Give its bytes, a block of memory at a time; blocks."""
-        for header, content in self.parts:
-            yield header.tobuf(GNU_FORMAT)
-            while chunk := content.read(CHUNK):
-                yield chunk
-            yield bytes(-header.size % BLOCKSIZE)
-        yield _END
+        parts = ((name, size, _read(content)) for name, size, content in self.parts)
+        return tar.blocks(parts, self.revision.manifest.created_at)
 
     def close(self) -> None:
         """Let go of the files."""
-        for _, content in self.parts:
+        for _, _, content in self.parts:
             content.close()
 
 
@@ -59,16 +51,14 @@ def archive(revision: Revision) -> Archive:
         weights = (revision.path / WEIGHTS_FILE).open("rb")
     except FileNotFoundError:
         raise RevisionNotFound(f"{revision.ref.digest} was deleted") from None
-    made = revision.manifest.created_at
-    parts: list[tuple[TarInfo, BinaryIO]] = [
-        (_header(CONFIG_FILE, len(document), made), io.BytesIO(document)),
-        (_header(WEIGHTS_FILE, os.fstat(weights.fileno()).st_size, made), weights),
-        (_header(MANIFEST_FILE, len(described), made), io.BytesIO(described)),
+    parts: list[tuple[str, int, BinaryIO]] = [
+        (CONFIG_FILE, len(document), io.BytesIO(document)),
+        (WEIGHTS_FILE, os.fstat(weights.fileno()).st_size, weights),
+        (MANIFEST_FILE, len(described), io.BytesIO(described)),
     ]
     return Archive(revision, parts, hashlib.sha256(described).hexdigest())
 
 
-def _header(name: str, size: int, made: int) -> TarInfo:
-    header = TarInfo(name)
-    header.size, header.mtime, header.mode = size, made, _MODE
-    return header
+def _read(content: BinaryIO) -> Iterator[bytes]:
+    while chunk := content.read(CHUNK):
+        yield chunk

@@ -6,10 +6,13 @@ Inputs refuse unknown fields. Outputs have no defaults: a default drops the fiel
 
 import secrets
 import time
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import TypeVar
 
 import msgspec
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -21,22 +24,29 @@ class Output(msgspec.Struct, kw_only=True):
     """What a client gets."""
 
 
-class Page(Output, Generic[T]):
-    """One page of a list, as OpenAI's SDKs walk it: the next page's `after` is `last_id`."""
-
-    object: str
-    data: list[T]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
 class Deleted(Output):
     """The answer to a deletion."""
 
     id: str
     object: str
     deleted: bool
+
+
+def page(
+    kind: Callable[..., P],
+    data: Sequence[T],
+    *,
+    has_more: bool,
+    id_of: Callable[[T], str] = attrgetter("id"),
+) -> P:
+    """Make one page of a list, as OpenAI's SDKs walk it: the next page's `after` is `last_id`."""
+    return kind(
+        object="list",
+        data=data,
+        first_id=id_of(data[0]) if data else None,
+        last_id=id_of(data[-1]) if data else None,
+        has_more=has_more,
+    )
 
 
 def new_id(prefix: str) -> str:

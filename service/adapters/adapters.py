@@ -36,6 +36,7 @@ from service.database import Database
 from service.database.models import AdapterRow, RevisionRow
 from service.errors import AdaptersUnavailable, Conflict
 from service.telemetry import logger
+from service.wire import page
 
 log = logger(__name__)
 
@@ -70,13 +71,7 @@ class AdapterService:
         async with self.database.read() as session:
             rows = await AdapterRepository(session).page(tenant_id, after, limit + 1)
             data = await _shown(session, tenant_id, rows[:limit])
-        return AdapterList(
-            object="list",
-            data=data,
-            first_id=data[0].id if data else None,
-            last_id=data[-1].id if data else None,
-            has_more=len(rows) > limit,
-        )
+        return page(AdapterList, data, has_more=len(rows) > limit)
 
     async def retrieve(self, tenant_id: str, adapter: str) -> Adapter:
         """Show an adapter."""
@@ -98,13 +93,7 @@ class AdapterService:
             rows = await adapters.revisions(tenant_id, adapter, after, limit + 1)
             named = await adapters.named(tenant_id, rows[:limit])
         data = [revision_of(row, named[row.id]) for row in rows[:limit]]
-        return AdapterRevisionList(
-            object="list",
-            data=data,
-            first_id=data[0].id if data else None,
-            last_id=data[-1].id if data else None,
-            has_more=len(rows) > limit,
-        )
+        return page(AdapterRevisionList, data, has_more=len(rows) > limit)
 
     async def revision(self, tenant_id: str, adapter: str, rev: str) -> ShownRevision:
         """Show a revision by its short name or its whole digest."""

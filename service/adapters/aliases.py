@@ -1,6 +1,7 @@
 """Moving names: every change names the version that it was made for, and becomes a version."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -25,6 +26,7 @@ from service.adapters.weights import WeightedTarget
 from service.database import Database
 from service.database.models import AliasVersionRow
 from service.errors import BadRequest, Conflict, PreconditionFailed
+from service.wire import page
 
 
 class AliasService:
@@ -50,13 +52,8 @@ class AliasService:
             aliases = AliasRepository(session)
             rows = await aliases.of_adapters(tenant_id, [adapter], after, limit + 1)
         data = [alias_of(row) for row in rows[:limit]]
-        return AliasList(
-            object="list",
-            data=data,
-            first_id=data[0].alias if data else None,
-            last_id=data[-1].alias if data else None,
-            has_more=len(rows) > limit,
-        )
+        more = len(rows) > limit
+        return page(AliasList, data, has_more=more, id_of=attrgetter("alias"))
 
     async def history(
         self, tenant_id: str, adapter: str, alias: str, after: str | None, limit: int
@@ -69,13 +66,8 @@ class AliasService:
                 raise alias_not_found(adapter, alias)
             rows = await aliases.history(tenant_id, adapter, alias, before, limit + 1)
         data = [alias_of(row) for row in rows[:limit]]
-        return AliasHistory(
-            object="list",
-            data=data,
-            first_id=str(data[0].version) if data else None,
-            last_id=str(data[-1].version) if data else None,
-            has_more=len(rows) > limit,
-        )
+        more = len(rows) > limit
+        return page(AliasHistory, data, has_more=more, id_of=lambda one: str(one.version))
 
     async def move(
         self,

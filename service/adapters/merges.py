@@ -30,7 +30,7 @@ from service.database import Database
 from service.database.models import FINISHED_JOBS, MergeRow
 from service.errors import AdaptersUnavailable, Conflict, NotFound
 from service.telemetry import logger
-from service.wire import Deleted, new_id, now
+from service.wire import Deleted, new_id, now, page
 
 log = logger(__name__)
 
@@ -60,13 +60,7 @@ class MergeService:
         async with self.database.read() as session:
             rows = await MergeRepository(session).page(tenant_id, after, limit + 1)
         data = [shown(row) for row in rows[:limit]]
-        return MergeList(
-            object="list",
-            data=data,
-            first_id=data[0].id if data else None,
-            last_id=data[-1].id if data else None,
-            has_more=len(rows) > limit,
-        )
+        return page(MergeList, data, has_more=len(rows) > limit)
 
     async def retrieve(self, tenant_id: str, merge_id: str) -> Merge:
         """Show a merge."""

@@ -7,6 +7,7 @@ from service.database.models import FileRow, UploadPartRow, UploadRow
 from service.datasets.schemas import File, FileList
 from service.datasets.uploads_schemas import Upload, UploadPart, UploadStatus
 from service.rendering.examples import RowFormat
+from service.wire import page
 
 
 def file_of(row: FileRow) -> File:
@@ -30,13 +31,7 @@ def file_of(row: FileRow) -> File:
 
 def page_of(rows: Sequence[FileRow], has_more: bool) -> FileList:
     """Show a page of files."""
-    return FileList(
-        object="list",
-        data=[file_of(row) for row in rows],
-        first_id=rows[0].id if rows else None,
-        last_id=rows[-1].id if rows else None,
-        has_more=has_more,
-    )
+    return page(FileList, [file_of(row) for row in rows], has_more=has_more)
 
 
 def upload_of(row: UploadRow, file: FileRow | None) -> Upload:

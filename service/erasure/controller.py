@@ -12,6 +12,7 @@ from service.erasure.service import ErasureService
 from service.http.errors import errors
 from service.tenants.auth import requires_admin
 from service.tenants.controller import TenantController
+from service.wire import page
 
 Erasures = NamedDependency[ErasureService]
 
@@ -49,13 +50,7 @@ class ErasureController(Controller):
     ) -> ErasureList:
         """List erasures, newest first."""
         rows, has_more = await erasures.page(after, limit)
-        return ErasureList(
-            object="list",
-            data=[_erasure(row) for row in rows],
-            first_id=rows[0].id if rows else None,
-            last_id=rows[-1].id if rows else None,
-            has_more=has_more,
-        )
+        return page(ErasureList, [_erasure(row) for row in rows], has_more=has_more)
 
     @get(
         "/{erasure_id:str}",

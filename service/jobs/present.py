@@ -19,6 +19,7 @@ from service.jobs.schemas import (
     JobMethod,
     Publish,
 )
+from service.wire import page
 
 
 def job(row: JobRow) -> Job:
@@ -83,13 +84,7 @@ def event_list(rows: Sequence[JobEventRow], limit: int) -> JobEventList:
 def checkpoint_list(rows: Sequence[JobCheckpointRow], limit: int) -> JobCheckpointList:
     """Show a page of checkpoints; the row beyond `limit` only tells that there are more."""
     data = [_checkpoint(row) for row in rows[:limit]]
-    return JobCheckpointList(
-        object="list",
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=len(rows) > limit,
-    )
+    return page(JobCheckpointList, data, has_more=len(rows) > limit)
 
 
 def _checkpoint(row: JobCheckpointRow) -> JobCheckpoint:
