@@ -48,6 +48,8 @@ class Leased:
     lease_token: Mapped[int] = mapped_column(Integer, default=0)
     """Counts up at every claim; a write that names an older one is refused."""
     lease_expires_at: Mapped[float | None] = mapped_column(Float(53))
+    not_before: Mapped[float | None] = mapped_column(Float(53))
+    """Until when it rests after a fault of ours; null: it may be claimed at once."""
 
     @property
     def wants_to_end(self) -> bool:
@@ -61,6 +63,10 @@ class TenantRow(DefaultBase):
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[int] = mapped_column(BigInteger)
+    weight: Mapped[float] = mapped_column(Float(53), server_default="1")
+    """Its share of training and generation, against the others' weights."""
+    limits: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    """Quotas and rate limits of its own; what is absent is the server's default."""
 
 
 class ApiKeyRow(DefaultBase):
@@ -76,6 +82,10 @@ class ApiKeyRow(DefaultBase):
     scopes: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    last_used_at: Mapped[int | None] = mapped_column(BigInteger)
+    replaced_by: Mapped[str | None] = mapped_column(String(64))
+    """The key that took its place; this one goes on until it expires."""
 
 
 class FileRow(DefaultBase):
@@ -153,6 +163,15 @@ class JobRow(Leased, DefaultBase):
     error_message: Mapped[str | None] = mapped_column(Text)
     error_param: Mapped[str | None] = mapped_column(String(128))
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    pause_requested: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    priority: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Within its tenant: higher ones are begun first."""
+    key_id: Mapped[str | None] = mapped_column(String(64))
+    """Whose request it was: its trained tokens are accounted to that key."""
+    accounted_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """How many of its trained tokens are in the usage already."""
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+    """The W3C trace context of the request that made it."""
 
     @property
     def wants_to_end(self) -> bool:
@@ -315,3 +334,137 @@ class ErasureRow(DefaultBase):
     report: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[int] = mapped_column(BigInteger)
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class UsageRow(DefaultBase):
+    """What one key did with one model on one day: a counter, added to in the work's transaction."""
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "day", "kind", "key_id", "adapter", "digest"),
+        Index("ix_usage_tenant_kind_day", "tenant_id", "kind", "day"),
+    )
+    seq: Mapped[int] = _seq()
+    tenant_id: Mapped[str] = mapped_column(String(64), ForeignKey("tenants.id"))
+    day: Mapped[int] = mapped_column(BigInteger)
+    """Its first second, in UTC."""
+    kind: Mapped[str] = mapped_column(String(16))
+    """`generated` or `trained`."""
+    # Empty instead of null, which no UNIQUE constraint compares.
+    key_id: Mapped[str] = mapped_column(String(64), server_default="")
+    adapter: Mapped[str] = mapped_column(String(64), server_default="")
+    """Empty for the base."""
+    digest: Mapped[str] = mapped_column(String(64), server_default="")
+    model: Mapped[str] = mapped_column(String(512))
+    """The exact name, as answers give it."""
+    requests: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Generated ones; of `trained`, all that went through training."""
+
+
+class RateRow(DefaultBase):
+    """How much of a rate limit is given out; processes draw portions of it."""
+
+    __tablename__ = "rates"
+    __table_args__ = (UniqueConstraint("tenant_id", "kind", "window"),)
+    seq: Mapped[int] = _seq()
+    tenant_id: Mapped[str] = _tenant()
+    kind: Mapped[str] = mapped_column(String(32))
+    window: Mapped[int] = mapped_column(BigInteger)
+    """Its first second."""
+    used: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class PlaceRow(DefaultBase):
+    """How many of a tenant's generations at once one API process answers, or keeps room for."""
+
+    __tablename__ = "places"
+    __table_args__ = (UniqueConstraint("tenant_id", "holder"),)
+    seq: Mapped[int] = _seq()
+    tenant_id: Mapped[str] = _tenant()
+    holder: Mapped[str] = mapped_column(String(64))
+    held: Mapped[int] = mapped_column(Integer)
+    expires_at: Mapped[float] = mapped_column(Float(53))
+    """A process that died holds nothing for long."""
+
+
+class IdempotencyRow(DefaultBase):
+    """The first answer to a creating request that named an `Idempotency-Key`."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (UniqueConstraint("tenant_id", "key"),)
+    seq: Mapped[int] = _seq()
+    tenant_id: Mapped[str] = _tenant()
+    key: Mapped[str] = mapped_column(String(255))
+    operation: Mapped[str] = mapped_column(String(64))
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    """Of method, path and body."""
+    status: Mapped[int | None] = mapped_column(Integer)
+    """Null while the first request is being answered."""
+    answer: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditRow(DefaultBase):
+    """That somebody changed something: who, what, when, and with what success. Never changed."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_tenant_seq", "tenant_id", "seq"),)
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str | None] = mapped_column(String(64))
+    """Whose things; null for the server's own. It outlives the tenant."""
+    key_id: Mapped[str | None] = mapped_column(String(64))
+    """Null for the operator's key."""
+    operation: Mapped[str] = mapped_column(String(64))
+    """Its `operationId`."""
+    target: Mapped[Json] = mapped_column(JSON)
+    """The ids in the path."""
+    status: Mapped[int] = mapped_column(Integer)
+    request_id: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class WebhookRow(DefaultBase):
+    """Where a tenant wants to be told of its jobs' ends."""
+
+    __tablename__ = "webhooks"
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    url: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[str]] = mapped_column(JSON)
+    description: Mapped[str | None] = mapped_column(Text)
+    secret_version: Mapped[int] = mapped_column(Integer, server_default="1")
+    """Its secret is derived from the server's, its id and this; none is stored."""
+    previous_until: Mapped[int | None] = mapped_column(BigInteger)
+    """Until when the secret before this one signs as well."""
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class DeliveryRow(DefaultBase):
+    """The outbox: one event on its way to one webhook, written in the event's transaction."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "event_id"),
+        Index("ix_webhook_deliveries_due", "status", "next_attempt_at"),
+    )
+    seq: Mapped[int] = _seq()
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant_id: Mapped[str] = _tenant()
+    webhook_id: Mapped[str] = mapped_column(String(64), ForeignKey("webhooks.id"), index=True)
+    event_id: Mapped[str] = mapped_column(String(64))
+    """The same at every attempt, by which receivers know it again."""
+    type: Mapped[str] = mapped_column(String(64))
+    payload: Mapped[Json] = mapped_column(JSON)
+    status: Mapped[str] = mapped_column(String(16))
+    """`pending`, `delivered` or `failed`."""
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    next_attempt_at: Mapped[float | None] = mapped_column(Float(53))
+    """Also until when whoever sends it holds it."""
+    last_status: Mapped[int | None] = mapped_column(Integer)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    delivered_at: Mapped[int | None] = mapped_column(BigInteger)

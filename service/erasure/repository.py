@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import ApiKeyRow, ErasureRow, FileRow, JobRow, TenantRow
+from service.database.models import ApiKeyRow, AuditRow, ErasureRow, FileRow, JobRow, TenantRow
 from service.errors import BadRequest, NotFound
 from service.wire import new_id, now
 
@@ -13,7 +13,8 @@ RUNNING, DONE = "running", "done"
 AT_ONCE = 1000
 """Rows that one transaction erases: others want to write as well."""
 
-_KEPT = (ErasureRow.__table__, TenantRow.__table__)
+# The audit holds ids only, and answers for what was done to the tenant.
+_KEPT = (AuditRow.__table__, ErasureRow.__table__, TenantRow.__table__)
 TABLES: Sequence[Table] = [
     table
     for table in reversed(ErasureRow.metadata.sorted_tables)

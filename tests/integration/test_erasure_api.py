@@ -9,16 +9,23 @@ from typing import Any
 
 import httpx
 import pytest
+from advanced_alchemy.base import DefaultBase
 from litestar import Litestar
 from sqlalchemy import event, func, select
 
 from adapters_store import AdapterStore
 from service.database import Database
 from service.database.models import (
+    DeliveryRow,
+    IdempotencyRow,
     JobCheckpointRow,
     JobRow,
     MergeRow,
+    PlaceRow,
+    RateRow,
     TenantRow,
+    UsageRow,
+    WebhookRow,
 )
 from service.erasure.repository import TABLES
 from service.jobs.repository import JobRepository, LeaseLost
@@ -124,8 +131,46 @@ async def furnish(
                 lease_expires_at=1.0,
             )
         )
+        for row in more_rows(tenant, secret):
+            session.add(row)
+            await session.flush()
     made: dict[str, Any] = job.json()
     return made
+
+
+def more_rows(tenant: str, secret: str) -> list[DefaultBase]:
+    """Make what no request leaves at once, one of each kind."""
+    hook = f"wh_{tenant}"
+    return [
+        UsageRow(tenant_id=tenant, day=0, kind="generated", model="m"),
+        RateRow(tenant_id=tenant, kind="requests", window=0),
+        PlaceRow(tenant_id=tenant, holder="api", held=1, expires_at=1.0),
+        IdempotencyRow(
+            tenant_id=tenant,
+            key="k",
+            operation="createJob",
+            request_sha256="0" * 64,
+            answer={"note": secret},
+            created_at=1,
+        ),
+        WebhookRow(
+            id=hook,
+            tenant_id=tenant,
+            url=f"https://example.com/{secret}",
+            events=["fine_tuning.job.succeeded"],
+            created_at=1,
+        ),
+        DeliveryRow(
+            id=f"whdel_{tenant}",
+            tenant_id=tenant,
+            webhook_id=hook,
+            event_id="evt_1",
+            type="fine_tuning.job.succeeded",
+            payload={"note": secret},
+            status="pending",
+            created_at=1,
+        ),
+    ]
 
 
 async def erased(admin: httpx.AsyncClient, tenant: str = "acme") -> dict[str, Any]:
