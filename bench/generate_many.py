@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--peer-rounds", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
+    parser.add_argument("--only", default="", help="only bases whose name contains this")
     parser.add_argument("--small", action="store_true", help="try the h200 preset's code on a CPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -126,7 +127,8 @@ def main() -> None:
     counts = (0, 1, 4) if args.small else (0, 1, 8, 32)
     cases = [Case(rows, adapters) for rows in sizes for adapters in counts]
     table: list[Row] = []
-    for name in ("nf4", "fp32" if args.preset == "cpu" else "bf16"):
+    names = ("nf4", "fp32" if args.preset == "cpu" else "bf16")
+    for name in (name for name in names if args.only in name):
         table += compare(_base(name, args), name, cases, args)
     report("generate_many", args.preset, table)
 
