@@ -24,8 +24,9 @@ demo: $(READY) ## Two tenants, from nothing to their first answers (KEEP=1 leave
 serve: $(READY) ## Start the service on http://127.0.0.1:8000
 	@exec $(BIN)/lorehouse serve
 
+# By file: tests of one share what is slow to make.
 test: $(READY) ## Run the whole test-suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(READY) ## ruff, mypy strict, import-linter, OpenAPI comparison, Alembic check
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,9 @@ from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE, Settings
 from tests import object_storage
 from tests.fakes.engine import FakeEngine
+
+# Each process of the run has a core: threads of torch's own would wait for each other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ADMIN_KEY = "the-operators-own-key"
 SECRET = "keys-the-hashes"

@@ -57,7 +57,7 @@ def fresh(tmp_path: Path, empty_database: Path) -> Callable[[int], Path]:
         data.mkdir()
         shutil.copy(empty_database, data / "lorehouse.db")
         with sqlite3.connect(data / "lorehouse.db") as database:
-            database.execute("INSERT INTO tenants VALUES ('acme', 0)")
+            database.execute("INSERT INTO tenants (id, created_at) VALUES ('acme', 0)")
         return data
 
     return folder
