@@ -355,8 +355,9 @@ class UsageRow(DefaultBase):
     adapter: Mapped[str] = mapped_column(String(64), server_default="")
     """Empty for the base."""
     digest: Mapped[str] = mapped_column(String(64), server_default="")
+    """The revision's; of `trained` the job's id, whose revision is not there before its end."""
     model: Mapped[str] = mapped_column(String(512))
-    """The exact name, as answers give it."""
+    """The exact name, as answers give it; of `trained` the base's."""
     requests: Mapped[int] = mapped_column(BigInteger, server_default="0")
     input_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     output_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
