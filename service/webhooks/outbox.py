@@ -46,11 +46,10 @@ class Outbox:
                     )
                 )
 
-    async def due(self, now: float) -> bool:
-        """Tell whether anything waits to be taken; a read is enough."""
-        return (
-            await self.session.scalar(select(DeliveryRow.seq).where(_due(now)).limit(1)) is not None
-        )
+    async def due(self, now: float, busy: Collection[str] = ()) -> bool:
+        """Tell whether `take` would find something; a read is enough."""
+        query = select(DeliveryRow.seq).where(_due(now, busy)).limit(1)
+        return await self.session.scalar(query) is not None
 
     async def take(
         self, now: float, until: float, *, limit: int, each: int, busy: Collection[str] = ()
@@ -59,7 +58,7 @@ class Outbox:
 
         Each is counted as an attempt at once: a sender that dies has tried.
         """
-        free = and_(_due(now), DeliveryRow.webhook_id.not_in(busy))
+        free = _due(now, busy)
         place = func.row_number().over(
             partition_by=DeliveryRow.webhook_id, order_by=DeliveryRow.next_attempt_at
         )
@@ -124,5 +123,9 @@ class Outbox:
         return bool(gone.rowcount)  # type: ignore[attr-defined]
 
 
-def _due(now: float) -> ColumnElement[bool]:
-    return and_(DeliveryRow.status == PENDING, DeliveryRow.next_attempt_at <= now)
+def _due(now: float, busy: Collection[str]) -> ColumnElement[bool]:
+    return and_(
+        DeliveryRow.status == PENDING,
+        DeliveryRow.next_attempt_at <= now,
+        DeliveryRow.webhook_id.not_in(busy),
+    )
