@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import openai
 import pytest
+from sqlalchemy import select
 
 from service.database import Database
 from service.database.models import DeliveryRow, WebhookRow
@@ -150,8 +151,8 @@ async def test_deliveries_are_listed_sent_again_and_deleted_with_their_webhook(
     assert (await acme.delete(f"{WEBHOOKS}/{webhook}")).json()["deleted"] is True
     assert (await acme.get(path)).status_code == 404
     async with database.read() as session:
-        assert await session.get(DeliveryRow, 1) is None
-        assert await session.get(WebhookRow, 1) is None
+        assert await session.scalar(select(DeliveryRow)) is None
+        assert await session.scalar(select(WebhookRow)) is None
 
 
 async def a_delivery(database: Database, webhook: str, event: str = "evt_1") -> str:
