@@ -58,6 +58,10 @@ from service.serving.service import GenerationService
 from service.settings import Settings
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
 from service.tenants.service import TenantService
+from service.webhooks.controller import WebhookController
+from service.webhooks.courier import Courier
+from service.webhooks.sender import Sender
+from service.webhooks.service import WebhookService
 
 MAX_JSON_BYTES = 10_000_000
 CONTROLLERS = [
@@ -77,6 +81,7 @@ CONTROLLERS = [
     ModelController,
     ResidencyController,
     UploadController,
+    WebhookController,
 ]
 
 
@@ -145,6 +150,8 @@ def _services(
     root = settings.data_dir.resolve()
     models = ModelService(database, store, renderer.base)
     collector = Collector(database, store, models.remover)
+    secret = load_or_make(root, "secret", settings.secret)
+    private = settings.webhooks_private
     files = FileService(database, root, renderer, settings.max_file_bytes)
     return {
         "adapters": AdapterService(
@@ -188,9 +195,11 @@ def _services(
         "tenants": TenantService(
             database,
             admin_key=load_or_make(root, "admin_key", settings.admin_key),
-            secret=load_or_make(root, "secret", settings.secret),
+            secret=secret,
         ),
         "uploads": UploadService(database, files),
+        "courier": Courier(database, Sender(private=private), secret, registry),
+        "webhooks": WebhookService(database, secret, private=private),
     }
 
 
@@ -230,7 +239,7 @@ def _lifespan(
 @asynccontextmanager
 async def _going_on(services: dict[str, Any], settings: Settings) -> AsyncIterator[None]:
     """Do beside the requests what nobody waits for."""
-    tasks = [asyncio.create_task(services["erasures"].run())]
+    tasks = [asyncio.create_task(services[name].run()) for name in ("erasures", "courier")]
     if settings.collect_seconds:
         tasks.append(asyncio.create_task(services["collector"].run(settings.collect_seconds)))
     try:

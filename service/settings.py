@@ -79,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Largest weight file of a merged model, unless a single tensor is larger."""
     torch_threads: Annotated[int, Meta(ge=0)] = 0
     """CPU threads of a runtime process; 0 means all cores but one."""
+    webhooks_private: bool = False
+    """Let webhooks go to loopback and private addresses and by plain http: for an intranet."""
     metrics_public: bool = False
     """Serve `/metrics` without the admin key."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

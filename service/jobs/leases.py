@@ -11,6 +11,7 @@ from service.database.leases import MAX_ATTEMPTS, LeaseLost, Leases
 from service.database.models import JobCheckpointRow, JobEventRow, JobRow
 from service.jobs import lifecycle
 from service.jobs.lifecycle import Action
+from service.webhooks.outbox import Outbox
 from service.wire import new_id
 
 __all__ = ["MAX_ATTEMPTS", "JobLeases", "LeaseLost"]
@@ -32,9 +33,9 @@ class JobLeases(Leases[JobRow]):
         """
         while (job := await self.next()) is not None:
             if job.cancel_requested:
-                self.end(job, Action.CANCEL)
+                await self.end(job, Action.CANCEL)
             elif job.attempts >= MAX_ATTEMPTS:
-                self._give_up(job)
+                await self._give_up(job)
             else:
                 return await self._begin(job, owner, lease_seconds)
             await self.session.flush()
@@ -118,7 +119,7 @@ class JobLeases(Leases[JobRow]):
         job.fine_tuned_model = fine_tuned_model
         job.trained_tokens = job.trained_tokens if trained_tokens is None else trained_tokens
         job.error_code, job.error_message, job.error_param = error_code, error_message, error_param
-        self.end(job, _ENDINGS[status])
+        await self.end(job, _ENDINGS[status])
 
     async def requeue(self, job_id: str, token: int) -> None:
         """Give the job back, to be resumed: this runtime shuts down. Raises LeaseLost."""
@@ -149,8 +150,8 @@ class JobLeases(Leases[JobRow]):
             )
         )
 
-    def end(self, job: JobRow, action: Action) -> None:
-        """End a job that this transaction has loaded, with its closing event."""
+    async def end(self, job: JobRow, action: Action) -> None:
+        """End a job that this transaction has loaded, with its closing event and its webhooks."""
         job.status = lifecycle.apply(job.status, action)
         job.finished_at = self.now()
         job.lease_owner = job.lease_expires_at = job.estimated_finish = None
@@ -160,6 +161,8 @@ class JobLeases(Leases[JobRow]):
             self.tell(job, "The job was cancelled")
         else:
             self.tell(job, f"The job has successfully completed: {job.fine_tuned_model}")
+        told = f"fine_tuning.job.{job.status}"
+        await Outbox(self.session).put(job.tenant_id, told, job.id, job.finished_at)
 
     async def _begin(self, job: JobRow, owner: str, lease_seconds: float) -> JobRow:
         resumed = job.started_at is not None
@@ -168,10 +171,10 @@ class JobLeases(Leases[JobRow]):
         await self.session.flush()
         return job
 
-    def _give_up(self, job: JobRow) -> None:
+    async def _give_up(self, job: JobRow) -> None:
         job.error_code = "runtime_crashed"
         job.error_message = f"The training process died {job.attempts} times without progress"
-        self.end(job, Action.FAIL)
+        await self.end(job, Action.FAIL)
 
 
 _ENDINGS = {"succeeded": Action.SUCCEED, "failed": Action.FAIL, "cancelled": Action.CANCEL}

@@ -112,7 +112,7 @@ class JobService:
             if job.status == Status.RUNNING:
                 _request_cancel(jobs, job)
             elif job.status != Status.CANCELLED:
-                jobs.end(job, Action.CANCEL)
+                await jobs.end(job, Action.CANCEL)
         return present.job(job)
 
     async def events(

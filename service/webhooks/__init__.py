@@ -1,0 +1,1 @@
+"""Being told: webhooks, and the outbox that carries events to them."""
