@@ -41,6 +41,7 @@ from service.http.errors import exception_handlers
 from service.http.in_flight import InFlight
 from service.http.metrics import RequestMetrics
 from service.http.requests import JsonRequest
+from service.http.tenant_labels import TenantLabels
 from service.jobs.controller import JobController
 from service.jobs.service import JobService
 from service.rendering.renderer import Renderer
@@ -58,6 +59,7 @@ from service.serving.service import GenerationService
 from service.settings import Settings
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
 from service.tenants.service import TenantService
+from service.tenants.weights import TenantWeights
 from service.webhooks.controller import WebhookController
 from service.webhooks.courier import Courier
 from service.webhooks.sender import Sender
@@ -149,6 +151,7 @@ def _services(
     """Make what handlers ask for by name."""
     root = settings.data_dir.resolve()
     models = ModelService(database, store, renderer.base)
+    labels = TenantLabels()
     collector = Collector(database, store, models.remover)
     secret = load_or_make(root, "secret", settings.secret)
     private = settings.webhooks_private
@@ -162,7 +165,12 @@ def _services(
         "erasures": ErasureService(database, store, InFlight(), root),
         "files": files,
         "generation": GenerationService(
-            engine, models, renderer, settings.max_batch, metrics=GenerationMetrics(registry)
+            engine,
+            models,
+            renderer,
+            TenantWeights(database),
+            settings.max_batch,
+            metrics=GenerationMetrics(registry, labels),
         ),
         "imports": ImportService(
             database,

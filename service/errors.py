@@ -14,6 +14,7 @@ ServiceError
 ├── PreconditionRequired      428  the request must say which state it was made for
 └── Unavailable               503  ours, temporary: the client may retry
     ├── EngineUnavailable     503
+    │   └── EngineBusy        503  too many requests wait, of all tenants or of this one
     ├── ShuttingDown          503
     ├── AdaptersUnavailable   503
     └── StorageFull           503
@@ -165,6 +166,12 @@ class EngineUnavailable(Unavailable):
     """The generation engine is starting, restarting, or died under this request."""
 
     code = "engine_unavailable"
+
+
+class EngineBusy(EngineUnavailable):
+    """So many requests are waiting, of all tenants or of this one, that this one may not."""
+
+    code = "engine_busy"
 
 
 class ShuttingDown(Unavailable):

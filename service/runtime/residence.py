@@ -20,6 +20,7 @@ from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 from service.runtime.training_parts import Parts
+from service.serving.admission import spare_places
 from service.serving.gate import rules_for
 from service.settings import Settings
 from service.telemetry import logger
@@ -178,7 +179,8 @@ def _planned(
     except UnknownShape as fault:
         _log.warning("memory.not_planned", reason=str(fault))
         return None
-    kv_tokens = settings.kv_tokens or settings.max_batch * description.context_length
+    most = settings.max_batch + spare_places(settings.max_batch)
+    kv_tokens = settings.kv_tokens or most * description.context_length
     demand = Demand(
         targets=frozenset(model.linears),
         training_slots=settings.training_slots if trains else 0,

@@ -1,15 +1,25 @@
 """Who may run now: places in the batch, and places on the base for their adapters. Pure."""
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from adapters_store import RevisionRef
-from service.serving.residency import Load, Ready, Residency
+from service.serving.fair_turns import FairTurns
+from service.serving.residency import Load, Ready, Residency, Wait
 
 PATIENCE = 64
 """Sequences that may be let past a request whose adapter finds no place."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What matters here of a request."""
+
+    tenant: str
+    weight: float
+    ref: RevisionRef | None
+    prompt_tokens: int
 
 
 class Decision(msgspec.Struct):
@@ -21,24 +31,37 @@ class Decision(msgspec.Struct):
 
 class _Waiting(msgspec.Struct):
     keys: deque[int]
-    ref: RevisionRef | None
+    asked: Asked
     passed: int = 0
     counted: bool = False
+    begun: bool = False
+
+    @property
+    def ref(self) -> RevisionRef | None:
+        return self.asked.ref
+
+
+def spare_places(max_batch: int) -> int:
+    """Tell how many places beyond `max_batch` are kept for tenants of whom nothing runs."""
+    return max(1, max_batch // 8)
 
 
 class Admission:
-    """First come, first served; who waits for an adapter's place is passed by those who need none.
+    """The tenant that was served least comes next, and of its requests the first that came.
 
+    While the batch is full, it comes next all the same if nothing of it runs: places are spare for
+    that. Who waits for an adapter's place is passed by those who need none, and keeps its turn.
     Never for ever: once PATIENCE others went past, the least recently used adapter takes no new
     work until it can be evicted.
     """
 
-    def __init__(self, max_batch: int, max_queue: int, residency: Residency) -> None:
+    def __init__(self, max_batch: int, residency: Residency) -> None:
         self._max_batch = max_batch
-        self._max_queue = max_queue
+        self._most = max_batch + spare_places(max_batch)
         self._residency = residency
+        self._turns = FairTurns()
         self._queue: list[_Waiting] = []
-        self._running: dict[int, RevisionRef | None] = {}
+        self._running: dict[int, Asked] = {}
 
     @property
     def running(self) -> int:
@@ -50,30 +73,33 @@ class Admission:
         """Requests that have a sequence still outside the batch."""
         return len(self._queue)
 
-    def offer(self, keys: Collection[int], ref: RevisionRef | None) -> bool:
-        """Queue one request's sequences; False when the queue is full.
-
-        Ask for a decision after each offer: what can run at once does not count as waiting.
-        """
-        if len(self._queue) >= self._max_queue and not self._fits_now(len(keys), ref):
-            return False
-        self._queue.append(_Waiting(deque(keys), ref))
-        return True
+    def offer(self, keys: Collection[int], asked: Asked) -> None:
+        """Queue one request's sequences."""
+        self._turns.came(asked.tenant, asked.weight)
+        self._queue.append(_Waiting(deque(keys), asked))
 
     def withdraw(self, keys: Collection[int]) -> None:
         """Let sequences go, done or not, running or waiting."""
         for key in keys:
-            if key in self._running and (ref := self._running.pop(key)) is not None:
-                self._residency.release(ref)
+            if (asked := self._running.pop(key, None)) is not None:
+                self._turns.ended(asked.tenant)
+                if asked.ref is not None:
+                    self._residency.release(asked.ref)
         for waiting in self._queue:
             waiting.keys = deque(key for key in waiting.keys if key not in keys)
-        self._queue = [waiting for waiting in self._queue if waiting.keys]
+        self._sweep()
+
+    def generated(self, keys: Iterable[int]) -> None:
+        """Count a token for each of these sequences' tenants."""
+        for key in keys:
+            if (asked := self._running.get(key)) is not None:
+                self._turns.charge(asked.tenant, generated=1)
 
     def failed(self, ref: RevisionRef) -> list[int]:
         """Report a failed load; withdraws the sequences that waited for it, and returns them."""
         self._residency.failed(ref)
         lost = [key for waiting in self._queue if waiting.ref == ref for key in waiting.keys]
-        self._queue = [waiting for waiting in self._queue if waiting.ref != ref]
+        self.withdraw(lost)
         return lost
 
     def decide(self) -> Decision:
@@ -81,18 +107,56 @@ class Admission:
         decision = Decision([], [])
         self._residency.drain(any(self._starves(waiting) for waiting in self._queue))
         stuck: list[_Waiting] = []
+        queues: dict[str, deque[_Waiting]] = {}
         for waiting in self._queue:
-            if self.running >= self._max_batch:
-                break
-            before = len(decision.run)
-            if self._admit(waiting, decision):
-                stuck.append(waiting)
-            if waiting.ref is not None:
-                for other in stuck:
-                    other.passed += len(decision.run) - before
-        self._queue = [waiting for waiting in self._queue if waiting.keys]
+            queues.setdefault(waiting.asked.tenant, deque()).append(waiting)
+        while queues and self._has_room(tenant := self._turns.next(queues)):
+            first = queues[tenant][0]
+            if not self._admit(first, stuck, decision) or not first.keys:
+                queues[tenant].popleft()
+                if not queues[tenant]:
+                    del queues[tenant]
+        self._sweep()
         self._prefetch(decision)
         return decision
+
+    def _has_room(self, tenant: str) -> bool:
+        most = self._max_batch if self._turns.running(tenant) else self._most
+        return self.running < most
+
+    def _admit(self, waiting: _Waiting, stuck: list[_Waiting], decision: Decision) -> bool:
+        """Let one sequence in, if its adapter is there; note who is stuck for want of a place."""
+        if waiting.ref is not None:
+            self._count(waiting)
+            acquired = self._residency.acquire(waiting.ref)
+            if isinstance(acquired, Load):
+                decision.loads.append((waiting.ref, acquired.evict))
+            elif isinstance(acquired, Wait) and acquired.reason == "full":
+                stuck.append(waiting)
+            if not isinstance(acquired, Ready):
+                return False
+            for other in stuck:
+                other.passed += 1
+        self._begin(waiting, decision)
+        return True
+
+    def _begin(self, waiting: _Waiting, decision: Decision) -> None:
+        asked = waiting.asked
+        if not waiting.begun:
+            # Once for all choices: they share its keys and values.
+            waiting.begun = True
+            self._turns.charge(asked.tenant, read=asked.prompt_tokens)
+        key = waiting.keys.popleft()
+        self._running[key] = asked
+        self._turns.began(asked.tenant)
+        decision.run.append(key)
+
+    def _sweep(self) -> None:
+        """Forget requests that have nothing outside the batch any more."""
+        for waiting in self._queue:
+            if not waiting.keys:
+                self._turns.left(waiting.asked.tenant)
+        self._queue = [waiting for waiting in self._queue if waiting.keys]
 
     def _prefetch(self, decision: Decision) -> None:
         """Load what is wanted without a request, after all who ask had their turn."""
@@ -103,21 +167,6 @@ class Admission:
             ref, load = found
             decision.loads.append((ref, load.evict))
 
-    def _admit(self, waiting: _Waiting, decision: Decision) -> bool:
-        """Let in what fits; True if it waits because every place for adapters is in use."""
-        while waiting.keys and self.running < self._max_batch:
-            if waiting.ref is not None:
-                self._count(waiting)
-                acquired = self._residency.acquire(waiting.ref)
-                if isinstance(acquired, Load):
-                    decision.loads.append((waiting.ref, acquired.evict))
-                if not isinstance(acquired, Ready):
-                    return not isinstance(acquired, Load) and acquired.reason == "full"
-            key = waiting.keys.popleft()
-            self._running[key] = waiting.ref
-            decision.run.append(key)
-        return False
-
     def _count(self, waiting: _Waiting) -> None:
         if waiting.ref is not None and not waiting.counted:
             waiting.counted = True
@@ -126,7 +175,3 @@ class Admission:
     def _starves(self, waiting: _Waiting) -> bool:
         ref = waiting.ref
         return ref is not None and waiting.passed >= PATIENCE and not self._residency.ready(ref)
-
-    def _fits_now(self, sequences: int, ref: RevisionRef | None) -> bool:
-        free = self._max_batch - self.running
-        return sequences <= free and (ref is None or self._residency.ready(ref))

@@ -1,9 +1,11 @@
 """One request in an engine: where its pieces go, across from the engine's thread to its waiter."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters_store import RevisionRef
 from service.errors import ServiceError
@@ -34,6 +36,12 @@ class Call:
     def __init__(self, request: GenerationRequest | ScoreRequest) -> None:
         self.request = request
         self.open: set[int] = set()
+        self.outside = self.parts
+        """Sequences that have not been in the batch yet."""
+        self.waits = False
+        """Whether it is counted among those that wait for it."""
+        self._came = time.monotonic()
+        self._queued: float | None = None
         self.loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -42,6 +50,37 @@ class Call:
         """How many sequences it asks for."""
         request = self.request
         return len(request.prompts) if isinstance(request, ScoreRequest) else request.sampling.n
+
+    @property
+    def tenant(self) -> str:
+        """Who asks. What is scored is for the house, which takes its turns as a tenant does."""
+        return self.request.tenant if isinstance(self.request, GenerationRequest) else ""
+
+    @property
+    def weight(self) -> float:
+        """The tenant's share, against the others' weights."""
+        return self.request.weight if isinstance(self.request, GenerationRequest) else 1.0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens to read."""
+        request = self.request
+        if isinstance(request, GenerationRequest):
+            return len(request.prompt)
+        return sum(map(len, request.prompts))
+
+    def begin(self) -> None:
+        """Note that one more of its sequences is in the batch."""
+        if self.outside == self.parts:
+            self._queued = time.monotonic() - self._came
+        self.outside -= 1
+
+    def marked(self, piece: Piece) -> Piece:
+        """Say on the first piece how long the request had waited."""
+        if self._queued is None:
+            return piece
+        queued, self._queued = self._queued, None
+        return replace(piece, queued=queued)
 
     def put(self, event: Event) -> None:
         """Hand over an event; in the waiter's loop only."""

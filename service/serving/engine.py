@@ -47,7 +47,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt: list[int]
     sampling: Sampling
     tenant: str = ""
-    """Who asks: nothing that is kept of a prompt is shared with another tenant."""
+    """Who asks: nothing that is kept of a prompt is shared with another tenant, and each has its
+    turn."""
+    weight: float = 1.0
+    """The tenant's share of what is generated, against the others'; over 0."""
     engine_id: int | None = None
     """The revision's number, never another's, for engines that know adapters by numbers."""
 
@@ -62,7 +65,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     top: "list[TokenLogprob]"
 
 
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
+class Piece(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """New text of one choice, whole characters only, never part of a stop string.
 
     The last piece of a choice carries `finish_reason`: `stop` or `length`. `tokens` counts the
@@ -74,6 +77,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     logprobs: list[TokenLogprob] | None = None
     finish_reason: str | None = None
+    queued: float | None = None
+    """Seconds until the request had a place in the batch; on its first piece only."""
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,8 +141,8 @@ class Engine(Protocol):
         """Yield pieces until every choice has finished.
 
         Closing the iterator early cancels the request and frees its place. Raises (at the first
-        step) EngineUnavailable when the engine is not there, dies, or its queue is full, and
-        ServiceError subclasses when the revision cannot be loaded: never answers with the base
+        step) EngineUnavailable when the engine is not there or dies, EngineBusy when too many wait,
+        and ServiceError subclasses when the revision cannot be loaded: never answers with the base
         instead.
         """
         ...

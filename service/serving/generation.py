@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from service.adapters.service import Target
-from service.errors import EngineUnavailable
+from service.errors import EngineBusy, EngineUnavailable
 from service.serving.engine import Piece, TokenLogprob
 from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
@@ -56,6 +56,7 @@ class Generation:
         self._tokens: dict[int, int] = {}
         self._began = time.monotonic()
         self._first: float | None = None
+        self._queued: float | None = None
 
     @property
     def usage(self) -> Usage:
@@ -77,6 +78,10 @@ class Generation:
             if self._unfinished:
                 raise EngineUnavailable("The engine stopped before the answer was whole.")
             outcome = "finished"
+        except EngineBusy:
+            outcome = "refused"
+            self._metrics.turned_away(self.tenant)
+            raise
         except (GeneratorExit, CancelledError):
             outcome = "cancelled"
             raise
@@ -96,6 +101,9 @@ class Generation:
     def _count(self, piece: Piece) -> None:
         if self._first is None:
             self._first = time.monotonic()
+        if piece.queued is not None:
+            self._queued = max(self._queued or 0.0, piece.queued)
+            self._metrics.admitted(self.tenant, piece.queued)
         self._tokens[piece.index] = piece.tokens
         if piece.finish_reason is not None:
             self._unfinished.discard(piece.index)
@@ -111,6 +119,7 @@ class Generation:
             outcome=outcome,
             prompt_tokens=used.prompt_tokens,
             completion_tokens=used.completion_tokens,
+            queued_ms=None if self._queued is None else _milliseconds(self._queued),
             first_ms=None if self._first is None else _milliseconds(self._first - self._began),
             total_ms=_milliseconds(time.monotonic() - self._began),
         )

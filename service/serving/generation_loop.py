@@ -18,14 +18,15 @@ import msgspec
 
 from adapters_store import RevisionRef
 from service.base.rows import Pick, Row, Score
-from service.errors import Conflict, EngineUnavailable, ServiceError
-from service.serving.admission import Admission
+from service.errors import Conflict, EngineBusy, EngineUnavailable, ServiceError
+from service.serving.admission import Admission, Asked
 from service.serving.backend import Backend
 from service.serving.calls import Call, Courier, Scored, ScoreRequest
 from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, Sampling
 from service.serving.residency import Residency, TooManyPins
 from service.serving.rows import generated_row, scored_row
+from service.serving.waiting_room import WaitingRoom
 from service.telemetry import logger
 
 _log = logger(__name__)
@@ -58,7 +59,8 @@ class GenerationLoop:
         self._backend = backend
         self._make_choice = make_choice
         self._residency = Residency(max_resident, time.time)
-        self._admission = Admission(max_batch, max_queue, self._residency)
+        self._admission = Admission(max_batch, self._residency)
+        self._room = WaitingRoom(max_queue, max_batch)
         self._sequences: dict[int, _Sequence] = {}
         self._keys = itertools.count(1)
         self._generated = 0
@@ -89,8 +91,18 @@ class GenerationLoop:
         return self._ended.is_set()
 
     def submit(self, call: Call) -> None:
-        """Let a call in. Raises EngineUnavailable once closed."""
-        self._leave(partial(self._submit, call))
+        """Let a call in. Raises EngineBusy if it may not wait, and EngineUnavailable once closed.
+
+        Here and not in a turn: who is refused does not wait for the step in hand.
+        """
+        with self._door:
+            if self._closed:
+                raise _closed()
+            waits = self._room.enter(call.tenant, call.parts)
+            if waits is None:
+                raise EngineBusy("too many requests are waiting")
+            call.waits = waits
+            self._put(partial(self._submit, call))
 
     def cancel(self, call: Call) -> None:
         """Free a call's places, unless it has ended."""
@@ -182,9 +194,8 @@ class GenerationLoop:
 
     def _submit(self, call: Call) -> None:
         keys = [next(self._keys) for _ in range(call.parts)]
-        if not self._admission.offer(keys, call.request.revision):
-            self._courier.add(call, EngineUnavailable("too many requests are waiting"))
-            return
+        asked = Asked(call.tenant, call.weight, call.request.revision, call.prompt_tokens)
+        self._admission.offer(keys, asked)
         call.open.update(keys)
         for index, key in enumerate(keys):
             self._sequences[key] = self._sequence(call, key, index)
@@ -205,7 +216,21 @@ class GenerationLoop:
             if evict is not None:
                 self._backend.remove(evict)
             self._loader.submit(self._prepare, ref, time.perf_counter())
-        self._backend.add(self._sequences[key].row for key in decision.run)
+        if decision.run:
+            self._begin([self._sequences[key] for key in decision.run])
+
+    def _begin(self, sequences: Collection[_Sequence]) -> None:
+        for sequence in sequences:
+            sequence.call.begin()
+            if not sequence.call.outside:
+                self._waits_no_more(sequence.call)
+        self._backend.add(sequence.row for sequence in sequences)
+
+    def _waits_no_more(self, call: Call) -> None:
+        if call.waits:
+            call.waits = False
+            with self._door:
+                self._room.admit(call.tenant)
 
     def _prefetch(self, ref: RevisionRef) -> None:
         self._residency.want(ref)
@@ -257,6 +282,7 @@ class GenerationLoop:
             _log.error("generation.step_failed", rows=len(result.lost), exc_info=fault)
         self._fail(result.lost, EngineUnavailable("the generation engine failed at this request"))
         self._generated += len(result.picks)
+        self._admission.generated(pick.key for pick in result.picks)
         done = [pick.key for pick in result.picks if self._take(pick)]
         done += [score.key for score in result.scores if self._tell(score)]
         self._finish(done)
@@ -271,7 +297,7 @@ class GenerationLoop:
         piece = sequence.choice.take(pick.token, pick.logprob, pick.top)
         if piece is None:
             return False
-        self._courier.add(sequence.call, piece)
+        self._courier.add(sequence.call, sequence.call.marked(piece))
         return piece.finish_reason is not None
 
     def _tell(self, score: Score) -> bool:
@@ -304,11 +330,17 @@ class GenerationLoop:
             self._admit()
 
     def _let_go(self, keys: Collection[int]) -> None:
-        if keys:
-            self._backend.drop(keys)
-            self._admission.withdraw(keys)
-            for key in keys:
-                self._sequences.pop(key).call.open.discard(key)
+        if not keys:
+            return
+        self._backend.drop(keys)
+        self._admission.withdraw(keys)
+        with self._door:
+            self._room.leave(len(keys))
+        for key in keys:
+            call = self._sequences.pop(key).call
+            call.open.discard(key)
+            if not call.open:
+                self._waits_no_more(call)
 
     def _stop(self) -> None:
         self._stopping = True

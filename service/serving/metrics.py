@@ -1,12 +1,17 @@
-"""Counts of generations. Labelled by what answered, not who asked: tenants are without bound."""
+"""Counts of generations, and how long they waited for a place. Labels of tenants are bounded."""
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from service.http.tenant_labels import TenantLabels
+
+QUEUED = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class GenerationMetrics:
     """The room's metrics in one registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, labels: TenantLabels) -> None:
+        self._labels = labels
         self.generations = Counter(
             "lorehouse_generations",
             "Generations ended, by what answered and how they ended",
@@ -19,6 +24,27 @@ class GenerationMetrics:
         self.completion_tokens = Counter(
             "lorehouse_completion_tokens", "Tokens generated", ("kind",), registry=registry
         )
+        self.refused = Counter(
+            "lorehouse_generations_refused",
+            "Requests that the engine let nobody wait for: too many did",
+            ("tenant",),
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "lorehouse_generation_queue_seconds",
+            "Time that requests waited for a place in the batch, adapters' loads included",
+            ("tenant",),
+            buckets=QUEUED,
+            registry=registry,
+        )
+
+    def admitted(self, tenant: str, seconds: float) -> None:
+        """Record that the engine had a place for a request, after so long."""
+        self.queue_seconds.labels(self._labels.label(tenant)).observe(seconds)
+
+    def turned_away(self, tenant: str) -> None:
+        """Record that the engine had none even to wait in."""
+        self.refused.labels(self._labels.label(tenant)).inc()
 
     def observe(self, kind: str, outcome: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Record one ended generation; `kind` is `base` or `adapter`."""

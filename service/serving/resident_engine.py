@@ -26,6 +26,7 @@ from service.base.segmented.base import SegmentedBase
 from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound
 from service.rendering.detokenizer import Detokenizer
 from service.rendering.renderer import Renderer
+from service.serving.admission import spare_places
 from service.serving.calls import Call, Scored, ScoreRequest
 from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, GenerationRequest, Piece, Sampling
@@ -59,7 +60,7 @@ class ResidentEngine:
         self._vocabulary = int(description.config["vocab_size"])
         model = GenerationModel(
             base,
-            most=max_batch,
+            most=max_batch + spare_places(max_batch),
             most_adapters=max_resident,
             tokens=kv_tokens,
             context=description.context_length,

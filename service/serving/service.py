@@ -11,6 +11,7 @@ from adapters_store import RevisionRef
 from service.adapters.service import ModelService, Target
 from service.base.description import BaseDescription
 from service.errors import BadRequest, NotFound
+from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
 from service.serving.engine import Engine, GenerationRequest, Piece, Sampling
 from service.serving.generation import Generation
@@ -27,6 +28,7 @@ from service.serving.orders import (
 )
 from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
+from service.tenants.weights import TenantWeights
 
 
 class GenerationService:
@@ -37,6 +39,7 @@ class GenerationService:
         engine: Engine,
         models: ModelService,
         renderer: Renderer,
+        weights: TenantWeights,
         max_batch: int = MOST_CHOICES,
         *,
         metrics: GenerationMetrics | None = None,
@@ -44,8 +47,9 @@ class GenerationService:
         self._engine = engine
         self._models = models
         self._renderer = renderer
+        self._weights = weights
         self._max_batch = max_batch
-        self._metrics = metrics or GenerationMetrics(CollectorRegistry())
+        self._metrics = metrics or GenerationMetrics(CollectorRegistry(), TenantLabels())
 
     @property
     def _vocabulary(self) -> int:
@@ -99,6 +103,7 @@ class GenerationService:
         check_tokens(order.sampling, self._vocabulary)
         # In a thread: a long prompt takes a while to tokenise, and so does the base's digest once.
         prompts, mark = await asyncio.to_thread(self._prepare, order.prompt, target)
+        weight = await self._weights.of(tenant_id)
         requests = [
             GenerationRequest(
                 id=generation_id if len(prompts) == 1 else f"{generation_id}-{place}",
@@ -106,6 +111,7 @@ class GenerationService:
                 prompt=prompt,
                 sampling=self._bounded(order, prompt),
                 tenant=tenant_id,
+                weight=weight,
                 engine_id=target.engine_id,
             )
             for place, prompt in enumerate(prompts)

@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from adapters_store import RevisionRef
-from service.errors import BadRequest, Conflict, EngineUnavailable, NotFound, ServiceError
+from service.errors import (
+    BadRequest,
+    Conflict,
+    EngineBusy,
+    EngineUnavailable,
+    NotFound,
+    ServiceError,
+)
 from service.serving.engine import TokenLogprob
 from tests.contracts.engines import CONTEXT, Answer, House, fake, remote, resident
 
@@ -254,11 +261,23 @@ async def test_a_cancelled_task_frees_its_place_running_or_waiting(house: House)
 async def test_beyond_the_queue_a_request_is_refused_at_once(house: House) -> None:
     long = house.request(max_tokens=200)
     async with house.begun(long), house.begun(long), house.begun(long), house.begun(long):
-        waiting = [asyncio.create_task(house.answer(max_tokens=2)) for _ in range(3)]
-        await house.until(lambda status: status.waiting == 3)
-        with pytest.raises(EngineUnavailable):
+        waiting = [asyncio.create_task(house.answer(max_tokens=2)) for _ in range(2)]
+        await house.until(lambda status: status.waiting == 2)
+        with pytest.raises(EngineBusy):
             await house.answer()
-    assert [answer.tokens for answer in await asyncio.gather(*waiting)] == [2, 2, 2]
+        short = house.request(max_tokens=2)
+        another = asyncio.create_task(
+            house.choices(msgspec.structs.replace(short, tenant="another"))
+        )
+        await house.until(lambda status: status.waiting == 3 or another.done())
+    assert [answer.tokens for answer in await asyncio.gather(*waiting)] == [2, 2]
+    assert [answer.tokens for answer in await another] == [2]
+
+
+async def test_the_first_piece_tells_how_long_the_request_waited(house: House) -> None:
+    pieces = [piece async for piece in house.engine.generate(house.request(n=2))]
+    assert (pieces[0].queued or -1) >= 0
+    assert not any(piece.queued for piece in pieces[1:])
 
 
 async def test_an_unknown_revision_is_not_found_and_never_the_base(house: House) -> None:
@@ -346,6 +365,8 @@ async def test_a_score_that_nobody_waits_for_any_more_frees_its_place(house: Hou
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    # By then it has heard what was left for it before, and not only done nothing yet.
+    await house.engine.pin([])
     await house.until(lambda status: (status.running, status.waiting) == (0, 0))
     assert (await house.answer()).tokens == 12
 

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from adapters_store import AdapterStore, InvalidAdapter, RevisionNotFound, RevisionRef
-from service.errors import Conflict, EngineUnavailable, NotFound, ServiceError
+from service.errors import Conflict, EngineBusy, EngineUnavailable, NotFound, ServiceError
 from service.serving.engine import EngineStatus, GenerationRequest, Piece, Resident
 from service.serving.load_times import LoadTimes
 from service.serving.requests import check_prompts, check_request
@@ -62,6 +63,7 @@ class FakeEngine:
         self._max_batch, self._context = max_batch, context_length
         self._unseeded = itertools.count(1 << 40)  # apart from seeds that are given
         self._running = self._waiting = self._tokens = 0
+        self._waiting_of: Counter[str] = Counter()
         self._hits = self._misses = self._loads = self._evictions = self._failures = 0
         self._resident: dict[RevisionRef, _Place] = {}
         self._pins: frozenset[RevisionRef] = frozenset()
@@ -75,12 +77,13 @@ class FakeEngine:
         self.requests.append(request)
         self._require()
         check_request(request, self._context, VOCABULARY)
-        if self._waiting >= self._max_queue:
-            raise EngineUnavailable("too many requests are waiting; try again later")
-        await self._enter(request)
+        if self._waiting_of[request.tenant] >= self._max_queue - self._waiting:
+            raise EngineBusy("too many requests are waiting; try again later")
+        queued = await self._enter(request)
         try:
             async for piece in self._pieces(request):
-                yield piece
+                yield replace(piece, queued=queued)
+                queued = None
         except (GeneratorExit, asyncio.CancelledError):
             self.cancelled.append(request.id)
             raise
@@ -168,8 +171,10 @@ class FakeEngine:
         if not self.available:
             raise EngineUnavailable("the generation engine is not running yet")
 
-    async def _enter(self, request: GenerationRequest) -> None:
+    async def _enter(self, request: GenerationRequest) -> float | None:
+        came = time.monotonic()
         self._waiting += 1
+        self._waiting_of[request.tenant] += 1
         self._wake()
         try:
             async with self._changed:
@@ -177,8 +182,10 @@ class FakeEngine:
             self._require()
             self._lease(request.revision)
             self._running += 1
+            return time.monotonic() - came
         finally:
             self._waiting -= 1
+            self._waiting_of[request.tenant] -= 1
             self._wake()
 
     def _fits(self, request: GenerationRequest) -> bool:

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from adapters_store import RevisionRef
-from service.serving.admission import PATIENCE, Admission
+from service.serving.admission import PATIENCE, Admission, Asked, spare_places
 from service.serving.load_times import BOUNDS, LoadTimes
 from service.serving.residency import Load, Ready, Residency, TooManyPins
 
 REFS = [RevisionRef("acme", f"a{n}", f"{n:064x}") for n in range(6)]
 SOME = st.sets(st.sampled_from(REFS), max_size=4)
+
+
+def asked(ref: RevisionRef | None, tenant: str = "acme") -> Asked:
+    return Asked(tenant, 1.0, ref, 3)
 
 
 def residency_of(limit: int) -> Residency:
@@ -136,7 +140,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.residency = residency_of(2)
-        self.admission = Admission(4, 8, self.residency)
+        self.admission = Admission(4, self.residency)
         self.number = 0
         self.refs: dict[int, RevisionRef | None] = {}
         self.waiting: list[int] = []
@@ -173,19 +177,24 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.residency.pin(self.pins)
         self.decide()
 
-    @rule(ref=st.sampled_from([None, *REFS[:4]]), n=st.integers(1, 3))
-    def offer(self, ref: RevisionRef | None, n: int) -> None:
+    @rule(
+        ref=st.sampled_from([None, *REFS[:4]]),
+        n=st.integers(1, 3),
+        tenant=st.sampled_from(["acme", "globex"]),
+    )
+    def offer(self, ref: RevisionRef | None, n: int, tenant: str) -> None:
         keys = list(range(self.number, self.number + n))
         self.number += n
-        full = self.admission.waiting >= 8
-        if self.admission.offer(keys, ref):
-            self.refs |= dict.fromkeys(keys, ref)
-            self.waiting += keys
-            self.asked += ref is not None
-            self.decide()
-        else:
-            assert full
-        assert self.admission.waiting <= 8
+        self.admission.offer(keys, asked(ref, tenant))
+        self.refs |= dict.fromkeys(keys, ref)
+        self.waiting += keys
+        self.asked += ref is not None
+        self.decide()
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def generate(self) -> None:
+        self.admission.generated(self.running)
 
     @precondition(lambda self: self.running or self.waiting)
     @rule(data=st.data())
@@ -214,7 +223,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         self.residency.check_integrity()
-        assert self.admission.running == len(self.running) <= 4
+        assert self.admission.running == len(self.running) <= 4 + spare_places(4)
 
     @invariant()
     def nobody_waits_who_could_run(self) -> None:
@@ -248,15 +257,15 @@ TestResidency.settings = TestAdmission.settings = settings(max_examples=60, dead
 def test_a_request_is_not_passed_for_ever() -> None:
     """Two requests always overlap on the one adapter that is there; a third wants another."""
     residency = residency_of(1)
-    admission = Admission(8, 1000, residency)
-    admission.offer([0], REFS[0])
+    admission = Admission(8, residency)
+    admission.offer([0], asked(REFS[0]))
     admission.decide()
     residency.loaded(REFS[0], 0.1)
     assert admission.decide().run == [0]
-    admission.offer([1], REFS[1])
+    admission.offer([1], asked(REFS[1]))
     running, passed = 0, 0
     for key in range(2, 10 * PATIENCE):
-        admission.offer([key], REFS[0])
+        admission.offer([key], asked(REFS[0]))
         ran = admission.decide().run
         passed += len(ran)
         admission.withdraw([running])
@@ -272,14 +281,14 @@ def test_a_request_is_not_passed_for_ever() -> None:
 
 def test_who_waits_for_a_place_does_not_hold_up_the_others() -> None:
     residency = residency_of(1)
-    admission = Admission(8, 1000, residency)
-    admission.offer([0], REFS[0])
+    admission = Admission(8, residency)
+    admission.offer([0], asked(REFS[0]))
     admission.decide()
     residency.loaded(REFS[0], 0.1)
     admission.decide()
-    admission.offer([1], REFS[1])
-    admission.offer([2], None)
-    admission.offer([3], REFS[0])
+    admission.offer([1], asked(REFS[1]))
+    admission.offer([2], asked(None))
+    admission.offer([3], asked(REFS[0]))
     assert admission.decide().run == [2, 3]
     admission.withdraw([0, 3])
     assert admission.decide().loads == [(REFS[1], REFS[0])]
@@ -287,25 +296,25 @@ def test_who_waits_for_a_place_does_not_hold_up_the_others() -> None:
 
 def test_what_is_pinned_is_loaded_without_a_request_and_stays() -> None:
     residency = residency_of(2)
-    admission = Admission(8, 1000, residency)
+    admission = Admission(8, residency)
     residency.pin([REFS[0]])
     assert admission.decide().loads == [(REFS[0], None)]
     residency.loaded(REFS[0], 0.1)
     for number, ref in enumerate(REFS[1:]):
-        admission.offer([number], ref)
+        admission.offer([number], asked(ref))
         [(loaded, evicted)] = admission.decide().loads
         assert (loaded, evicted) == (ref, REFS[number] if number else None)
         residency.loaded(ref, 0.1)
         admission.decide()
         admission.withdraw([number])
     residency.pin([])
-    admission.offer([9], REFS[1])
+    admission.offer([9], asked(REFS[1]))
     assert admission.decide().loads == [(REFS[1], REFS[0])]
 
 
 def test_a_pin_whose_load_failed_is_tried_again_when_the_pins_are_told_again() -> None:
     residency = residency_of(2)
-    admission = Admission(8, 1000, residency)
+    admission = Admission(8, residency)
     residency.pin([REFS[0]])
     assert admission.decide().loads == [(REFS[0], None)]
     assert admission.failed(REFS[0]) == []
@@ -316,8 +325,8 @@ def test_a_pin_whose_load_failed_is_tried_again_when_the_pins_are_told_again() -
 
 def test_a_prefetch_waits_until_a_place_is_unused() -> None:
     residency = residency_of(1)
-    admission = Admission(8, 1000, residency)
-    admission.offer([0], REFS[0])
+    admission = Admission(8, residency)
+    admission.offer([0], asked(REFS[0]))
     admission.decide()
     residency.loaded(REFS[0], 0.1)
     assert admission.decide().run == [0]

@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from adapters_store import RevisionRef
 from service.adapters.service import Target
-from service.errors import EngineUnavailable
+from service.errors import EngineBusy, EngineUnavailable
+from service.http.tenant_labels import TenantLabels
 from service.serving.engine import Piece
 from service.serving.generation import Generation
 from service.serving.merging import closing
@@ -42,7 +44,7 @@ class Script:
             prompt_tokens=7,
             choices=choices,
             source=self._play(),
-            metrics=GenerationMetrics(self.registry),
+            metrics=GenerationMetrics(self.registry, TenantLabels()),
         )
 
     def counted(self, name: str, **labels: str) -> float | None:
@@ -117,3 +119,23 @@ async def test_one_log_line_tells_who_and_how_much_but_never_what() -> None:
     assert (line["prompt_tokens"], line["completion_tokens"]) == (7, 1)
     assert line["total_ms"] >= line["first_ms"] >= 0
     assert "secret" not in str(line)
+
+
+async def test_the_wait_for_a_place_is_counted_for_the_tenant() -> None:
+    script = Script(replace(piece("a", 1), queued=0.3), piece("b", 2, reason="stop"))
+    with capture_logs() as logs:
+        await script.generation().collect()
+    assert logs[-1]["queued_ms"] == 300
+    name = "lorehouse_generation_queue_seconds"
+    read = script.registry.get_sample_value
+    assert read(f"{name}_sum", {"tenant": "acme"}) == 0.3
+    assert read(f"{name}_bucket", {"tenant": "acme", "le": "0.25"}) == 0
+    assert read(f"{name}_bucket", {"tenant": "acme", "le": "0.5"}) == 1
+
+
+async def test_who_may_not_even_wait_is_counted_as_refused() -> None:
+    script = Script(fault=EngineBusy("too many"))
+    with pytest.raises(EngineBusy):
+        await script.generation().collect()
+    assert script.counted("generations", kind="adapter", outcome="refused") == 1
+    assert script.counted("generations_refused", tenant="acme") == 1

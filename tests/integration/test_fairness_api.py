@@ -1,0 +1,77 @@
+"""Tenants side by side over HTTP: what of each reaches the engine, and who is turned away."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from litestar import Litestar
+from sqlalchemy import update
+
+from service.database import Database
+from service.database.models import TenantRow
+from service.tenants.weights import SECONDS, TenantWeights
+from tests.fakes.engine import FakeEngine
+from tests.integration.generating import BASE, COMPLETIONS, error_of, over_the_wire, served
+
+ASKED: dict[str, Any] = {"model": BASE, "prompt": "once upon"}
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    """One sequence at once, and three requests that wait."""
+    return FakeEngine(max_batch=1, max_queue=3)
+
+
+async def set_weight(database: Database, weight: float) -> None:
+    async with database.write() as session:
+        await session.execute(update(TenantRow).values(weight=weight))
+
+
+async def test_the_tenant_and_its_weight_reach_the_engine(
+    acme: httpx.AsyncClient, database: Database, engine: FakeEngine
+) -> None:
+    await set_weight(database, 2.5)
+    answer = await acme.post(COMPLETIONS, json=ASKED)
+    assert answer.status_code == 200, answer.text
+    assert (engine.requests[-1].tenant, engine.requests[-1].weight) == ("acme", 2.5)
+
+
+async def test_a_weight_is_read_again_after_a_while(
+    acme: httpx.AsyncClient, database: Database
+) -> None:
+    now = [0.0]
+    weights = TenantWeights(database, lambda: now[0])
+    assert await weights.of("acme") == 1.0
+    await set_weight(database, 3.0)
+    assert await weights.of("acme") == 1.0
+    now[0] = SECONDS
+    assert await weights.of("acme") == 3.0
+
+
+async def test_who_fills_the_queue_is_turned_away_and_another_tenant_is_not(
+    app: Litestar,
+    admin: httpx.AsyncClient,
+    acme: httpx.AsyncClient,
+    globex: httpx.AsyncClient,
+    engine: FakeEngine,
+) -> None:
+    engine.pause()
+    async with (
+        served(app) as url,
+        over_the_wire(acme, url) as heavy,
+        over_the_wire(globex, url) as light,
+    ):
+        under_way = [asyncio.create_task(heavy.post(COMPLETIONS, json=ASKED)) for _ in range(3)]
+        await engine.wait_until(running=1, waiting=2)
+        refused = await heavy.post(COMPLETIONS, json=ASKED | {"stream": True})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert error_of(refused)["code"] == "engine_busy"
+        under_way.append(asyncio.create_task(light.post(COMPLETIONS, json=ASKED)))
+        await engine.wait_until(running=1, waiting=3)
+        engine.resume()
+        assert {(await one).status_code for one in under_way} == {200}
+    told = (await admin.get("/metrics")).text
+    assert 'lorehouse_generations_refused_total{tenant="acme"} 1.0' in told
+    assert 'lorehouse_generation_queue_seconds_count{tenant="acme"} 3.0' in told
+    assert 'lorehouse_generation_queue_seconds_count{tenant="globex"} 1.0' in told
