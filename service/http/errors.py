@@ -119,7 +119,8 @@ def _respond(
 
 
 def _service_error(_: Request[Any, Any, Any], fault: ServiceError) -> Response[Any]:
-    return _respond(fault.status, detail_of(fault), fault.extra, fault.headers)
+    headers = {**fault.headers, **fault.further_headers}
+    return _respond(fault.status, detail_of(fault), fault.extra, headers)
 
 
 def _http_exception(request: Request[Any, Any, Any], fault: HTTPException) -> Response[Any]:
