@@ -101,9 +101,11 @@ class Quotas:
         """
         await self._check(session, tenant_id, asked, adapter, lock=True)
 
-    async def glance(self, session: AsyncSession, tenant_id: str, asked: Use) -> None:
+    async def glance(
+        self, session: AsyncSession, tenant_id: str, asked: Use, *, adapter: str | None = None
+    ) -> None:
         """Raise QuotaExceeded as `admit` would now, before much is done for it."""
-        await self._check(session, tenant_id, asked, None, lock=False)
+        await self._check(session, tenant_id, asked, adapter, lock=False)
 
     async def use(self, session: AsyncSession, tenant_id: str) -> Use:
         """Count all that quotas bound."""
