@@ -175,15 +175,21 @@ class QuotaExceeded(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """The tenant asks faster than it may; `retry_after` is in seconds."""
+    """The tenant asks faster than it may; `retry_after` is in seconds.
+
+    `never` says that this request is over the limit by itself.
+    """
 
     status = 429
     type = "rate_limit_exceeded"
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, retry_after: float, told: Mapping[str, str]) -> None:
+    def __init__(
+        self, message: str, retry_after: float, told: Mapping[str, str], *, never: bool = False
+    ) -> None:
         super().__init__(message)
-        self.told = {**told, "retry-after": str(max(1, math.ceil(retry_after)))}
+        again = {"x-should-retry": "false"} if never else {}
+        self.told = {**told, "retry-after": str(max(1, math.ceil(retry_after))), **again}
 
     @property
     def further_headers(self) -> Mapping[str, str]:

@@ -48,6 +48,11 @@ class Excess(msgspec.Struct, frozen=True):
             f"used, and this request needs {self.asked} more."
         )
 
+    @property
+    def error(self) -> QuotaExceeded:
+        """Make the error of it."""
+        return QuotaExceeded(self.message, msgspec.structs.asdict(self))
+
 
 def first_excess(limits: Limits, used: Use, asked: Use) -> Excess | None:
     """Find a quota that what is asked for would exceed; what is not asked for never is."""
@@ -125,7 +130,7 @@ class Quotas:
             asked = msgspec.structs.replace(asked, adapters=0)
         excess = first_excess(limits, await self._use(session, tenant_id, wanted), asked)
         if excess is not None:
-            raise QuotaExceeded(excess.message, msgspec.structs.asdict(excess))
+            raise excess.error
 
     async def _use(self, session: AsyncSession, tenant_id: str, wanted: Sequence[str]) -> Use:
         since = used.Since(month=month_of(self.clock()), day=day_of(self.clock()))

@@ -86,8 +86,13 @@ async def _trained_tokens(session: AsyncSession, tenant_id: str, since: Since) -
     return await _spent(session, tenant_id, "trained", since.month) + to_come
 
 
+async def generated_since(session: AsyncSession, tenant_id: str, day: int) -> int:
+    """Add up what was generated since the beginning of a day."""
+    return await _spent(session, tenant_id, "generated", day)
+
+
 async def _generated_tokens(session: AsyncSession, tenant_id: str, since: Since) -> int:
-    return await _spent(session, tenant_id, "generated", since.day)
+    return await generated_since(session, tenant_id, since.day)
 
 
 COUNTS: Mapping[str, Count] = {
