@@ -23,6 +23,11 @@ class Revision(msgspec.Struct, frozen=True, weakref=True):
     path: Path
     manifest: Manifest
 
+    @property
+    def bytes(self) -> int:
+        """How much its files take, the manifest apart."""
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
 
 class Orphan(msgspec.Struct, frozen=True):
     """Content that no revision speaks of: what is left of a publish or a delete that was cut."""

@@ -58,6 +58,8 @@ from service.serving.residents import ResidencyService, served
 from service.serving.service import GenerationService
 from service.settings import Settings
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
+from service.tenants.limits import from_setting
+from service.tenants.quotas import Quotas
 from service.tenants.service import TenantService
 from service.tenants.weights import TenantWeights
 from service.webhooks.controller import WebhookController
@@ -155,7 +157,8 @@ def _services(
     collector = Collector(database, store, models.remover)
     secret = load_or_make(root, "secret", settings.secret)
     private = settings.webhooks_private
-    files = FileService(database, root, renderer, settings.max_file_bytes)
+    quotas = Quotas(from_setting(settings.tenant_limits))
+    files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
     return {
         "adapters": AdapterService(
             database, store, renderer.base, served=partial(served, engine), prefetch=prefetch
@@ -179,6 +182,7 @@ def _services(
             files.folder,
             ImportGate(engine, renderer).examine,
             settings.max_import_bytes,
+            quotas,
         ),
         "jobs": JobService(
             database,
@@ -187,8 +191,9 @@ def _services(
             quantization=settings.quantization,
             base_model=settings.base_model,
             max_rank=settings.max_lora_rank,
+            quotas=quotas,
         ),
-        "merges": MergeService(database, store),
+        "merges": MergeService(database, store, renderer.base, quotas),
         "models": models,
         "overrides": Overrides(database, renderer.base),
         "residents": ResidencyService(
@@ -198,6 +203,7 @@ def _services(
             renderer.base,
             places=settings.max_resident_adapters,
             prefetch=prefetch,
+            quotas=quotas,
         ),
         "retention": collector.retention,
         "tenants": TenantService(

@@ -12,6 +12,8 @@ ServiceError
 ├── TooLarge                  413
 ├── Unprocessable             422  it is what it should be, and may not be served
 ├── PreconditionRequired      428  the request must say which state it was made for
+├── QuotaExceeded             429  the tenant has as much as it may have
+├── RateLimited               429  the tenant asks faster than it may
 └── Unavailable               503  ours, temporary: the client may retry
     ├── EngineUnavailable     503
     │   └── EngineBusy        503  too many requests wait, of all tenants or of this one
@@ -20,6 +22,8 @@ ServiceError
     └── StorageFull           503
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -41,6 +45,11 @@ class ServiceError(Exception):
     @property
     def extra(self) -> dict[str, Any]:
         """Further members of the error body."""
+        return {}
+
+    @property
+    def further_headers(self) -> Mapping[str, str]:
+        """Headers that depend on the case."""
         return {}
 
 
@@ -143,6 +152,50 @@ class PreconditionRequired(ServiceError):
     status = 428
     type = "invalid_request_error"
     code = "precondition_required"
+
+
+class QuotaExceeded(ServiceError):
+    """The tenant has, or has used, as much as it may; an SDK's second try would not mend that.
+
+    `figures` are the quota's name, its limit, what is used and what was asked for.
+    """
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+    def __init__(self, message: str, figures: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.figures = figures
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The figures of the message, for programs."""
+        return self.figures
+
+
+class RateLimited(ServiceError):
+    """The tenant asks faster than it may; `retry_after` is in seconds.
+
+    `never` says that this request is over the limit by itself.
+    """
+
+    status = 429
+    type = "rate_limit_exceeded"
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, retry_after: float, told: Mapping[str, str], *, never: bool = False
+    ) -> None:
+        super().__init__(message)
+        again = {"x-should-retry": "false"} if never else {}
+        self.told = {**told, "retry-after": str(max(1, math.ceil(retry_after))), **again}
+
+    @property
+    def further_headers(self) -> Mapping[str, str]:
+        """When to come again, and what the limits are."""
+        return self.told
 
 
 class TooLarge(ServiceError):

@@ -28,32 +28,6 @@ DESCRIPTION = """Fine-tune and serve one language model for many tenants.
 `/v1/completions` take what OpenAI's SDKs send. Every answer carries `x-request-id`, and every
 error has the same body."""
 
-# Bodies that handlers read off the socket themselves.
-MULTIPART: dict[str, Json] = {
-    "createFile": {
-        "type": "object",
-        "required": ["file", "purpose"],
-        "properties": {
-            "file": {"type": "string", "format": "binary", "description": "The file's content."},
-            "purpose": {"type": "string", "description": "`fine-tune` for training data."},
-            "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-            "expires_after[seconds]": {
-                "type": "integer",
-                "minimum": 3600,
-                "maximum": 2592000,
-                "description": "Seconds from the anchor to the file's deletion.",
-            },
-        },
-    },
-    "createUploadPart": {
-        "type": "object",
-        "required": ["data"],
-        "properties": {
-            "data": {"type": "string", "format": "binary", "description": "The part's content."}
-        },
-    },
-}
-
 # Streams of handlers in rooms that do not know the option.
 EVENTS_OF: dict[str, type] = {"listFineTuningJobEvents": JobEvent}
 
@@ -127,14 +101,21 @@ def _finish(operation: Json, handler: HTTPRouteHandler, schemas: Json) -> None:
         operation["responses"]["200"]["content"]["text/event-stream"] = {
             "schema": _schema_of(events, schemas)
         }
-    if operation_id in MULTIPART:
-        schema = {"schema": MULTIPART[operation_id]}
-        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": schema}}
+    for parameter in operation.get("parameters", ()):
+        _never_null(parameter["schema"])
     if "requestBody" in operation:
         error = operation["responses"]["401"]["content"]
         large = {"description": "Request Entity Too Large", "content": error}
         operation["responses"].setdefault("413", large)
         operation["responses"] = dict(sorted(operation["responses"].items()))
+
+
+def _never_null(schema: Json) -> None:
+    """A parameter may be left out, but its text is never null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema |= kinds[0]
 
 
 def _in_words(operation_id: str) -> str:

@@ -81,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """CPU threads of a runtime process; 0 means all cores but one."""
     webhooks_private: bool = False
     """Let webhooks go to loopback and private addresses and by plain http: for an intranet."""
+    tenant_limits: str = ""
+    """Every tenant's quotas and rate limits, as a JSON object; a tenant's own go over them."""
     metrics_public: bool = False
     """Serve `/metrics` without the admin key."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

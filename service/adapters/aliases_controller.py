@@ -17,7 +17,7 @@ from service.adapters.aliases_schemas import (
     MoveAlias,
     RollBackAlias,
 )
-from service.adapters.preconditions import IF_MATCH, IF_NONE_MATCH, etag, expected
+from service.adapters.preconditions import ETAG_PATTERN, IF_MATCH, IF_NONE_MATCH, etag, expected
 from service.http.errors import errors
 from service.tenants.auth import requires
 from service.tenants.principal import Principal
@@ -35,11 +35,19 @@ After = Annotated[str | None, QueryParameter(description="`last_id` of the page 
 Limit = Annotated[int, QueryParameter(ge=1, le=MOST, description="Most items to give.")]
 IfMatch = Annotated[
     str | None,
-    HeaderParameter(name=IF_MATCH, description="The version that is changed, in quotes."),
+    HeaderParameter(
+        name=IF_MATCH,
+        description="The version that is changed, in quotes.",
+        schema_extra={"pattern": f"^{ETAG_PATTERN}$"},
+    ),
 ]
 IfNoneMatch = Annotated[
     str | None,
-    HeaderParameter(name=IF_NONE_MATCH, description="`*`: make it, unless it is there."),
+    HeaderParameter(
+        name=IF_NONE_MATCH,
+        description="`*`: make it, unless it is there.",
+        schema_extra={"pattern": r"^\*$"},
+    ),
 ]
 
 

@@ -49,6 +49,7 @@ from service.datasets.folder import FileFolder
 from service.datasets.receive import Received
 from service.errors import AdaptersUnavailable, Unprocessable
 from service.telemetry import logger
+from service.tenants.quotas import Quotas, Use
 
 TRIAL = "import"
 assert TRIAL in names.RESERVED
@@ -82,6 +83,7 @@ class ImportService:
         folder: FileFolder,
         examine: Examine,
         max_bytes: int,
+        quotas: Quotas | None = None,
     ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
@@ -89,6 +91,7 @@ class ImportService:
         self._store = store
         self._base = base
         self._examine = examine
+        self._quotas = quotas or Quotas()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._unpacking = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -102,7 +105,7 @@ class ImportService:
         """Bring an adapter in, and tell whether it is new. What is refused leaves nothing.
 
         Raises BadRequest for what is no adapter of this base, Unprocessable for what the serving
-        engine rejects, and EngineUnavailable.
+        engine rejects, QuotaExceeded, and EngineUnavailable.
         """
         check_wish(wish, self._base.name)
         check_parts(files)
@@ -165,22 +168,32 @@ class ImportService:
         self, trial: Revision, origin: Origin, wish: ImportAdapter, key_id: str | None
     ) -> tuple[ImportedRevision, bool]:
         ref = msgspec.structs.replace(trial.ref, adapter=wish.adapter)
-        gate = await self._gate(ref, trial.ref, origin.format)
+        room = Use(stored_bytes=trial.bytes)
+        gate = await self._gate(ref, trial.ref, origin.format, room)
         await unbroken(asyncio.to_thread(self._publish, trial, origin, ref.adapter))
         async with self._database.write() as session:
-            known = await _known(session, ref)
-            model = known[0].name if known else await self._record(session, ref, origin, gate)
+            if (known := await _known(session, ref)) is not None:
+                model = known[0].name
+            else:
+                # What another took since it was looked at leaves files to the collector.
+                await self._quotas.admit(session, ref.tenant, room, adapter=ref.adapter)
+                model = await self._record(session, ref, origin, gate, trial.bytes)
             await _move_alias(session, ref, wish, key_id)
             shown = await _shown(session, ref, model)
         log.info("adapter.imported", tenant=ref.tenant, adapter=ref.adapter, digest=ref.digest)
         return shown, known is None
 
-    async def _gate(self, ref: RevisionRef, trial: RevisionRef, format_: str) -> Json | None:
-        """Have it examined, unless the adapter has it already. Raises Unprocessable, Conflict."""
+    async def _gate(
+        self, ref: RevisionRef, trial: RevisionRef, format_: str, room: Use
+    ) -> Json | None:
+        """Have it examined, unless the adapter has it already.
+
+        Raises Unprocessable, Conflict, and QuotaExceeded.
+        """
         async with self._database.read() as session:
-            known = await _known(session, ref)
-        if known is not None:
-            return known[1].gate
+            if (known := await _known(session, ref)) is not None:
+                return known[1].gate
+            await self._quotas.glance(session, ref.tenant, room, adapter=ref.adapter)
         verdict = await self._examine(trial, format_)
         if not verdict.passed:
             message = f"The publish gate rejected the adapter: {verdict.reason}"
@@ -188,7 +201,7 @@ class ImportService:
         return verdict.report()
 
     async def _record(
-        self, session: AsyncSession, ref: RevisionRef, origin: Origin, gate: Json | None
+        self, session: AsyncSession, ref: RevisionRef, origin: Origin, gate: Json | None, size: int
     ) -> str:
         return await RevisionRepository(session).record(
             ref.tenant,
@@ -198,6 +211,7 @@ class ImportService:
             format=origin.format,
             job_id=None,
             gate=gate,
+            size=size,
         )
 
     def _publish(self, trial: Revision, origin: Origin, adapter: str) -> None:

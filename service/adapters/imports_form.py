@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from litestar.openapi.spec import OpenAPIType, Operation, Schema
 
-from service.adapters.aliases_schemas import LONGEST_REASON
+from service.adapters.aliases_schemas import LONGEST_REASON, TEXT
 from service.adapters.imports_schemas import ARCHIVE, CONFIG, FORMATS, WEIGHTS
 from service.adapters.names import PATTERN
 from service.datasets.forms import binary, form
@@ -36,7 +36,12 @@ class ImportForm(Operation):
                     type=text, pattern=f"^{PATTERN}$", description="An alias that is to name it."
                 ),
                 "reason": Schema(
-                    type=text, max_length=LONGEST_REASON, description="Why the alias moves."
+                    type=text,
+                    min_length=1,
+                    max_length=LONGEST_REASON,
+                    pattern=TEXT,
+                    description="Why the alias moves.",
                 ),
             },
+            one_of=[Schema(required=[ARCHIVE]), Schema(required=[CONFIG, WEIGHTS])],
         )

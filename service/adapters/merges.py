@@ -26,10 +26,13 @@ from service.adapters.merges_schemas import (
 from service.adapters.missing import revision_not_found
 from service.adapters.rejected import revision_rejected
 from service.adapters.repository import Named, RevisionRepository
+from service.base.description import BaseDescription
+from service.base.memory import parameters
 from service.database import Database
 from service.database.models import FINISHED_JOBS, MergeRow
 from service.errors import AdaptersUnavailable, Conflict, NotFound
 from service.telemetry import logger
+from service.tenants.quotas import Quotas, Use
 from service.wire import Deleted, new_id, now, page
 
 log = logger(__name__)
@@ -38,12 +41,21 @@ log = logger(__name__)
 class MergeService:
     """Everything raises NotFound alike for unknown and for foreign names."""
 
-    def __init__(self, database: Database, store: AdapterStore) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: AdapterStore,
+        base: BaseDescription,
+        quotas: Quotas | None = None,
+    ) -> None:
         self.database = database
         self.store = store
+        self.base = base
+        self.quotas = quotas or Quotas()
 
     async def create(self, tenant_id: str, adapter: str, rev: str, body: CreateMerge) -> Merge:
-        """Accept a merge, and queue it. Raises Conflict for a rejected revision."""
+        """Accept a merge, and queue it. Raises Conflict for a rejected revision, QuotaExceeded."""
+        size = await asyncio.to_thread(merged_bytes, self.base)
         async with self.database.write() as session:
             revisions = RevisionRepository(session)
             if rejected := await revisions.rejected(tenant_id, adapter, rev):
@@ -51,7 +63,8 @@ class MergeService:
             found = await revisions.revision(tenant_id, adapter, rev)
             if found is None:
                 raise revision_not_found(adapter, rev)
-            row = _row(found, body)
+            row = _row(found, body, size)
+            await self.quotas.admit(session, tenant_id, Use(stored_bytes=size))
             await MergeRepository(session).add(row)
         return shown(row)
 
@@ -175,7 +188,12 @@ def shown(row: MergeRow) -> Merge:
     )
 
 
-def _row(found: Named, body: CreateMerge) -> MergeRow:
+def merged_bytes(base: BaseDescription) -> int:
+    """Estimate how much a merged model takes: all of the base's parameters, at 16 bit."""
+    return 2 * parameters(base.path)
+
+
+def _row(found: Named, body: CreateMerge, size: int) -> MergeRow:
     model, revision = found
     return MergeRow(
         id=new_id("merge-"),
@@ -188,4 +206,5 @@ def _row(found: Named, body: CreateMerge) -> MergeRow:
         created_at=now(),
         attempts=0,
         lease_token=0,
+        bytes=size,
     )

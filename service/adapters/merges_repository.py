@@ -68,7 +68,7 @@ class MergeRepository(Leases[MergeRow]):
     async def succeed(self, merge_id: str, token: int, result: dict[str, Any]) -> None:
         """End a merge whose files are published. Raises LeaseLost."""
         merge = await self.held(merge_id, token)
-        merge.result = result
+        merge.result, merge.bytes = result, result["bytes"]
         self._end(merge, "succeeded")
 
     async def fail(self, merge_id: str, token: int, code: str, message: str) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from adapters_store import RevisionRef
 from service.database.models import RevisionRow
 from service.errors import Conflict
+from service.tenants.quotas import Quotas, Use
 
 
 class PinRepository:
@@ -21,8 +22,13 @@ class PinRepository:
         query = select(RevisionRow).where(RevisionRow.pinned).order_by(RevisionRow.seq)
         return (await self.session.scalars(query)).all()
 
-    async def set(self, revision: RevisionRow, pinned: bool, places: int) -> None:
-        """Pin a revision, or do not. Raises Conflict unless a place is left for the others."""
+    async def set(self, revision: RevisionRow, pinned: bool, places: int, quotas: Quotas) -> None:
+        """Pin a revision, or do not.
+
+        Raises QuotaExceeded, and Conflict unless a place is left for the others.
+        """
+        if pinned and not revision.pinned:
+            await quotas.admit(self.session, revision.tenant_id, Use(resident_adapters=1))
         others = [row for row in await self.pinned() if row.seq != revision.seq]
         if pinned and len(others) + 1 >= places:
             message = (

@@ -7,7 +7,8 @@ from service.errors import BadRequest, PreconditionRequired
 IF_MATCH, IF_NONE_MATCH = "If-Match", "If-None-Match"
 NOTHING = 0
 """The version of what is not there."""
-_ETAG = re.compile(r'"([1-9][0-9]{0,8})"', re.ASCII)
+ETAG_PATTERN = '"([1-9][0-9]{0,8})"'
+_ETAG = re.compile(ETAG_PATTERN, re.ASCII)
 
 
 def etag(version: int) -> str:

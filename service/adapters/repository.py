@@ -45,13 +45,15 @@ class RevisionRepository:
         job_id: str | None,
         step: int | None = None,
         gate: Json | None = None,
+        size: int = 0,
     ) -> str:
         """Make a revision that passed the gate callable, and return its name.
 
-        `step` is a checkpoint's. Recording the same again returns the same name.
+        `step` is a checkpoint's, `size` the bytes of its files. Recording the same again returns
+        the same name.
         """
         revision = await self._ensure_revision(tenant_id, adapter, digest, format, job_id)
-        revision.status, revision.gate = PUBLISHED, gate
+        revision.status, revision.gate, revision.bytes = PUBLISHED, gate, size
         await self.session.flush()
         return await self._name(revision, base_name, job_id, step)
 
@@ -65,12 +67,14 @@ class RevisionRepository:
         job_id: str | None,
         step: int | None,
         gate: Json,
+        size: int = 0,
     ) -> RevisionRow:
         """Note a revision that failed at the gate: it has no name, and its files stay.
 
         One that passed before, or was overridden, stays as it was: its content is the same.
         """
         row = await self._ensure_revision(tenant_id, adapter, digest, format, job_id, REJECTED)
+        row.bytes = size
         if row.status == REJECTED and row.overridden_at is None:
             row.gate = gate | {"step": step}
         return row

@@ -251,6 +251,8 @@ class RevisionRow(DefaultBase):
     overridden_at: Mapped[int | None] = mapped_column(BigInteger)
     pinned: Mapped[bool] = mapped_column(Boolean, server_default=false())
     """Whether it is to stay resident."""
+    bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Of its files; 0 for what was published before they were counted."""
 
 
 class FineTunedModelRow(DefaultBase):
@@ -320,6 +322,8 @@ class MergeRow(Leased, DefaultBase):
     """Files, bytes and how well it agrees with base plus adapter, once it has succeeded."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
+    bytes: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Of its result; until there is one, what it will be about."""
 
 
 class ErasureRow(DefaultBase):

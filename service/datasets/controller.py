@@ -55,6 +55,7 @@ class FileController(Controller):
         cannot be trained on, the answer is 400 `invalid_training_file`, its `errors` say why, and
         nothing is kept.
         """
+        await files.expecting(tenant_id)
         with files.folder.temporary() as path:
             content_type = request.headers.get("content-type")
             form = await receive(request.stream(), content_type, {"file": path}, _expected(files))

@@ -1,7 +1,7 @@
 """The bodies that are not JSON, as the OpenAPI document describes them."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
@@ -47,13 +47,14 @@ def binary(description: str) -> Schema:
     return Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description=description)
 
 
-def form(required: list[str], properties: dict[str, Schema]) -> RequestBody:
-    """Describe a form that has these parts and no other."""
+def form(required: list[str], properties: dict[str, Schema], **rules: Any) -> RequestBody:
+    """Describe a form that has these parts and no other, and keeps to JSON Schema's `rules`."""
     schema = Schema(
         type=OpenAPIType.OBJECT,
         required=required,
         properties=dict(properties),
         additional_properties=False,
+        **rules,
     )
     return RequestBody(content={"multipart/form-data": OpenAPIMediaType(schema)}, required=True)
 
@@ -75,6 +76,7 @@ class FileForm(Operation):
                     type=OpenAPIType.INTEGER, minimum=3600, maximum=2592000, description=expiry
                 ),
             },
+            dependent_required={ANCHOR: [SECONDS], SECONDS: [ANCHOR]},
         )
 
 

@@ -12,9 +12,11 @@ from service.datasets.inspection import examples_of, inspect
 from service.datasets.receive import Received
 from service.datasets.repository import FileRepository, not_found
 from service.datasets.schemas import FINE_TUNE, Purpose
+from service.errors import QuotaExceeded
 from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
 from service.telemetry import logger
+from service.tenants.quotas import Quotas, Use
 from service.wire import new_id, now
 
 log = logger(__name__)
@@ -29,24 +31,41 @@ class FileService:
     """
 
     def __init__(
-        self, database: Database, root: Path, renderer: Renderer, max_file_bytes: int
+        self,
+        database: Database,
+        root: Path,
+        renderer: Renderer,
+        max_file_bytes: int,
+        quotas: Quotas | None = None,
     ) -> None:
         self._database = database
+        self.quotas = quotas or Quotas()
         self._renderer = renderer
         self.folder = FileFolder(root)
         self.max_file_bytes = max_file_bytes
         # A large file takes minutes: a few of them must not take every thread there is.
         self._inspecting = asyncio.Semaphore(MOST_INSPECTIONS)
 
+    async def expecting(self, tenant_id: str) -> None:
+        """Check, before a file's bytes are taken, that there is room. Raises QuotaExceeded."""
+        await self.sweep()
+        async with self._database.read() as session:
+            await self.quotas.glance(session, tenant_id, Use(files=1, stored_bytes=1))
+
     async def create(
         self, tenant_id: str, received: Received, purpose: Purpose, expires_after: int | None
     ) -> FileRow:
-        """Keep a received file. Raises InvalidTrainingFile, and then keeps nothing."""
+        """Keep a received file. Raises InvalidTrainingFile and QuotaExceeded: nothing is kept."""
         file = await self.prepare(tenant_id, received, purpose, expires_after)
-        async with self._database.write() as session:
-            await FileRepository(session).add(file)
+        try:
+            async with self._database.write() as session:
+                wanted = Use(files=1, stored_bytes=file.bytes)
+                await self.quotas.admit(session, tenant_id, wanted)
+                await FileRepository(session).add(file)
+        except QuotaExceeded:
+            await asyncio.to_thread(self.folder.remove_file, tenant_id, file.id)
+            raise
         log.info("file.created", tenant=tenant_id, file=file.id, bytes=file.bytes, rows=file.rows)
-        await self.sweep()
         return file
 
     async def prepare(

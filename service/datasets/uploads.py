@@ -15,6 +15,7 @@ from service.datasets.uploads_repository import CANCELLED, COMPLETED, PENDING, U
 from service.datasets.uploads_schemas import CompleteUpload, CreateUpload
 from service.errors import Conflict, NotFound, TooLarge
 from service.telemetry import logger
+from service.tenants.quotas import Use
 from service.wire import new_id, now
 
 log = logger(__name__)
@@ -32,7 +33,7 @@ class UploadService:
         self.folder = files.folder
 
     async def create(self, tenant_id: str, body: CreateUpload) -> UploadRow:
-        """Announce a file. Raises TooLarge when it never would be accepted."""
+        """Announce a file. Raises TooLarge when it never would be accepted, and QuotaExceeded."""
         if body.bytes > self._files.max_file_bytes:
             raise TooLarge(
                 f"'bytes' is larger than {self._files.max_file_bytes}, the server's "
@@ -55,6 +56,9 @@ class UploadService:
             file_expires_after=None if after is None else after.seconds,
         )
         async with self._database.write() as session:
+            # Its room is its own from here on: completing it asks for nothing more.
+            wanted = Use(files=1, stored_bytes=body.bytes)
+            await self._files.quotas.admit(session, tenant_id, wanted)
             await UploadRepository(session).add(upload)
         return upload
 

@@ -41,7 +41,7 @@ class Edge:
         exchange = Exchange(request_id=exchanges.request_id(given))
         exchanges.begin(scope, exchange)
         began = time.perf_counter()
-        answer = _marked(send, exchange)
+        answer = _marked(send, scope, exchange)
         try:
             await self.app(scope, _watched(receive, exchange), answer)
         except asyncio.CancelledError:
@@ -87,11 +87,20 @@ def _watched(receive: Receive, exchange: Exchange) -> Receive:
     return watched
 
 
-def _marked(send: Send, exchange: Exchange) -> Send:
+def _marked(send: Send, scope: Scope, exchange: Exchange) -> Send:
     async def marked(message: Message) -> None:
         if message["type"] == "http.response.start":
             exchange.status = int(message["status"])
-            MutableScopeHeaders(message)["x-request-id"] = exchange.request_id
+            headers = MutableScopeHeaders(message)
+            headers["x-request-id"] = exchange.request_id
+            if scope["method"] == "OPTIONS" and "path_template" in scope:
+                headers["allow"] = ", ".join(sorted(_methods(scope)))
         await send(message)
 
     return marked
+
+
+def _methods(scope: Scope) -> set[str]:
+    """Find what a path takes: Litestar's OPTIONS knows only the handler it was made with."""
+    routes = [r for r in scope["litestar_app"].routes if r.path_format == scope["path_template"]]
+    return {method for route in routes for method in getattr(route, "methods", ())}

@@ -20,7 +20,7 @@ log = logger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-ALWAYS = (400, 401, 403, 500)
+ALWAYS = (400, 401, 403, 429, 500)
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _NO_BODY = "Object missing required field `data`"
@@ -119,7 +119,8 @@ def _respond(
 
 
 def _service_error(_: Request[Any, Any, Any], fault: ServiceError) -> Response[Any]:
-    return _respond(fault.status, detail_of(fault), fault.extra, fault.headers)
+    headers = {**fault.headers, **fault.further_headers}
+    return _respond(fault.status, detail_of(fault), fault.extra, headers)
 
 
 def _http_exception(request: Request[Any, Any, Any], fault: HTTPException) -> Response[Any]:

@@ -16,15 +16,32 @@ class JsonRequest(Request[Any, Any, Any]):
             body = await super().json()
         except (RecursionError, UnicodeDecodeError) as fault:
             raise SerializationException(f"the body is not JSON: {fault}") from None
-        self._check_types(body)
-        return body
-
-    def _check_types(self, body: Any) -> None:
-        """Refuse a string where a number is due: Litestar's own conversion would take it."""
         wanted = self.route_handler.parsed_data_field
-        if wanted is None:
-            return
-        try:
-            msgspec.convert(body, wanted.annotation, strict=True)
-        except msgspec.ValidationError as fault:
-            raise ValidationException("The body does not fit.") from fault
+        return body if wanted is None else _checked(body, wanted.annotation)
+
+
+def _checked(body: Any, wanted: Any) -> Any:
+    """Refuse a string where a number is due: Litestar's own conversion would take it."""
+    try:
+        msgspec.convert(body, wanted, strict=True)
+    except msgspec.ValidationError:
+        # To JSON, 1.0 is an integer.
+        body = _with_integers(body)
+    else:
+        return body
+    try:
+        msgspec.convert(body, wanted, strict=True)
+    except msgspec.ValidationError as fault:
+        raise ValidationException("The body does not fit.") from fault
+    return body
+
+
+def _with_integers(body: Any) -> Any:
+    match body:
+        case float() if body.is_integer():
+            return int(body)
+        case list():
+            return [_with_integers(item) for item in body]
+        case dict():
+            return {name: _with_integers(value) for name, value in body.items()}
+    return body

@@ -29,6 +29,8 @@ from service.jobs.resolve import (
 )
 from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList, Quantization
 from service.rendering.examples import RowFormat
+from service.tenants.quotas import Quotas, Use
+from service.tenants.used import job_tokens
 from service.training.spec import MAX_RANK
 from service.wire import new_id, now
 
@@ -54,19 +56,21 @@ class JobService:
         quantization: Quantization = "nf4",
         base_model: str = "",
         max_rank: int = MAX_RANK,
+        quotas: Quotas | None = None,
     ) -> None:
         self.database = database
         self.base = base
         self.quantization = quantization
         self.models = models
         self.max_rank = max_rank
+        self.quotas = quotas or Quotas()
         self.base_names = {base.name, base_model} - {""}
 
     async def create(self, tenant_id: str, body: CreateJob) -> Job:
         """Accept a job, and queue it.
 
-        Raises BadRequest, NotFound for the model or a file, and Conflict for a base adapter that
-        cannot be used here.
+        Raises BadRequest, NotFound for the model or a file, Conflict for a base adapter that
+        cannot be used here, and QuotaExceeded.
         """
         self._check_model(body.model)
         parent = await self._parent(tenant_id, body)
@@ -79,6 +83,7 @@ class JobService:
             if parent is not None:
                 await _hold(RevisionRepository(session), tenant_id, parent)
             job = self._row(tenant_id, body, self._facts(training, validation, parent))
+            await self.quotas.admit(session, tenant_id, wanted(job, training), adapter=job.adapter)
             await _tell_created(JobRepository(session), job, training)
         return present.job(job)
 
@@ -209,6 +214,15 @@ class JobService:
             parent=parent,
             max_rank=self.max_rank,
         )
+
+
+def wanted(job: JobRow, training: FileRow) -> Use:
+    """Say what a job asks of its tenant's quotas, besides its adapter.
+
+    It is not refused at its end: whoever has any room left may begin one.
+    """
+    tokens = job_tokens(training.tokens, job.spec["n_epochs"])
+    return Use(queued_jobs=1, trained_tokens_per_month=tokens, stored_bytes=1)
 
 
 async def _file(files: FileRepository, tenant_id: str, file_id: str, param: str) -> FileRow:

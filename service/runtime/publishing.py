@@ -36,6 +36,7 @@ class Publisher:
         self._parts = parts
         self._job = job
         self._origin = origin
+        self._sizes: dict[RevisionRef, int] = {}
 
     def publish(self, adapter: Path, step: int, metrics: Metrics) -> RevisionRef:
         """Put the files into the store, as a revision. Raises InvalidAdapter."""
@@ -44,7 +45,9 @@ class Publisher:
             for name in FILES:
                 shutil.copyfile(adapter / name, staged / name)
             job = self._job
-            return self._parts.store.publish(job.tenant_id, job.adapter, staged, origin).ref
+            made = self._parts.store.publish(job.tenant_id, job.adapter, staged, origin)
+        self._sizes[made.ref] = made.bytes
+        return made.ref
 
     async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
         """Have a revision judged by the publish gate; by this job, once and for all.
@@ -68,6 +71,7 @@ class Publisher:
             job_id=self._job.id,
             step=step,
             gate=verdict.report(),
+            size=self._sizes[ref],
         )
 
     async def reject(
@@ -80,6 +84,7 @@ class Publisher:
             job_id=self._job.id,
             step=step,
             gate=verdict.report(),
+            size=self._sizes[ref],
         )
 
     async def move_alias(self, session: AsyncSession, digest: str) -> str | None:

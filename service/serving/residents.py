@@ -18,6 +18,7 @@ from service.serving.engine import Engine, EngineStatus, Resident
 from service.serving.pinning import tell_pins
 from service.serving.residency_schemas import Residency, ResidencyTotals, ResidentRevision
 from service.telemetry import logger
+from service.tenants.quotas import Quotas
 
 _log = logger(__name__)
 
@@ -34,6 +35,7 @@ class ResidencyService:
         *,
         places: int,
         prefetch: Prefetch,
+        quotas: Quotas,
     ) -> None:
         self._database = database
         self._engine = engine
@@ -41,6 +43,7 @@ class ResidencyService:
         self._base = base
         self._places = places
         self._prefetch = prefetch
+        self._quotas = quotas
 
     async def show(self) -> Residency:
         """Show what has a place, and what is pinned and has none. Raises EngineUnavailable."""
@@ -60,11 +63,12 @@ class ResidencyService:
     async def pin(self, tenant: str, adapter: str, rev: str, pinned: bool) -> ResidentRevision:
         """Keep a revision resident from now on, or no more; an engine's restart changes nothing.
 
-        Raises NotFound, and Conflict for a rejected one and unless a place is left for others.
+        Raises NotFound, QuotaExceeded, and Conflict for a rejected one and unless a place is left
+        for others.
         """
         async with self._database.write() as session:
             _, row = await usable_revision(RevisionRepository(session), tenant, adapter, rev)
-            await PinRepository(session).set(row, pinned, self._places)
+            await PinRepository(session).set(row, pinned, self._places, self._quotas)
         try:
             await tell_pins(self._engine, self._database, self._places)
         except (EngineUnavailable, Conflict) as fault:

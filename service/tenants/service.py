@@ -98,7 +98,8 @@ class TenantService:
             return OPERATOR
         async with self.database.read() as session:
             row = await TenantRepository(session).key_by_hash(self._hash(key))
-        if row is None or row.revoked_at is not None:
+        expired = row is not None and row.expires_at is not None and row.expires_at <= now()
+        if row is None or row.revoked_at is not None or expired:
             raise Unauthenticated("Incorrect API key provided.")
         return Principal(tenant_id=row.tenant_id, key_id=row.id, scopes=frozenset(row.scopes))
 

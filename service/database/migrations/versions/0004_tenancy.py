@@ -225,6 +225,10 @@ def upgrade() -> None:
 
     with op.batch_alter_table("merges", schema=None) as batch_op:
         batch_op.add_column(sa.Column("not_before", sa.Float(precision=53), nullable=True))
+        batch_op.add_column(sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False))
+
+    with op.batch_alter_table("revisions", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False))
 
     with op.batch_alter_table("tenants", schema=None) as batch_op:
         batch_op.add_column(
@@ -238,7 +242,11 @@ def downgrade() -> None:
         batch_op.drop_column("limits")
         batch_op.drop_column("weight")
 
+    with op.batch_alter_table("revisions", schema=None) as batch_op:
+        batch_op.drop_column("bytes")
+
     with op.batch_alter_table("merges", schema=None) as batch_op:
+        batch_op.drop_column("bytes")
         batch_op.drop_column("not_before")
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:

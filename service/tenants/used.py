@@ -1,0 +1,127 @@
+"""How much a tenant has of what quotas bound, counted in the caller's transaction."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from sqlalchemy import ColumnElement, CompoundSelect, exists, func, select, union
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.database.models import (
+    FINISHED_JOBS,
+    AdapterRow,
+    FileRow,
+    JobRow,
+    MergeRow,
+    RevisionRow,
+    UploadRow,
+    UsageRow,
+)
+
+
+class Since(msgspec.Struct, frozen=True):
+    """The first seconds of the month and of the day, in UTC."""
+
+    month: int
+    day: int
+
+
+Count = Callable[[AsyncSession, str, Since], Awaitable[int]]
+
+
+async def has_adapter(session: AsyncSession, tenant_id: str, adapter: str) -> bool:
+    """Tell whether there is an adapter of that name, or will be when a job has ended."""
+    named = _adapters(tenant_id).subquery()
+    return bool(await session.scalar(select(exists().where(named.c.name == adapter))))
+
+
+def job_tokens(file_tokens: int | None, epochs: int) -> int:
+    """Estimate, from above, how many tokens a job trains: examples may be cut or held out."""
+    return (file_tokens or 0) * epochs
+
+
+async def _stored_bytes(session: AsyncSession, tenant_id: str, _: Since) -> int:
+    made = (MergeRow.tenant_id == tenant_id, MergeRow.status.not_in(("failed", "cancelled")))
+    sums = (
+        select(func.sum(FileRow.bytes)).where(FileRow.tenant_id == tenant_id),
+        select(func.sum(UploadRow.bytes)).where(*_arriving(tenant_id)),
+        select(func.sum(RevisionRow.bytes)).where(RevisionRow.tenant_id == tenant_id),
+        select(func.sum(MergeRow.bytes)).where(*made),
+    )
+    return sum([int(await session.scalar(query) or 0) for query in sums])
+
+
+async def _files(session: AsyncSession, tenant_id: str, _: Since) -> int:
+    there = select(func.count()).where(FileRow.tenant_id == tenant_id)
+    coming = select(func.count()).where(*_arriving(tenant_id))
+    return (await session.scalar(there) or 0) + (await session.scalar(coming) or 0)
+
+
+async def _queued_jobs(session: AsyncSession, tenant_id: str, _: Since) -> int:
+    waiting = JobRow.status.not_in([*FINISHED_JOBS, "running"])
+    query = select(func.count()).where(JobRow.tenant_id == tenant_id, waiting)
+    return await session.scalar(query) or 0
+
+
+async def _adapters_of(session: AsyncSession, tenant_id: str, _: Since) -> int:
+    query = select(func.count()).select_from(_adapters(tenant_id).subquery())
+    return await session.scalar(query) or 0
+
+
+async def _resident_adapters(session: AsyncSession, tenant_id: str, _: Since) -> int:
+    query = select(func.count()).where(RevisionRow.tenant_id == tenant_id, RevisionRow.pinned)
+    return await session.scalar(query) or 0
+
+
+async def _trained_tokens(session: AsyncSession, tenant_id: str, since: Since) -> int:
+    """Add what this month's training took and what unfinished jobs may still take."""
+    accepted = await session.execute(
+        select(FileRow.tokens, JobRow.spec, JobRow.accounted_tokens)
+        .join(FileRow, FileRow.id == JobRow.training_file)
+        .where(JobRow.tenant_id == tenant_id, JobRow.status.not_in(FINISHED_JOBS))
+    )
+    to_come = sum(
+        max(0, job_tokens(tokens, spec["n_epochs"]) - accounted)
+        for tokens, spec, accounted in accepted
+    )
+    return await _spent(session, tenant_id, "trained", since.month) + to_come
+
+
+async def generated_since(session: AsyncSession, tenant_id: str, day: int) -> int:
+    """Add up what was generated since the beginning of a day."""
+    return await _spent(session, tenant_id, "generated", day)
+
+
+async def _generated_tokens(session: AsyncSession, tenant_id: str, since: Since) -> int:
+    return await generated_since(session, tenant_id, since.day)
+
+
+COUNTS: Mapping[str, Count] = {
+    "stored_bytes": _stored_bytes,
+    "files": _files,
+    "queued_jobs": _queued_jobs,
+    "trained_tokens_per_month": _trained_tokens,
+    "adapters": _adapters_of,
+    "resident_adapters": _resident_adapters,
+    "generated_tokens_per_day": _generated_tokens,
+}
+"""By the quotas' names."""
+
+
+async def _spent(session: AsyncSession, tenant_id: str, kind: str, since: int) -> int:
+    query = select(func.sum(UsageRow.output_tokens)).where(
+        UsageRow.tenant_id == tenant_id, UsageRow.kind == kind, UsageRow.day >= since
+    )
+    return int(await session.scalar(query) or 0)
+
+
+def _arriving(tenant_id: str) -> tuple[ColumnElement[bool], ...]:
+    """Uploads under way have the room that they announced, whatever has come of them."""
+    return UploadRow.tenant_id == tenant_id, UploadRow.status == "pending"
+
+
+def _adapters(tenant_id: str) -> CompoundSelect[str]:
+    there = select(AdapterRow.name.label("name")).where(AdapterRow.tenant_id == tenant_id)
+    coming = select(JobRow.adapter.label("name")).where(
+        JobRow.tenant_id == tenant_id, JobRow.status.not_in(FINISHED_JOBS)
+    )
+    return union(there, coming)
