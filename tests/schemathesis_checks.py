@@ -13,7 +13,8 @@ def document_refuses_what_the_decoder_refuses(
     _: CheckContext, response: Response, case: Case
 ) -> None:
     """A request that the document calls valid must be readable, whatever it asks for."""
-    if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 400:
+    positive = case.meta is not None and case.meta.generation.mode.is_positive
+    if not positive or response.status_code != 400:
         return
     error = response.json()["error"]
     if error["code"] in DECODERS or error["message"].startswith(WORDS):

@@ -93,7 +93,7 @@ def _marked(send: Send, scope: Scope, exchange: Exchange) -> Send:
             exchange.status = int(message["status"])
             headers = MutableScopeHeaders(message)
             headers["x-request-id"] = exchange.request_id
-            if scope["method"] == "OPTIONS" and "path_template" in scope:
+            if scope.get("method") == "OPTIONS" and "path_template" in scope:
                 headers["allow"] = ", ".join(sorted(_methods(scope)))
         await send(message)
 
