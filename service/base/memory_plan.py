@@ -2,12 +2,14 @@
 
     planned = plan(shape_of(config), held, demand, free)
     refusal = admit(planned, spec.lora, longest)
+    taken = by_part(planned, spec.lora, tokens)
 
 The first decides, once and before anything is loaded, how the base is run; the second, of each job,
-whether it could ever be trained so. What nobody foresaw is met where it happens: rows are halved.
+whether it could ever be trained so; the third says what a row of its tokens takes then. What nobody
+foresaw is met where it happens: rows are halved.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Literal, Protocol
 
 import msgspec
@@ -103,6 +105,24 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         return weights + slots + self.loss + self.kv_tokens * self.kv_per_token
 
 
+class Parts(msgspec.Struct, frozen=True):
+    """What is in use at the most while a row is trained on, in bytes, without keys and values."""
+
+    base: int
+    """Its weights, and those of them that are dequantised at the time."""
+    adapters: int
+    """The slots' weights."""
+    optimizer: int
+    """Their gradients and moments."""
+    activations: int
+    """What the row keeps and works with, and the logits that are compared at a time."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.base + self.adapters + self.optimizer + self.activations
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """Why a job cannot be trained here, in bytes."""
 
@@ -122,14 +142,29 @@ def plan(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPlan
     Of the ways to do it, the first that has enough tokens in a row is taken: from the quickest,
     that keeps most, to the slowest; and if none has enough, the one that has most.
     """
+    there = list(ways(model, held, demand, free))
+    enough = (way for way in there if way.tokens_at_once >= demand.enough_tokens)
+    return next(enough, max(there, key=lambda way: way.tokens_at_once))
+
+
+def ways(model: ModelShape, held: Held, demand: Demand, free: int) -> Iterator[MemoryPlan]:
+    """Give every way to run a base, the quickest first."""
     first = _parts(model, held, demand, free)
-    ways = [
-        _way(first, keeps_dequantised=keeps, recomputes=recomputes)
-        for recomputes in (False, True)
-        for keeps in ((True, False) if held.quantization == "nf4" else (False,))
-    ]
-    enough = (way for way in ways if way.tokens_at_once >= demand.enough_tokens)
-    return next(enough, max(ways, key=lambda way: way.tokens_at_once))
+    for recomputes in (False, True):
+        for keeps in (True, False) if held.quantization == "nf4" else (False,):
+            yield _way(first, keeps_dequantised=keeps, recomputes=recomputes)
+
+
+def by_part(planned: MemoryPlan, shape: LoraShape, tokens: int) -> Parts:
+    """Say what takes how much while a row of `tokens` goes through adapters of this shape."""
+    kept = planned.cache if planned.keeps_dequantised else planned.dequantised
+    adapters = planned.training_slots * EXACT // TRAINING
+    return Parts(
+        base=planned.base + kept,
+        adapters=adapters + planned.serving_slots,
+        optimizer=planned.training_slots - adapters,
+        activations=planned.loss + tokens * _per_token(planned, shape),
+    )
 
 
 def admit(planned: MemoryPlan, shape: LoraShape, longest: int) -> Refusal | None:
@@ -138,21 +173,26 @@ def admit(planned: MemoryPlan, shape: LoraShape, longest: int) -> Refusal | None
     Counted is that example alone in a row, and one slot more for an adapter that is wider than the
     slots that there are.
     """
-    model, held, available = planned.model, planned.held, planned.available
-    numbers = model.adapter_parameters(shape.rank, shape.target_modules)
+    available = planned.available
+    numbers = planned.model.adapter_parameters(shape.rank, shape.target_modules)
     wider = shape.rank > planned.demand.training_rank or not planned.demand.training_slots
     adapter = planned.fixed + (numbers * TRAINING if wider else 0)
-    token = model.per_token(
+    token = _per_token(planned, shape)
+    if adapter + token > available:
+        return Refusal("adapter", adapter + token, available)
+    needed = adapter + longest * token
+    return Refusal("example", needed, available) if needed > available else None
+
+
+def _per_token(planned: MemoryPlan, shape: LoraShape) -> int:
+    held = planned.held
+    return planned.model.per_token(
         shape.rank,
         shape.target_modules,
         held.each,
         recomputes=planned.recomputes,
         fused=held.fused,
     )
-    if adapter + token > available:
-        return Refusal("adapter", adapter + token, available)
-    needed = adapter + longest * token
-    return Refusal("example", needed, available) if needed > available else None
 
 
 def _parts(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPlan:
