@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
 from service.http.errors import errors
+from service.http.hanging_up import unless_gone
 from service.serving import chat_answers, completion_answers
 from service.serving.chat_schemas import ChatCompletion, ChatCompletionChunk, ChatRequest
 from service.serving.completion_schemas import Completion, CompletionChunk, CompletionRequest
@@ -14,7 +15,6 @@ from service.serving.replies import (
     EVENTS,
     RESPONSE_HEADERS,
     streamed,
-    unless_gone,
     whole,
 )
 from service.serving.service import GenerationService

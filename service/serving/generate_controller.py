@@ -8,9 +8,10 @@ from litestar.params import FromPath, JSONBody
 
 from service.errors import NotFound
 from service.http.errors import errors
+from service.http.hanging_up import unless_gone
 from service.serving import generate_answers
 from service.serving.generate_schemas import Generated, GeneratedPiece, GenerateRequest
-from service.serving.replies import EVENTS, RESPONSE_HEADERS, streamed, unless_gone, whole
+from service.serving.replies import EVENTS, RESPONSE_HEADERS, streamed, whole
 from service.serving.service import GenerationService
 from service.serving.translate import generate_order, sticky_key
 from service.tenants.auth import requires

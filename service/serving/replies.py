@@ -1,10 +1,9 @@
 """What the generation endpoints' HTTP answers have in common."""
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
-from litestar import Request, Response
+from litestar import Response
 from litestar.datastructures import ResponseHeader
 
 from service.http.sse import event_stream
@@ -24,10 +23,6 @@ RESPONSE_HEADERS = [
 ]
 
 
-class ClientGone(Exception):
-    """The client hung up; nobody is there to read what comes of it."""
-
-
 def whole(run: Generation, content: T) -> Response[T]:
     """Answer at once."""
     return Response(content, headers=_headers(run))
@@ -38,26 +33,6 @@ def streamed(run: Generation, events: AsyncIterator[bytes]) -> Response[Any]:
     response = event_stream(events)
     response.headers.update(_headers(run))
     return response
-
-
-async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
-    """Do the work, but cancel it and raise ClientGone when the client hangs up."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _gone(request: Request[Any, Any, Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _headers(run: Generation) -> dict[str, str]:

@@ -7,7 +7,8 @@ import msgspec
 from service.errors import BadRequest
 from service.rendering.examples import Example, PreferenceExample
 from service.rendering.renderer import Renderer
-from service.training.rows import Row, nothing_to_learn, row_of, unrenderable
+from service.rendering.template import RenderingError
+from service.training.rows import Row, nothing_to_learn, render_row, unrenderable
 from service.training.trainer import TrainingTask
 
 
@@ -16,6 +17,16 @@ class Pair(msgspec.Struct, frozen=True):
 
     preferred: Row
     other: Row
+
+    @property
+    def teaches(self) -> bool:
+        """Whether both answers have a token that carries loss."""
+        return self.preferred.teaches and self.other.teaches
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of both answers, each with its prompt."""
+        return len(self.preferred.input_ids), len(self.other.input_ids)
 
 
 class Pairs(msgspec.Struct, frozen=True):
@@ -29,8 +40,7 @@ class Pairs(msgspec.Struct, frozen=True):
     @property
     def longest(self) -> int:
         """Tokens of the longest answer with its prompt."""
-        pairs = [*self.train, *self.validation]
-        return max(len(row.input_ids) for pair in pairs for row in (pair.preferred, pair.other))
+        return max(max(pair.lengths) for pair in [*self.train, *self.validation])
 
 
 def render_pairs(renderer: Renderer, task: TrainingTask) -> Pairs:
@@ -49,15 +59,20 @@ def _render(
 ) -> tuple[list[Pair], int]:
     pairs, truncated = [], 0
     for number, example in enumerate(examples, 1):
-        if not isinstance(example, PreferenceExample):
-            raise unrenderable(number, "it is no preference", param)
         try:
-            preferred = renderer.example(example.preferred, limit)
-            other = renderer.example(example.other, limit)
+            pair, cut = render_pair(renderer, example, limit)
         except BadRequest as fault:
             raise unrenderable(number, fault.message, param) from None
-        truncated += preferred.truncated or other.truncated
-        pair = Pair(row_of(preferred), row_of(other))
-        if pair.preferred.teaches and pair.other.teaches:
+        truncated += cut
+        if pair.teaches:
             pairs.append(pair)
     return pairs, truncated
+
+
+def render_pair(renderer: Renderer, example: Example, limit: int) -> tuple[Pair, bool]:
+    """Give an example's pair, and whether it was cut. Raises BadRequest."""
+    if not isinstance(example, PreferenceExample):
+        raise RenderingError("it is no preference")
+    preferred, cut = render_row(renderer, example.preferred, limit)
+    other, cut_too = render_row(renderer, example.other, limit)
+    return Pair(preferred, other), cut or cut_too

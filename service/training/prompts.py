@@ -8,6 +8,7 @@ import msgspec
 from service.errors import BadRequest
 from service.rendering.examples import Example, PromptExample
 from service.rendering.renderer import Renderer
+from service.rendering.template import RenderingError
 from service.training.graders.faults import GraderFault
 from service.training.graders.grading import Grade, compile_grader
 from service.training.rows import unrenderable
@@ -38,17 +39,13 @@ class Prompts(msgspec.Struct, frozen=True):
 
 def render_prompts(renderer: Renderer, task: TrainingTask, chosen: ReinforcementSpec) -> Prompts:
     """Render a task's prompts. Raises TrainingError if one cannot be graded, or nothing is left."""
-    try:
-        grade = compile_grader(chosen.grader, "method.reinforcement.grader")
-    except GraderFault as fault:
-        raise TrainingError(fault.message, "invalid_grader", fault.param) from None
+    grade = grader_of(chosen)
     room = task.spec.max_length - chosen.max_completion_tokens
     train = _render(renderer, task.train, grade, "training_file")
     validation = _render(renderer, task.validation, grade, "validation_file")
     fitting = [[p for p in prompts if len(p.input_ids) <= room] for prompts in (train, validation)]
     if not fitting[0]:
-        message = f"No prompt leaves room for an answer: max_length allows it {room} tokens"
-        raise TrainingError(message, "no_trainable_examples", "training_file")
+        raise no_room_to_answer(room)
     dropped = len(train) + len(validation) - sum(map(len, fitting))
     return Prompts(fitting[0], fitting[1], dropped, grade)
 
@@ -58,15 +55,34 @@ def _render(
 ) -> list[Prompt]:
     prompts = []
     for number, example in enumerate(examples, 1):
-        if not isinstance(example, PromptExample):
-            raise unrenderable(number, "it does not end with a user's turn", param)
         try:
-            input_ids = renderer.prompt(example.messages, example.tools)
-            grade("", example.item)
+            prompts.append(render_prompt(renderer, example, grade))
         except BadRequest as fault:
             raise unrenderable(number, fault.message, param) from None
         except GraderFault as fault:
             message = f"Example {number} cannot be graded: {fault.message}"
             raise TrainingError(message, "invalid_training_file", param) from None
-        prompts.append(Prompt(input_ids, example.item))
     return prompts
+
+
+def render_prompt(renderer: Renderer, example: Example, grade: Grade) -> Prompt:
+    """Give an example's prompt. Raises BadRequest, and GraderFault if it cannot be graded."""
+    if not isinstance(example, PromptExample):
+        raise RenderingError("it does not end with a user's turn")
+    input_ids = renderer.prompt(example.messages, example.tools)
+    grade("", example.item)
+    return Prompt(input_ids, example.item)
+
+
+def grader_of(chosen: ReinforcementSpec) -> Grade:
+    """Compile a task's grader. Raises TrainingError."""
+    try:
+        return compile_grader(chosen.grader, "method.reinforcement.grader")
+    except GraderFault as fault:
+        raise TrainingError(fault.message, "invalid_grader", fault.param) from None
+
+
+def no_room_to_answer(room: int) -> TrainingError:
+    """Say that no example is left."""
+    message = f"No prompt leaves room for an answer: max_length allows it {room} tokens"
+    return TrainingError(message, "no_trainable_examples", "training_file")

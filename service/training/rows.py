@@ -50,14 +50,19 @@ def _render(
     rows, truncated = [], 0
     for number, example in enumerate(examples, 1):
         try:
-            rendered = renderer.example(example, limit)
+            row, cut = render_row(renderer, example, limit)
         except BadRequest as fault:
             raise unrenderable(number, fault.message, param) from None
-        truncated += rendered.truncated
-        row = row_of(rendered)
+        truncated += cut
         if row.teaches:
             rows.append(row)
     return rows, truncated, len(examples) - len(rows)
+
+
+def render_row(renderer: Renderer, example: Example, limit: int) -> tuple[Row, bool]:
+    """Give an example's row, and whether it was cut. Raises RenderingError."""
+    rendered = renderer.example(example, limit)
+    return row_of(rendered), rendered.truncated
 
 
 def row_of(rendered: Rendered) -> Row:
