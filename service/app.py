@@ -61,6 +61,7 @@ from service.tenants.auth import Authentication, provide_principal, provide_tena
 from service.tenants.limits import from_setting
 from service.tenants.quotas import Quotas
 from service.tenants.service import TenantService
+from service.tenants.usage_meter import UsageMeter
 from service.tenants.weights import TenantWeights
 from service.webhooks.controller import WebhookController
 from service.webhooks.courier import Courier
@@ -159,6 +160,7 @@ def _services(
     private = settings.webhooks_private
     quotas = Quotas(from_setting(settings.tenant_limits))
     files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
+    meter = UsageMeter(database)
     return {
         "adapters": AdapterService(
             database, store, renderer.base, served=partial(served, engine), prefetch=prefetch
@@ -172,6 +174,7 @@ def _services(
             models,
             renderer,
             TenantWeights(database),
+            meter,
             settings.max_batch,
             metrics=GenerationMetrics(registry, labels),
         ),
@@ -194,6 +197,7 @@ def _services(
             quotas=quotas,
         ),
         "merges": MergeService(database, store, renderer.base, quotas),
+        "meter": meter,
         "models": models,
         "overrides": Overrides(database, renderer.base),
         "residents": ResidencyService(
@@ -240,7 +244,7 @@ def _lifespan(
         try:
             await services["files"].clean()
             await services["uploads"].clean()
-            async with _going_on(services, settings):
+            async with services["meter"].running(), _going_on(services, settings):
                 yield
         finally:
             await asyncio.gather(hashing, cleaning, return_exceptions=True)

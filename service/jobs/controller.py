@@ -14,6 +14,7 @@ from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList
 from service.jobs.service import JobService
 from service.jobs.streaming import encoded
 from service.tenants.auth import requires
+from service.tenants.principal import Principal
 
 MOST = 100
 
@@ -36,9 +37,15 @@ class JobController(Controller):
     guards = [requires("jobs")]
 
     @post(operation_id="createFineTuningJob", responses=errors(404, 409), status_code=200)
-    async def create_job(self, data: JSONBody[CreateJob], tenant_id: TenantId, jobs: Jobs) -> Job:
+    async def create_job(
+        self,
+        data: JSONBody[CreateJob],
+        tenant_id: TenantId,
+        principal: NamedDependency[Principal],
+        jobs: Jobs,
+    ) -> Job:
         """Create a job that trains an adapter on a file. It is queued at once."""
-        return await jobs.create(tenant_id, data)
+        return await jobs.create(tenant_id, data, principal.key_id)
 
     @get(operation_id="listFineTuningJobs", responses=errors())
     async def list_jobs(

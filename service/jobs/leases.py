@@ -11,6 +11,8 @@ from service.database.leases import MAX_ATTEMPTS, LeaseLost, Leases
 from service.database.models import JobCheckpointRow, JobEventRow, JobRow
 from service.jobs import lifecycle
 from service.jobs.lifecycle import Action
+from service.tenants.usage_counters import Amount, Counter, day_of
+from service.tenants.usage_repository import UsageRepository
 from service.webhooks.outbox import Outbox
 from service.wire import new_id
 
@@ -96,6 +98,7 @@ class JobLeases(Leases[JobRow]):
         if trained_tokens > (job.trained_tokens or 0):
             job.trained_tokens = trained_tokens
             job.attempts = 0
+            await self._account(job)
 
     async def finish(
         self,
@@ -117,7 +120,10 @@ class JobLeases(Leases[JobRow]):
             raise ValueError("a job fails for a reason")
         job = await self.held(job_id, token)
         job.fine_tuned_model = fine_tuned_model
-        job.trained_tokens = job.trained_tokens if trained_tokens is None else trained_tokens
+        # Never less than was told, and accounted, before.
+        if trained_tokens is not None:
+            job.trained_tokens = max(trained_tokens, job.trained_tokens or 0)
+        await self._account(job)
         job.error_code, job.error_message, job.error_param = error_code, error_message, error_param
         await self.end(job, _ENDINGS[status])
 
@@ -163,6 +169,17 @@ class JobLeases(Leases[JobRow]):
             self.tell(job, f"The job has successfully completed: {job.fine_tuned_model}")
         told = f"fine_tuning.job.{job.status}"
         await Outbox(self.session).put(job.tenant_id, told, job.id, job.finished_at)
+
+    async def _account(self, job: JobRow) -> None:
+        """Add to the usage what is new of a job's trained tokens: steps made again are not."""
+        new = (job.trained_tokens or 0) - job.accounted_tokens
+        if new > 0:
+            counter = Counter(
+                job.tenant_id, "trained", job.key_id or "", job.adapter, job.id, job.model
+            )
+            day, amount = day_of(self.now()), Amount(output_tokens=new)
+            await UsageRepository(self.session).add(counter, day, amount)
+            job.accounted_tokens += new
 
     async def _begin(self, job: JobRow, owner: str, lease_seconds: float) -> JobRow:
         resumed = job.started_at is not None

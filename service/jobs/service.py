@@ -66,8 +66,8 @@ class JobService:
         self.quotas = quotas or Quotas()
         self.base_names = {base.name, base_model} - {""}
 
-    async def create(self, tenant_id: str, body: CreateJob) -> Job:
-        """Accept a job, and queue it.
+    async def create(self, tenant_id: str, body: CreateJob, key_id: str | None = None) -> Job:
+        """Accept a job, and queue it; what it trains is accounted to the key.
 
         Raises BadRequest, NotFound for the model or a file, Conflict for a base adapter that
         cannot be used here, and QuotaExceeded.
@@ -84,6 +84,7 @@ class JobService:
                 await _hold(RevisionRepository(session), tenant_id, parent)
             job = self._row(tenant_id, body, self._facts(training, validation, parent))
             await self.quotas.admit(session, tenant_id, wanted(job, training), adapter=job.adapter)
+            job.key_id = key_id
             await _tell_created(JobRepository(session), job, training)
         return present.job(job)
 

@@ -25,6 +25,7 @@ from service.serving.translate import (
     wants_usage,
 )
 from service.tenants.auth import requires
+from service.tenants.principal import Principal
 from service.wire import new_id
 
 HttpRequest = Request[Any, Any, Any]
@@ -51,6 +52,7 @@ class ChatController(Controller):
         request: HttpRequest,
         data: JSONBody[ChatRequest],
         tenant_id: NamedDependency[str],
+        principal: NamedDependency[Principal],
         generation: Generations,
     ) -> Response[ChatCompletion]:
         """Go on with a conversation, with exactly the model that is named, or not at all.
@@ -61,7 +63,9 @@ class ChatController(Controller):
         include_usage = wants_usage(data.stream, data.stream_options)
         order = chat_order(data, generation.context_length)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
-        run = await generation.start(new_id("chatcmpl-"), tenant_id, target, order)
+        run = await generation.start(
+            new_id("chatcmpl-"), tenant_id, target, order, principal.key_id
+        )
         if data.stream:
             return streamed(run, chat_answers.events(run, include_usage))
         choices = await unless_gone(request, run.collect())
@@ -88,6 +92,7 @@ class CompletionController(Controller):
         request: HttpRequest,
         data: JSONBody[CompletionRequest],
         tenant_id: NamedDependency[str],
+        principal: NamedDependency[Principal],
         generation: Generations,
     ) -> Response[Completion]:
         """Go on with one or many prompts as they are: no chat template, whatever the model.
@@ -99,7 +104,7 @@ class CompletionController(Controller):
         include_usage = wants_usage(data.stream, data.stream_options)
         order = completion_order(data)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
-        run = await generation.start(new_id("cmpl-"), tenant_id, target, order)
+        run = await generation.start(new_id("cmpl-"), tenant_id, target, order, principal.key_id)
         if data.stream:
             return streamed(run, completion_answers.events(run, include_usage))
         choices = await unless_gone(request, run.collect())

@@ -53,7 +53,7 @@ class GenerateController(Controller):
         await _require_visible(tenant, principal, tenants)
         order = generate_order(data)
         target = await generation.adapter(tenant, data.adapter, sticky_key(data))
-        run = await generation.start(new_id("gen-"), tenant, target, order)
+        run = await generation.start(new_id("gen-"), tenant, target, order, principal.key_id)
         if data.stream:
             return streamed(run, generate_answers.events(run))
         [choice] = await unless_gone(request, run.collect())

@@ -13,6 +13,8 @@ from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
 from service.serving.schemas import FinishReason, Usage, usage
 from service.telemetry import logger
+from service.tenants.usage_counters import Amount, Counter
+from service.tenants.usage_meter import Account, UsageMeter
 from service.wire import now
 
 log = logger(__name__)
@@ -35,12 +37,14 @@ class Generation:
         *,
         generation_id: str,
         tenant: str,
+        key_id: str | None,
         target: Target,
         fingerprint: str,
         prompt_tokens: int,
         choices: int,
         source: AsyncIterator[Piece],
         metrics: GenerationMetrics,
+        meter: UsageMeter,
     ) -> None:
         self.id = generation_id
         self.tenant = tenant
@@ -52,6 +56,9 @@ class Generation:
         self._prompt_tokens = prompt_tokens
         self._source = source
         self._metrics = metrics
+        self._meter = meter
+        self._counter = _counter(tenant, key_id, target)
+        self._account: Account | None = None
         self._unfinished = set(range(choices))
         self._tokens: dict[int, int] = {}
         self._began = time.monotonic()
@@ -88,6 +95,8 @@ class Generation:
         finally:
             if self._lease is not None:
                 self._lease.close()
+            if self._account is not None:
+                self._account.close()
             self._record(outcome)
 
     async def collect(self) -> list[Choice]:
@@ -101,12 +110,18 @@ class Generation:
     def _count(self, piece: Piece) -> None:
         if self._first is None:
             self._first = time.monotonic()
+            # Not before: what the engine refuses costs nothing.
+            self._account = self._meter.open(self._counter, self._used)
         if piece.queued is not None:
             self._queued = max(self._queued or 0.0, piece.queued)
             self._metrics.admitted(self.tenant, piece.queued)
         self._tokens[piece.index] = piece.tokens
         if piece.finish_reason is not None:
             self._unfinished.discard(piece.index)
+
+    def _used(self) -> Amount:
+        used = self.usage
+        return Amount(1, used.prompt_tokens, used.completion_tokens)
 
     def _record(self, outcome: str) -> None:
         kind, used = "adapter" if self.digest else "base", self.usage
@@ -130,6 +145,13 @@ def finish_reason(piece: Piece) -> FinishReason | None:
     if piece.finish_reason is None:
         return None
     return "stop" if piece.finish_reason == "stop" else "length"
+
+
+def _counter(tenant: str, key_id: str | None, target: Target) -> Counter:
+    adapter, digest = "", ""
+    if target.revision is not None:
+        adapter, digest = target.revision.adapter, target.revision.digest
+    return Counter(tenant, "generated", key_id or "", adapter, digest, target.model)
 
 
 def _choice(index: int, pieces: list[Piece]) -> Choice:

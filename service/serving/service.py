@@ -28,6 +28,7 @@ from service.serving.orders import (
 )
 from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
+from service.tenants.usage_meter import UsageMeter
 from service.tenants.weights import TenantWeights
 
 
@@ -40,6 +41,7 @@ class GenerationService:
         models: ModelService,
         renderer: Renderer,
         weights: TenantWeights,
+        meter: UsageMeter,
         max_batch: int = MOST_CHOICES,
         *,
         metrics: GenerationMetrics | None = None,
@@ -48,6 +50,7 @@ class GenerationService:
         self._models = models
         self._renderer = renderer
         self._weights = weights
+        self._meter = meter
         self._max_batch = max_batch
         self._metrics = metrics or GenerationMetrics(CollectorRegistry(), TenantLabels())
 
@@ -77,9 +80,14 @@ class GenerationService:
             raise NotFound(fault.message, param="adapter", code=fault.code) from None
 
     async def start(
-        self, generation_id: str, tenant_id: str, target: Target, order: Order
+        self,
+        generation_id: str,
+        tenant_id: str,
+        target: Target,
+        order: Order,
+        key_id: str | None,
     ) -> Generation:
-        """Prepare a generation; the engine begins when it is first drawn from.
+        """Prepare a generation, accounted to the key; the engine begins when it is drawn from.
 
         The target's lease is its own from now on, and ends with it.
 
@@ -87,14 +95,19 @@ class GenerationService:
         the base does not know.
         """
         try:
-            return await self._start(generation_id, tenant_id, target, order)
+            return await self._start(generation_id, tenant_id, target, order, key_id)
         except BaseException:
             if target.lease is not None:
                 target.lease.close()
             raise
 
     async def _start(
-        self, generation_id: str, tenant_id: str, target: Target, order: Order
+        self,
+        generation_id: str,
+        tenant_id: str,
+        target: Target,
+        order: Order,
+        key_id: str | None,
     ) -> Generation:
         if order.sampling.n > self._max_batch:
             raise BadRequest(
@@ -119,12 +132,14 @@ class GenerationService:
         return Generation(
             generation_id=generation_id,
             tenant=tenant_id,
+            key_id=key_id,
             target=target,
             fingerprint=mark,
             prompt_tokens=sum(map(len, prompts)),
             choices=len(prompts) * order.sampling.n,
             source=self._run(requests),
             metrics=self._metrics,
+            meter=self._meter,
         )
 
     def _prepare(self, prompt: Prompt, target: Target) -> tuple[list[list[int]], str]:

@@ -14,6 +14,7 @@ from service.errors import NotFound
 from service.jobs.leases import MAX_ATTEMPTS
 from service.jobs.repository import JobRepository, LeaseLost
 from service.settings import Settings
+from service.tenants.usage_repository import UsageRepository
 
 LEASE = 15.0
 
@@ -57,6 +58,10 @@ class Office:
     async def read(self, tenant: str, job_id: str) -> JobRow:
         async with self.database.read() as session:
             return await JobRepository(session).get(tenant, job_id)
+
+    async def accounted(self, tenant: str) -> int:
+        async with self.database.read() as session:
+            return await UsageRepository(session).spent(tenant, "trained", 0)
 
     async def messages(self, tenant: str, job_id: str) -> list[str]:
         async with self.database.read() as session:
@@ -242,6 +247,32 @@ async def test_repeating_lost_steps_is_no_progress(office: Office) -> None:
             await jobs.progress(job.id, job.lease_token, trained_tokens=100, estimated_finish=None)
             await jobs.release_owner("one")
     assert (await office.read("acme", "a1")).error_code == "runtime_crashed"
+
+
+async def test_every_trained_token_is_accounted_once_and_committed_with_its_progress(
+    office: Office,
+) -> None:
+    await office.submit(("acme", "a1"), ("globex", "g1"))
+    # A kill after 300, and again after 250 of the steps that were made a second time.
+    for reached in ([100, 300], [200, 250], [300, 400]):
+        job = await office.held("one")
+        for tokens in reached:
+            async with office.jobs() as jobs:
+                await jobs.progress(
+                    job.id, job.lease_token, trained_tokens=tokens, estimated_finish=None
+                )
+            told = (await office.read("acme", "a1")).trained_tokens
+            assert await office.accounted("acme") == told
+        if reached[-1] < 400:
+            async with office.jobs() as jobs:
+                await jobs.release_owner("one")
+    async with office.jobs() as jobs:
+        await jobs.finish(
+            job.id, job.lease_token, "succeeded", fine_tuned_model="m", trained_tokens=450
+        )
+    assert (await office.read("acme", "a1")).trained_tokens == 450
+    assert await office.accounted("acme") == 450
+    assert await office.accounted("globex") == 0
 
 
 async def test_an_orderly_shutdown_gives_the_job_back_and_counts_as_no_crash(

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from service.adapters.service import Target
+from service.database import Database
 from service.serving import chat_answers, completion_answers, generate_answers
 from service.serving.engine import Piece, TokenLogprob
 from service.serving.generation import Generation
 from service.serving.legacy_logprobs import LegacyLogprobs
 from service.serving.metrics import GenerationMetrics
+from service.tenants.usage_meter import UsageMeter
 
 HEAD = '"created":5,"model":"m"'
 DETAILS = (
@@ -37,12 +39,14 @@ def generation(pieces: list[Piece]) -> Generation:
     run = Generation(
         generation_id="id-1",
         tenant="acme",
+        key_id="key_1",
         target=Target(revision=None, model="m", format="chat", created=0),
         fingerprint="fp_0",
         prompt_tokens=3,
         choices=len({piece.index for piece in pieces}),
         source=source(),
         metrics=GenerationMetrics(CollectorRegistry()),
+        meter=UsageMeter(Database("sqlite+aiosqlite://")),
     )
     run.created = 5
     return run

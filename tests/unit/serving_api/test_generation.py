@@ -9,12 +9,14 @@ from structlog.testing import capture_logs
 
 from adapters_store import RevisionRef
 from service.adapters.service import Target
+from service.database import Database
 from service.errors import EngineBusy, EngineUnavailable
 from service.http.tenant_labels import TenantLabels
 from service.serving.engine import Piece
 from service.serving.generation import Generation
 from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
+from service.tenants.usage_meter import UsageMeter
 
 REVISION = RevisionRef("acme", "support", "ab" * 32)
 
@@ -39,12 +41,14 @@ class Script:
         return Generation(
             generation_id="gen-1",
             tenant="acme",
+            key_id="key_1",
             target=Target(revision=revision, model="m", format="chat", created=0),
             fingerprint="fp_0",
             prompt_tokens=7,
             choices=choices,
             source=self._play(),
             metrics=GenerationMetrics(self.registry, TenantLabels()),
+            meter=UsageMeter(Database("sqlite+aiosqlite://")),
         )
 
     def counted(self, name: str, **labels: str) -> float | None:
