@@ -61,6 +61,8 @@ from service.tenants.auth import Authentication, provide_principal, provide_tena
 from service.tenants.limits import from_setting
 from service.tenants.quotas import Quotas
 from service.tenants.service import TenantService
+from service.tenants.usage import UsageService
+from service.tenants.usage_controller import TenantUsageController, UsageController
 from service.tenants.usage_meter import UsageMeter
 from service.tenants.weights import TenantWeights
 from service.webhooks.controller import WebhookController
@@ -85,8 +87,10 @@ CONTROLLERS = [
     MergeController,
     ModelController,
     ResidencyController,
+    TenantUsageController,
     UploadController,
     WebhookController,
+    UsageController,
 ]
 
 
@@ -218,6 +222,7 @@ def _services(
         "uploads": UploadService(database, files),
         "courier": Courier(database, Sender(private=private), secret, registry),
         "webhooks": WebhookService(database, secret, private=private),
+        "usage": UsageService(database),
     }
 
 

@@ -16,6 +16,9 @@ from service.rendering.examples import (
     Message,
     TextExample,
 )
+from service.tenants.usage_buckets import Used
+from service.tenants.usage_counters import Amount
+from service.tenants.usage_schemas import GroupBy
 
 names = st.from_regex(PATTERN, fullmatch=True)
 """Names of bases, tenants, adapters and aliases."""
@@ -229,3 +232,24 @@ def mutations(draw: st.DrawFn) -> Callable[[bytes], bytes]:
         return bytes(changed)
 
     return change
+
+
+instants = st.integers(0, 4_000_000_000)
+GROUPS: list[GroupBy] = ["api_key_id", "model", "adapter", "revision", "job_id"]
+
+
+def used_on(days: range) -> st.SearchStrategy[Used]:
+    """Draw a counter of one of these days; few names, so that some meet."""
+    few, maybe = st.sampled_from("ab"), st.none() | st.sampled_from("ab")
+    counts = st.integers(0, 1000)
+    return st.builds(
+        Used,
+        day=st.sampled_from(days),
+        kind=st.sampled_from(["generated", "trained"]),
+        amount=st.builds(Amount, counts, counts, counts),
+        api_key_id=maybe,
+        model=few,
+        adapter=maybe,
+        revision=maybe,
+        job_id=maybe,
+    )

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import ErasureRow, TenantRow, UsageRow
+from service.database.models import ErasureRow, FineTunedModelRow, RevisionRow, TenantRow, UsageRow
 from service.tenants.usage_counters import Amount, Counter, Kind
 
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -42,6 +42,19 @@ class UsageRepository:
             UsageRow.tenant_id == tenant_id, UsageRow.day >= first_day, UsageRow.day < end
         )
         return (await self.session.scalars(query.order_by(UsageRow.day, UsageRow.seq))).all()
+
+    async def revisions(self, tenant_id: str, job_ids: Collection[str]) -> dict[str, str]:
+        """Find the digests of what jobs made, by job; of those that made something still there."""
+        query = (
+            select(FineTunedModelRow.job_id, RevisionRow.digest)
+            .join(RevisionRow, RevisionRow.id == FineTunedModelRow.revision_id)
+            .where(
+                FineTunedModelRow.tenant_id == tenant_id,
+                FineTunedModelRow.job_id.in_(job_ids),
+                FineTunedModelRow.step.is_(None),
+            )
+        )
+        return {job: digest for job, digest in await self.session.execute(query) if job is not None}
 
     async def staying(self, tenant_ids: Collection[str]) -> frozenset[str]:
         """Find which tenants are there to stay, and hold them: an erasure waits for this."""
