@@ -8,6 +8,7 @@ ServiceError
 ├── Forbidden                 403  the key lacks a scope
 ├── NotFound                  404  also for what belongs to another tenant
 ├── Conflict                  409  permanent: the client must not retry it
+├── KeyInUse                  409  temporary: the same request is being answered
 ├── PreconditionFailed        412  the thing is not in the state that the request was made for
 ├── TooLarge                  413
 ├── Unprocessable             422  it is what it should be, and may not be served
@@ -119,6 +120,18 @@ class Conflict(ServiceError):
     type = "invalid_request_error"
     code = "conflict"
     headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class KeyInUse(ServiceError):
+    """The first request under this Idempotency-Key has no answer yet; the client may retry."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_key_in_use"
+    headers: ClassVar[dict[str, str]] = {"retry-after": "1"}
+
+    def __init__(self, param: str) -> None:
+        super().__init__("A request with this Idempotency-Key is under way.", param=param)
 
 
 class PreconditionFailed(ServiceError):

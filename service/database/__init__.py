@@ -1,5 +1,5 @@
 """Rows, sessions and migrations."""
 
-from service.database.session import Database
+from service.database.session import Companion, Database, accompanied
 
-__all__ = ["Database"]
+__all__ = ["Companion", "Database", "accompanied"]

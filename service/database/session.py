@@ -2,9 +2,10 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
 from sqlalchemy import event
@@ -17,6 +18,35 @@ from service.errors import StorageFull, Unavailable
 
 WRITE = "lorehouse_write"
 BUSY_TIMEOUT_SECONDS = 30
+
+
+class Companion(Protocol):
+    """Writes along in the transactions of one request, so that both stay or neither does."""
+
+    async def write(self, session: AsyncSession) -> None:
+        """Write at a transaction's end; what this raises rolls it back."""
+        ...
+
+    def committed(self) -> None:
+        """Hear that the transaction stays."""
+        ...
+
+    def rolled_back(self) -> None:
+        """Hear that nothing of the transaction is there."""
+        ...
+
+
+companions: ContextVar[tuple[Companion, ...]] = ContextVar("companions", default=())
+
+
+@contextmanager
+def accompanied(companion: Companion) -> Iterator[None]:
+    """Let a companion write along in what is written inside."""
+    token = companions.set((*companions.get(), companion))
+    try:
+        yield
+    finally:
+        companions.reset(token)
 
 
 class Database:
@@ -47,6 +77,21 @@ class Database:
         Raises StorageFull when the disk has no room for it, and Unavailable when other writers
         left it no turn.
         """
+        along = companions.get()
+        try:
+            async with self._transaction() as session:
+                yield session
+                for companion in along:
+                    await companion.write(session)
+        except BaseException:
+            for companion in along:
+                companion.rolled_back()
+            raise
+        for companion in along:
+            companion.committed()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncSession]:
         try:
             async with self._sessions() as session, session.begin():
                 await session.connection(execution_options={WRITE: True})

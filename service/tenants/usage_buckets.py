@@ -39,12 +39,11 @@ def days_of(start: int, end: int, page: str | None, limit: int) -> range:
     every = range(day_of(start), end, DAY_SECONDS)
     if page is None:
         return every[:limit]
-    # So many digits that no int is made of what is longer than any day.
-    if not (page.isascii() and page.isdecimal() and len(page) <= len(str(end))):
-        raise _not_a_page()
-    if int(page) not in every:
-        raise _not_a_page()
-    return every[every.index(int(page)) :][:limit]
+    # No int is made of what is longer than any day.
+    day = int(page) if page.isdecimal() and len(page) <= len(str(end)) else None
+    if day is None or str(day) != page or day not in every:
+        raise BadRequest("'page' is none of this query's: take it from 'next_page'.", param="page")
+    return every[every.index(day) :][:limit]
 
 
 def page_of(
@@ -104,7 +103,3 @@ def _result(
         batch=None,
         service_tier=None,
     )
-
-
-def _not_a_page() -> BadRequest:
-    return BadRequest("'page' is none of this query's: take it from 'next_page'.", param="page")
