@@ -29,7 +29,7 @@ async def _end_jobs(session: AsyncSession, tenant_id: str) -> int:
             held += 1
         else:
             job.lease_token += 1
-            jobs.end(job, Action.CANCEL)
+            await jobs.end(job, Action.CANCEL)
     return held
 
 
