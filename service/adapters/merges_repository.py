@@ -7,11 +7,13 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.leases import MAX_ATTEMPTS, Leases
+from service.database.leases import Leases
 from service.database.models import FINISHED_JOBS, MergeRow
 from service.errors import BadRequest, NotFound
 
 CRASHED = "merge_crashed"
+MAX_ATTEMPTS = 3
+"""Claims of a merge before it is given up."""
 
 
 class MergeRepository(Leases[MergeRow]):

@@ -6,15 +6,12 @@ lease meanwhile is refused, however late the write arrives.
 
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import Leased
-
-MAX_ATTEMPTS = 3
-"""Claims in a row that may end without new progress before the work is given up."""
+from service.database.models import Leased, TenantRow
 
 QUEUED, RUNNING = "queued", "running"
 
@@ -28,6 +25,9 @@ class LeaseLost(Exception):
 class Leases(Generic[Row]):
     """One kind of work of all tenants, for runtimes. Use inside `Database.write()`."""
 
+    first: tuple[ColumnElement[Any], ...] = ()
+    """Which of a tenant's queued work comes before what came earlier."""
+
     def __init__(
         self, session: AsyncSession, kind: type[Row], clock: Callable[[], float] = time.time
     ) -> None:
@@ -36,10 +36,10 @@ class Leases(Generic[Row]):
         self.clock = clock
 
     async def heartbeat(self, row_id: str, token: int, lease_seconds: float) -> bool:
-        """Keep the lease; tell whether the tenant asked to cancel. Raises LeaseLost."""
+        """Keep the lease; tell whether the tenant asked to stop. Raises LeaseLost."""
         row = await self.held(row_id, token)
         row.lease_expires_at = self.clock() + lease_seconds
-        return row.wants_to_end
+        return row.wants_to_stop
 
     async def release_owner(self, owner: str) -> int:
         """Make a dead runtime's work claimable at once; return how much it is."""
@@ -49,9 +49,14 @@ class Leases(Generic[Row]):
             _free(row)
         return len(rows)
 
-    async def release(self, row_id: str, token: int) -> None:
-        """Make work claimable at once, after a fault. Raises LeaseLost."""
-        _free(await self.held(row_id, token))
+    async def release(self, row_id: str, token: int, rest: Callable[[int], float]) -> None:
+        """Let go of work after a fault: claimable after the `rest` that so many attempts need.
+
+        Raises LeaseLost.
+        """
+        row = await self.held(row_id, token)
+        _free(row)
+        row.not_before = self.clock() + rest(row.attempts)
 
     async def held(self, row_id: str, token: int) -> Row:
         """Find the row, to be changed by who holds it. Raises LeaseLost."""
@@ -65,7 +70,8 @@ class Leases(Generic[Row]):
 
     async def next(self) -> Row | None:
         """Find what to do: what was interrupted first, else what is queued, tenants in turn."""
-        row: Row | None = await self.session.scalar(_claimable(self.kind, self.clock()))
+        query = _claimable(self.kind, self.clock(), self.first)
+        row: Row | None = await self.session.scalar(query)
         return row
 
     def lease(self, row: Row, owner: str, lease_seconds: float) -> None:
@@ -76,10 +82,11 @@ class Leases(Generic[Row]):
         row.lease_owner = owner
         row.lease_token += 1
         row.lease_expires_at = self.clock() + lease_seconds
+        row.not_before = None
 
-    def give_back(self, row: Row) -> None:
-        """Queue held work again: an orderly end is no crash."""
-        row.status = QUEUED
+    def give_back(self, row: Row, status: str = QUEUED) -> None:
+        """Put held work down, queued again: an orderly end is no crash."""
+        row.status = status
         row.lease_owner = row.lease_expires_at = None
         row.attempts = max(0, row.attempts - 1)
 
@@ -94,22 +101,39 @@ def _free(row: Leased) -> None:
     row.lease_token += 1
 
 
-def _claimable(kind: type[Row], at: float) -> Select[Row]:
-    silent = or_(kind.lease_expires_at.is_(None), kind.lease_expires_at < at)
-    interrupted = and_(kind.status == RUNNING, silent)
-    free = or_(kind.status == QUEUED, interrupted)
-    turns = _turns(kind, free, live=and_(kind.status == RUNNING, ~silent))
-    # What was begun comes first; then whose work runs least, and whose turn is longest ago.
-    order = (case((interrupted, 0), else_=1), turns.c.running, turns.c.last, kind.seq)
+def _claimable(kind: type[Row], at: float, first: tuple[ColumnElement[Any], ...]) -> Select[Row]:
+    waiting = free(kind, at)
+    turns = _turns(kind, waiting, live(kind, at))
+    # What was begun comes first; then whose work runs least for the tenant's weight, and whose
+    # turn is longest ago.
+    share = turns.c.running / TenantRow.weight
+    order = (case((kind.status == RUNNING, 0), else_=1), share, turns.c.last, *first, kind.seq)
     return (
         select(kind)
         .join(turns, turns.c.tenant_id == kind.tenant_id)
-        .where(free)
+        .join(TenantRow, TenantRow.id == kind.tenant_id)
+        .where(waiting)
         .order_by(*order)
         .limit(1)
         .with_for_update(skip_locked=True, of=kind)
         .execution_options(populate_existing=True)
     )
+
+
+def live(kind: type[Row], at: float) -> ColumnElement[bool]:
+    """Tell whether somebody works on it."""
+    return and_(kind.status == RUNNING, ~_silent(kind, at))
+
+
+def free(kind: type[Row], at: float) -> ColumnElement[bool]:
+    """Tell whether it waits for somebody: queued or interrupted, and rested."""
+    rested = or_(kind.not_before.is_(None), kind.not_before <= at)
+    interrupted = and_(kind.status == RUNNING, _silent(kind, at))
+    return and_(or_(kind.status == QUEUED, interrupted), rested)
+
+
+def _silent(kind: type[Row], at: float) -> ColumnElement[bool]:
+    return or_(kind.lease_expires_at.is_(None), kind.lease_expires_at < at)
 
 
 def _turns(kind: type[Row], free: ColumnElement[bool], live: ColumnElement[bool]) -> Subquery:

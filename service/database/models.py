@@ -52,8 +52,8 @@ class Leased:
     """Until when it rests after a fault of ours; null: it may be claimed at once."""
 
     @property
-    def wants_to_end(self) -> bool:
-        """Whether who holds it is asked to end it."""
+    def wants_to_stop(self) -> bool:
+        """Whether who holds it is asked to put it down."""
         return False
 
 
@@ -168,15 +168,17 @@ class JobRow(Leased, DefaultBase):
     """Within its tenant: higher ones are begun first."""
     key_id: Mapped[str | None] = mapped_column(String(64))
     """Whose request it was: its trained tokens are accounted to that key."""
+    checkpoint_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """How many of its trained tokens are in the farthest checkpoint that was kept."""
     accounted_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """How many of its trained tokens are in the usage already."""
     traceparent: Mapped[str | None] = mapped_column(String(64))
     """The W3C trace context of the request that made it."""
 
     @property
-    def wants_to_end(self) -> bool:
-        """Whether its tenant asked to cancel it."""
-        return self.cancel_requested
+    def wants_to_stop(self) -> bool:
+        """Whether its tenant asked to cancel it, or to pause it."""
+        return self.cancel_requested or self.pause_requested
 
 
 class JobEventRow(DefaultBase):

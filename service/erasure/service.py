@@ -5,7 +5,6 @@ keys revoked -> requests ended -> jobs ended -> counted -> erased -> the tenant'
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from service.erasure.schemas import ErasureReport
 from service.erasure.work import end_work
 from service.http.in_flight import InFlight
 from service.telemetry import logger
+from service.waiting import pass_time
 
 GRACE_SECONDS = 5.0
 """For requests under way."""
@@ -78,8 +78,7 @@ class ErasureService:
             while True:
                 self._wake.clear()
                 await self._start_all()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), RETRY_SECONDS)
+                await pass_time(self._wake, RETRY_SECONDS)
         finally:
             tasks = list(self._at_work.values())
             for task in tasks:

@@ -74,6 +74,26 @@ class JobController(Controller):
         """Cancel a job. One that is running stops at its next step."""
         return await jobs.cancel(tenant_id, job_id)
 
+    @post(
+        "/{job_id:str}/pause",
+        operation_id="pauseFineTuningJob",
+        responses=errors(404, 409),
+        status_code=200,
+    )
+    async def pause_job(self, job_id: FromPath[str], tenant_id: TenantId, jobs: Jobs) -> Job:
+        """Pause a job. One that is running keeps a checkpoint and stops at its next step."""
+        return await jobs.pause(tenant_id, job_id)
+
+    @post(
+        "/{job_id:str}/resume",
+        operation_id="resumeFineTuningJob",
+        responses=errors(404, 409),
+        status_code=200,
+    )
+    async def resume_job(self, job_id: FromPath[str], tenant_id: TenantId, jobs: Jobs) -> Job:
+        """Resume a paused job: it is queued, and goes on from its checkpoint."""
+        return await jobs.resume(tenant_id, job_id)
+
     @get("/{job_id:str}/events", operation_id="listFineTuningJobEvents", responses=errors(404))
     async def list_events(
         self,

@@ -226,6 +226,15 @@ class CreateJob(Input):
         Meta(description="Deprecated by OpenAI; honoured when there is no `method`."),
     ] = None
     metadata: Metadata | None = None
+    priority: Annotated[
+        int,
+        Meta(
+            ge=-100,
+            le=100,
+            description="Among your own jobs: higher ones are begun first, and each 50 above "
+            "another's double a job's share of what you train at once.",
+        ),
+    ] = 0
     integrations: Annotated[
         list[Any] | None, Meta(description="Not supported: leave it out, or empty.")
     ] = None

@@ -1,7 +1,9 @@
-"""The life of a fine-tuning job: one table, and the function that applies it. Pure."""
+"""The life of a fine-tuning job: one table, and what its tenant may ask for. Pure."""
 
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 
 class Status(StrEnum):
@@ -23,7 +25,7 @@ class Action(StrEnum):
     CLAIM = "claim"
     """A runtime takes the job, or takes over one whose runtime fell silent."""
     REQUEUE = "requeue"
-    """A runtime that shuts down gives the job back."""
+    """A runtime gives the job back, to be gone on with."""
     PAUSE = "pause"
     RESUME = "resume"
     SUCCEED = "succeed"
@@ -81,3 +83,42 @@ def apply(status: Status | str, action: Action) -> Status:
 def is_terminal(status: Status | str) -> bool:
     """Tell whether nothing can happen to the job any more."""
     return Status(status) in TERMINAL
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a job is, and what its tenant asked of the runtime that trains it."""
+
+    status: Status
+    cancelling: bool = False
+    pausing: bool = False
+
+
+def ask(standing: Standing, action: Action) -> Standing:
+    """Tell what a tenant's CANCEL, PAUSE or RESUME does: at once while nobody trains the job.
+
+    A running one is asked to stop at its next step. Asking twice is asking once; to resume a job
+    that is about to pause takes the request back; nothing takes a cancellation back.
+    Raises IllegalTransition.
+    """
+    status = standing.status
+    if status is not Status.RUNNING:
+        return standing if status is _ASKED_FOR[action] else Standing(apply(status, action))
+    if action is Action.CANCEL:
+        return Standing(status, cancelling=True)
+    if standing.cancelling:
+        raise IllegalTransition(status, action)
+    return Standing(status, pausing=action is Action.PAUSE)
+
+
+def put_down(standing: Standing) -> Action:
+    """Tell what becomes of a running job whose runtime stopped in order. Cancelling wins."""
+    if standing.cancelling:
+        return Action.CANCEL
+    return Action.PAUSE if standing.pausing else Action.REQUEUE
+
+
+_ASKED_FOR: Final = {
+    Action.CANCEL: Status.CANCELLED,
+    Action.PAUSE: Status.PAUSED,
+    Action.RESUME: Status.QUEUED,
+}

@@ -51,6 +51,7 @@ def job(row: JobRow) -> Job:
         suffix=row.suffix,
         adapter=row.adapter,
         publish=None if row.publish_alias is None else Publish(alias=row.publish_alias),
+        priority=row.priority,
     )
 
 

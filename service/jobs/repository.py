@@ -6,7 +6,9 @@ from sqlalchemy import Select, select
 
 from service.database.models import JobCheckpointRow, JobEventRow, JobRow
 from service.errors import BadRequest, NotFound
-from service.jobs.leases import JobLeases, LeaseLost
+from service.jobs import lifecycle
+from service.jobs.leases import JobLeases, LeaseLost, standing
+from service.jobs.lifecycle import Action, Standing, Status
 
 __all__ = ["JobRepository", "LeaseLost"]
 
@@ -26,6 +28,22 @@ class JobRepository(JobLeases):
         if job is None:
             raise NotFound(f"Could not find fine-tuning job: {job_id}", param="fine_tuning_job_id")
         return job
+
+    async def ask(self, job: JobRow, action: Action) -> None:
+        """Do what a tenant asks of a job that this transaction has locked; see `lifecycle.ask`.
+
+        Raises IllegalTransition.
+        """
+        before = standing(job)
+        after = lifecycle.ask(before, action)
+        if after == before:
+            return
+        job.pause_requested = after.pausing
+        if after.status is Status.CANCELLED:
+            await self.end(job, action)
+        else:
+            job.status, job.cancel_requested = after.status, after.cancelling
+            self.tell(job, _ASKED[after])
 
     async def page(
         self, tenant_id: str, after: str | None, limit: int, metadata: Mapping[str, str] | None
@@ -89,6 +107,18 @@ class JobRepository(JobLeases):
             last = _known(await self.session.scalar(earlier), after)
             query = query.where(JobCheckpointRow.seq < last)
         return (await self.session.scalars(query.limit(limit))).all()
+
+
+_AT_NEXT = "was requested; training stops at its next step"
+_ASKED = {
+    Standing(Status.PAUSED): "The job was paused",
+    Standing(Status.QUEUED): "The job was resumed, and is queued again",
+    Standing(Status.RUNNING): "The pause was called off",
+    Standing(
+        Status.RUNNING, pausing=True
+    ): "A pause was requested; training stops at its next step",
+    Standing(Status.RUNNING, cancelling=True): f"Cancellation {_AT_NEXT}",
+}
 
 
 def _events(tenant_id: str, job_id: str) -> Select[JobEventRow]:

@@ -143,6 +143,7 @@ class Job(Output):
     suffix: str | None
     adapter: str
     publish: Publish | None
+    priority: Annotated[int, Meta(description="Among the tenant's own jobs.")]
 
 
 class JobList(Output):

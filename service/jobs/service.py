@@ -18,7 +18,7 @@ from service.datasets.repository import FileRepository
 from service.errors import BadRequest, Conflict, NotFound
 from service.jobs import present
 from service.jobs.create_schemas import CreateJob
-from service.jobs.lifecycle import Action, Status, is_terminal
+from service.jobs.lifecycle import Action, IllegalTransition, Status, is_terminal
 from service.jobs.repository import JobRepository
 from service.jobs.resolve import (
     FEW_EXAMPLES,
@@ -110,15 +110,30 @@ class JobService:
 
         Raises NotFound, and Conflict when it has succeeded or failed.
         """
+        return await self._ask(tenant_id, job_id, Action.CANCEL)
+
+    async def pause(self, tenant_id: str, job_id: str) -> Job:
+        """Pause a job: at once while nobody trains it, else within a step. Idempotent.
+
+        Raises NotFound, and Conflict when it has ended or is being cancelled.
+        """
+        return await self._ask(tenant_id, job_id, Action.PAUSE)
+
+    async def resume(self, tenant_id: str, job_id: str) -> Job:
+        """Queue a paused job again, to go on from its checkpoint; or call a pause off. Idempotent.
+
+        Raises NotFound, and Conflict when it has ended or is being cancelled.
+        """
+        return await self._ask(tenant_id, job_id, Action.RESUME)
+
+    async def _ask(self, tenant_id: str, job_id: str, action: Action) -> Job:
         async with self.database.write() as session:
             jobs = JobRepository(session)
             job = await jobs.get(tenant_id, job_id, lock=True)
-            if job.status in (Status.SUCCEEDED, Status.FAILED):
-                raise Conflict(f"Job {job_id} has already {job.status}.", code="job_has_ended")
-            if job.status == Status.RUNNING:
-                _request_cancel(jobs, job)
-            elif job.status != Status.CANCELLED:
-                await jobs.end(job, Action.CANCEL)
+            try:
+                await jobs.ask(job, action)
+            except IllegalTransition:
+                raise _refusal(job) from None
         return present.job(job)
 
     async def events(
@@ -198,6 +213,7 @@ class JobService:
             publish_alias=None if body.publish is None else body.publish.alias,
             created_at=now(),
             cancel_requested=False,
+            priority=body.priority,
             attempts=0,
             lease_token=0,
         )
@@ -259,7 +275,8 @@ async def _tell_created(jobs: JobRepository, job: JobRow, file: FileRow) -> None
         jobs.tell(job, f"{longest}: examples are cut at {max_length}", level="warn")
 
 
-def _request_cancel(jobs: JobRepository, job: JobRow) -> None:
-    if not job.cancel_requested:
-        job.cancel_requested = True
-        jobs.tell(job, "Cancellation was requested; training stops at its next step")
+def _refusal(job: JobRow) -> Conflict:
+    if is_terminal(job.status):
+        ended = "been " * (job.status == Status.CANCELLED) + job.status
+        return Conflict(f"Job {job.id} has already {ended}.", code="job_has_ended")
+    return Conflict(f"Job {job.id} is being cancelled.", code="job_is_being_cancelled")

@@ -1,4 +1,4 @@
-"""How long to wait before a dead child is started again. Pure."""
+"""How long to wait before what failed is tried again. Pure."""
 
 import msgspec
 
@@ -15,3 +15,7 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
         if previous is None or lived >= self.healthy:
             return self.first
         return min(2 * previous, self.longest)
+
+    def after(self, failures: int) -> float:
+        """Give the delay after so many failures in a row, one at least."""
+        return min(self.first * 2.0 ** (failures - 1), self.longest)

@@ -1,10 +1,10 @@
-"""A runtime's hold on work: kept by heartbeats, lost when they fail, and what ends the work."""
+"""A runtime's hold on work: claimed, kept by heartbeats, lost when they fail, and what ends it."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,13 +16,40 @@ from service.errors import Unavailable
 from service.telemetry import logger
 
 HEARTBEAT_SECONDS = 0.5
-"""Also how long a cancellation may go unseen."""
+"""Also how long a cancellation or a pause may go unseen."""
+
+AWAY = (DBAPIError, OSError, Unavailable)
+"""What a database raises that may come back."""
+
+Row = TypeVar("Row", bound=Leased, covariant=True)
+T = TypeVar("T")
 
 _log = logger(__name__)
 
 
+class Claims(Protocol[Row]):
+    """Leases that know what else to do with work on the way."""
+
+    async def claim(self, owner: str, lease_seconds: float) -> Row | None:
+        """Take the next for `owner`."""
+        ...
+
+
+async def claim(
+    database: Database, claims: Callable[[AsyncSession], Claims[Row]], owner: str, seconds: float
+) -> Row | None:
+    """Take work; there is none while the database is away."""
+    try:
+        async with database.write() as session:
+            return await claims(session).claim(owner, seconds)
+    except AWAY:
+        # The base has other work; the database may come back.
+        _log.warning("lease.not_claimed", exc_info=True)
+        return None
+
+
 class Lease:
-    """Beats while it is entered. `cancelled` and `lost` may be read from any thread."""
+    """Beats while it is entered. `stopping` and `lost` may be read from any thread."""
 
     def __init__(
         self,
@@ -35,9 +62,16 @@ class Lease:
         self._row = row
         self._leases = leases
         self.seconds = seconds
-        self.cancelled = False
-        self.lost = False
+        self.stopping = False
+        """Whether the tenant asked for the work to be put down."""
+        self._taken = False
+        self._kept_until = time.monotonic() + seconds
         self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether another runtime may hold the work by now: also while a heartbeat hangs."""
+        return self._taken or time.monotonic() > self._kept_until
 
     async def __aenter__(self) -> Self:
         self._beating = asyncio.create_task(self._beat())
@@ -58,20 +92,38 @@ class Lease:
         if self.lost:
             raise LeaseLost(self._row.id)
 
+    async def insist(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write, again and again while the database is away, for as long as a lease stands.
+
+        Raises LeaseLost.
+        """
+        until = time.monotonic() + self.seconds
+        while True:
+            try:
+                return await write()
+            except AWAY:
+                self.check()
+                if time.monotonic() > until:
+                    raise
+                _log.warning("lease.not_written", exc_info=True)
+            await asyncio.sleep(self._pause)
+
+    @property
+    def _pause(self) -> float:
+        return min(HEARTBEAT_SECONDS, self.seconds / 3)
+
     async def _beat(self) -> None:
-        kept_until = time.monotonic() + self.seconds
         while not self.lost:
-            await asyncio.sleep(min(HEARTBEAT_SECONDS, self.seconds / 3))
+            await asyncio.sleep(self._pause)
             began = time.monotonic()
             try:
-                self.cancelled = await self._renew()
-                kept_until = began + self.seconds
+                self.stopping = await self._renew()
+                self._kept_until = began + self.seconds
             except LeaseLost:
-                self.lost = True
-            except (DBAPIError, OSError, Unavailable):
-                # The lease stands for a while without us; so does the training.
+                self._taken = True
+            except Exception:  # noqa: BLE001  a lease that nobody renews lapses, whatever it was
+                # It stands for a while without us; so does the work.
                 _log.warning("lease.heartbeat_missed", exc_info=True)
-                self.lost = time.monotonic() > kept_until
 
     async def _renew(self) -> bool:
         async with self._database.write() as session:

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,10 +16,13 @@ from service.base.probes import Probes
 from service.database import Database
 from service.database.models import JobRow
 from service.jobs.repository import JobRepository
+from service.runtime.backoff import Backoff
+from service.runtime.lease import Lease
 from service.runtime.publishing import Metrics, Publisher
 from service.runtime.story import Story, Told
 from service.serving.gate import Verdict
 from service.training.trainer import (
+    CheckpointDue,
     EpochDone,
     Started,
     StepDone,
@@ -27,6 +31,8 @@ from service.training.trainer import (
 )
 
 _PAGE = 1000
+
+T = TypeVar("T")
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -37,15 +43,24 @@ class _Made(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """Writes the story of one leased job. Everything raises LeaseLost, and then wrote nothing."""
+    """Writes the story of one leased job. Everything raises LeaseLost, and then wrote nothing.
 
-    def __init__(self, database: Database, job: JobRow, publisher: Publisher, story: Story) -> None:
+    While the database is away it insists, for as long as the lease stands.
+    """
+
+    def __init__(
+        self, database: Database, job: JobRow, lease: Lease, publisher: Publisher, story: Story
+    ) -> None:
         self._database = database
-        self._tenant = job.tenant_id
-        self._lease = (job.id, job.lease_token)
+        self._job = job
+        self._lease = lease
+        self._held = (job.id, job.lease_token)
         self._publisher = publisher
         self._story = story
         self._began = (time.time(), 0)
+        self._tokens = 0
+        self._due: int | None = None
+        """The trained tokens of a checkpoint that may not have been kept yet."""
 
     async def keep(self, events: Sequence[TrainingEvent]) -> None:
         """Write what happened, in order; an epoch's adapter is published on the way."""
@@ -53,30 +68,50 @@ class Ledger:
         for event in events:
             batch.append(event)
             if isinstance(event, EpochDone):
-                async with publishing(self._database, self._tenant):
-                    made = await self._publish(
-                        event.adapter, event.step, event.metrics, event.probes
-                    )
-                    await self._write(batch, event, made)
+                await self._insist(partial(self._keep_epoch, batch, event))
                 batch = []
         if batch:
-            await self._write(batch)
+            await self._insist(partial(self._write, batch))
 
-    async def succeed(self, outcome: TrainingOutcome, lease_seconds: float) -> str:
+    async def succeed(self, outcome: TrainingOutcome) -> str:
         """Publish the result and end the job; returns how it ended.
 
-        A late cancel still counts, and what the publish gate rejects makes the job fail.
+        A late cancel still counts, a pause does not: nothing is left to do. What the publish gate
+        rejects makes the job fail.
         """
-        async with publishing(self._database, self._tenant):
-            return await self._succeed(outcome, lease_seconds)
+        return await self._insist(partial(self._succeed, outcome))
 
-    async def _succeed(self, outcome: TrainingOutcome, lease_seconds: float) -> str:
+    async def _insist(self, write: Callable[[], Awaitable[T]]) -> T:
+        tried = False
+
+        async def attempt() -> T:
+            nonlocal tried
+            if tried:
+                # The answer may have been lost, and not the write.
+                self._story.recall(await told_before(self._database, self._job))
+            tried = True
+            return await write()
+
+        return await self._lease.insist(attempt)
+
+    async def _keep_epoch(self, events: Sequence[TrainingEvent], epoch: EpochDone) -> None:
+        async with publishing(self._database, self._job.tenant_id):
+            made = await self._publish(epoch.adapter, epoch.step, epoch.metrics, epoch.probes)
+            await self._write(events, epoch, made)
+
+    async def _succeed(self, outcome: TrainingOutcome) -> str:
         assert outcome.probes is not None
-        made = await self._publish(outcome.adapter, outcome.steps, outcome.metrics, outcome.probes)
+        async with publishing(self._database, self._job.tenant_id):
+            made = await self._publish(
+                outcome.adapter, outcome.steps, outcome.metrics, outcome.probes
+            )
+            return await self._end(outcome, made)
+
+    async def _end(self, outcome: TrainingOutcome, made: _Made) -> str:
         async with self._database.write() as session:
             jobs = JobRepository(session)
-            if await jobs.heartbeat(*self._lease, lease_seconds):
-                await jobs.finish(*self._lease, "cancelled")
+            if (await jobs.held(*self._held)).cancel_requested:
+                await jobs.finish(*self._held, "cancelled")
                 return "cancelled"
             if not made.verdict.passed:
                 await self._publisher.reject(session, made.ref, made.verdict)
@@ -87,7 +122,7 @@ class Ledger:
             if (alias := await self._publisher.move_alias(session, made.ref.digest)) is not None:
                 await self._tell(jobs, self._story.once(f"Alias {alias} now names {name}"))
             await jobs.finish(
-                *self._lease,
+                *self._held,
                 "succeeded",
                 fine_tuned_model=name,
                 trained_tokens=outcome.trained_tokens,
@@ -104,7 +139,7 @@ class Ledger:
 
     async def _fail(self, jobs: JobRepository, verdict: Verdict, trained_tokens: int) -> None:
         await jobs.finish(
-            *self._lease,
+            *self._held,
             "failed",
             trained_tokens=trained_tokens,
             error_code="publish_gate_rejected",
@@ -120,10 +155,13 @@ class Ledger:
         told = [told for event in events for told in self._story.tell(event)]
         async with self._database.write() as session:
             jobs = JobRepository(session)
+            await jobs.held(*self._held)
             await self._tell(jobs, told)
             await self._progress(jobs, events)
+            due = await self._advance(jobs, events)
             if epoch is not None and made is not None:
                 await self._checkpoint(session, jobs, epoch, made)
+        self._tokens, self._due = due
 
     async def _checkpoint(
         self, session: AsyncSession, jobs: JobRepository, epoch: EpochDone, made: _Made
@@ -137,14 +175,14 @@ class Ledger:
             return
         name = await self._publisher.record(session, made.ref, made.verdict, step)
         await jobs.record_checkpoint(
-            *self._lease, step_number=step, model_name=name, metrics=epoch.metrics
+            *self._held, step_number=step, model_name=name, metrics=epoch.metrics
         )
         message = f"Checkpoint created at step {step} with Snapshot ID: {name}"
         await self._tell(jobs, self._story.once(message))
 
     async def _tell(self, jobs: JobRepository, told: Sequence[Told]) -> None:
         for one in told:
-            await jobs.append_event(*self._lease, one.message, level=one.level, data=one.data)
+            await jobs.append_event(*self._held, one.message, level=one.level, data=one.data)
 
     async def _progress(self, jobs: JobRepository, events: Sequence[TrainingEvent]) -> None:
         for event in events:
@@ -153,10 +191,22 @@ class Ledger:
         steps = [event for event in events if isinstance(event, StepDone)]
         if steps:
             await jobs.progress(
-                *self._lease,
+                *self._held,
                 trained_tokens=steps[-1].tokens,
                 estimated_finish=self._estimate(steps[-1]),
             )
+
+    async def _advance(
+        self, jobs: JobRepository, events: Sequence[TrainingEvent]
+    ) -> tuple[int, int | None]:
+        """Note the checkpoints that are kept: those that something came after."""
+        tokens, due = self._tokens, self._due
+        for event in events:
+            if due is not None:
+                await jobs.kept(*self._held, due)
+            tokens = event.tokens if isinstance(event, StepDone) else tokens
+            due = tokens if isinstance(event, CheckpointDue) else None
+        return tokens, due
 
     def _estimate(self, last: StepDone) -> int:
         began, from_step = self._began
@@ -177,27 +227,35 @@ async def told_before(database: Database, job: JobRow) -> list[tuple[str, dict[s
     return told
 
 
-async def finish(
-    database: Database,
-    job: JobRow,
-    status: Literal["failed", "cancelled"],
-    **error: str | None,
-) -> None:
-    """End a job without a result. Raises LeaseLost."""
+async def weight(database: Database, job: JobRow) -> float:
+    """Read the weight of a job's tenant."""
+    async with database.read() as session:
+        return await JobRepository(session).weight(job.tenant_id)
+
+
+async def fail(database: Database, job: JobRow, message: str, code: str, param: str | None) -> None:
+    """End a job for its own fault. Raises LeaseLost."""
     async with database.write() as session:
-        await JobRepository(session).finish(job.id, job.lease_token, status, **error)  # type: ignore[arg-type]
+        await JobRepository(session).finish(
+            job.id,
+            job.lease_token,
+            "failed",
+            error_message=message,
+            error_code=code,
+            error_param=param,
+        )
 
 
-async def requeue(database: Database, job: JobRow) -> None:
-    """Give a job back: this runtime shuts down. Raises LeaseLost."""
+async def put_down(database: Database, job: JobRow, reason: str) -> str:
+    """Cancel or pause a job as asked, else give it back; tell its status. Raises LeaseLost."""
     async with database.write() as session:
-        await JobRepository(session).requeue(job.id, job.lease_token)
+        return await JobRepository(session).put_down(job.id, job.lease_token, reason)
 
 
-async def give_up(database: Database, job: JobRow) -> None:
+async def give_up(database: Database, job: JobRow, retries: Backoff) -> None:
     """Free a job after a fault of ours; claims count the attempts. Raises LeaseLost."""
     async with database.write() as session:
         jobs = JobRepository(session)
         message = "Training was interrupted by an internal error and will be tried again"
         await jobs.append_event(job.id, job.lease_token, message, level="warn")
-        await jobs.release(job.id, job.lease_token)
+        await jobs.release(job.id, job.lease_token, retries.after)

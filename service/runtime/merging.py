@@ -1,14 +1,13 @@
 """Claimed merges into merged models: one at a time, each in a process of its own."""
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
 
 from adapters_store import AdapterStore, StoreUnavailable
 from service.adapters.merges import discard, ref_of
@@ -16,10 +15,11 @@ from service.adapters.merges_repository import MergeRepository
 from service.database import Database
 from service.database.leases import LeaseLost
 from service.database.models import MergeRow
-from service.runtime.lease import HEARTBEAT_SECONDS, Lease
+from service.runtime.lease import HEARTBEAT_SECONDS, Lease, claim
 from service.runtime.merge_messages import MergeOrder, MergeOutcome
 from service.runtime.parent import SUPERVISOR_PID
 from service.telemetry import logger
+from service.waiting import pass_time
 
 IDLE_SECONDS = 0.5
 """Between two looks for a merge."""
@@ -42,21 +42,11 @@ class MergeParts(msgspec.Struct, frozen=True, kw_only=True):
 async def work(parts: MergeParts, stop: asyncio.Event) -> None:
     """Claim merges and have them made until `stop`. No fault of a merge ends the runtime."""
     while not stop.is_set():
-        merge = await _claim(parts)
+        merge = await claim(parts.database, MergeRepository, parts.owner, parts.lease_seconds)
         if merge is not None:
             await _work_on(parts, merge, stop)
-            continue
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), IDLE_SECONDS)
-
-
-async def _claim(parts: MergeParts) -> MergeRow | None:
-    try:
-        async with parts.database.write() as session:
-            return await MergeRepository(session).claim(parts.owner, parts.lease_seconds)
-    except (DBAPIError, OSError):
-        _log.warning("merge.not_claimed", exc_info=True)
-        return None
+        else:
+            await pass_time(stop, IDLE_SECONDS)
 
 
 async def _work_on(parts: MergeParts, merge: MergeRow, stop: asyncio.Event) -> None:
@@ -64,7 +54,8 @@ async def _work_on(parts: MergeParts, merge: MergeRow, stop: asyncio.Event) -> N
         _log.info("merge.claimed", attempt=merge.attempts)
         try:
             async with Lease(parts.database, merge, parts.lease_seconds, MergeRepository) as lease:
-                await _end(parts, merge, await _outcome(parts, merge, lease, stop))
+                outcome = await _outcome(parts, merge, lease, stop)
+                await lease.insist(partial(_end, parts, merge, outcome))
         except LeaseLost:
             await _tidy(parts, merge)
         except Exception:  # noqa: BLE001  logged, and not worth the base's process

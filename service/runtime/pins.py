@@ -1,7 +1,6 @@
 """Keeps the engine's pins as the database says, from the runtime's start on."""
 
 import asyncio
-import contextlib
 
 from sqlalchemy.exc import DBAPIError
 
@@ -10,6 +9,7 @@ from service.errors import ServiceError
 from service.serving.engine import Engine
 from service.serving.pinning import tell_pins
 from service.telemetry import logger
+from service.waiting import pass_time
 
 LOOK_SECONDS = 30.0
 """Between two looks: the API tells of a new pin at once, but nobody of a revision that is gone."""
@@ -25,5 +25,4 @@ async def keep_pins(engine: Engine, database: Database, places: int, stop: async
         except (ServiceError, DBAPIError, OSError):
             # The engine closes, or the database does not answer: requests go on.
             _log.warning("pins.not_kept", exc_info=True)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
+        await pass_time(stop, LOOK_SECONDS)

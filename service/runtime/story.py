@@ -32,9 +32,14 @@ class Story:
 
     def __init__(self, before: Iterable[tuple[str, dict[str, Any] | None]] = ()) -> None:
         """Remember what was told `before`, as messages with their data."""
-        self._messages: set[str] = set()
-        self._step = self._evaluated = -1
+        self._messages: set[str]
         self._total_steps = 0
+        self.recall(before)
+
+    def recall(self, before: Iterable[tuple[str, dict[str, Any] | None]]) -> None:
+        """Know only what was told `before`: of what was said since, nobody knows if it arrived."""
+        self._messages = set()
+        self._step = self._evaluated = -1
         for message, data in before:
             self._remember(Told(message, data=data))
 

@@ -13,6 +13,7 @@ from typing import Self
 from service.runtime.backoff import Backoff
 from service.runtime.parent import SUPERVISOR_PID
 from service.telemetry import logger
+from service.waiting import pass_time
 
 ROLES = ("resident",)
 # Longer than the runtimes take to end in order.
@@ -89,8 +90,7 @@ class Supervisor:
             born = clock()
             await self._live(name, command, restarted=delay is not None)
             delay = self._backoff.next(delay, clock() - born)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay)
+            await pass_time(self._stopping, delay)
 
     async def _live(self, name: str, command: Sequence[str], *, restarted: bool) -> None:
         runtime_id = f"{name}-{secrets.token_hex(6)}"

@@ -5,17 +5,22 @@ import shutil
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
 
 from service.database.models import JobRow
 from service.jobs.lifecycle import is_terminal
 from service.jobs.repository import JobRepository
+from service.runtime.lease import AWAY, claim
 from service.runtime.training_job import work_on
 from service.runtime.training_parts import Parts
 from service.telemetry import logger
+from service.waiting import pass_time
 
 IDLE_SECONDS = 0.5
 """Between two looks for a job."""
+PATIENCE_SECONDS = 2.0
+"""How old a job is before others make room for it: until then a free runtime takes it."""
+TIDY_SECONDS = 60.0
+"""Between two looks for folders that nobody needs."""
 
 _log = logger(__name__)
 
@@ -27,36 +32,64 @@ async def work(parts: Parts, stop: asyncio.Event) -> None:
     longer computes.
     """
     await _sweep(parts)
+    bench = _Bench(parts, stop)
     jobs: set[asyncio.Task[None]] = set()
+    tidying = asyncio.create_task(_keep_tidy(parts, stop))
     with ThreadPoolExecutor(parts.at_once, thread_name_prefix="job") as threads:
         try:
             while not stop.is_set():
-                job = await _claim(parts) if len(jobs) < parts.at_once else None
-                if job is not None:
-                    jobs.add(asyncio.create_task(_work_on(parts, job, threads, stop)))
+                full = len(jobs) == parts.at_once
+                if not full and (job := await _claim(parts)) is not None:
+                    jobs.add(asyncio.create_task(bench.work_on(job, threads)))
                     continue
+                if full:
+                    await bench.make_room()
                 jobs = await _pass_time(jobs, stop)
         finally:
             stop.set()
-            await asyncio.gather(*jobs)
+            await asyncio.gather(*jobs, tidying)
 
 
 async def _claim(parts: Parts) -> JobRow | None:
-    try:
-        async with parts.database.write() as session:
-            return await JobRepository(session).claim(parts.owner, parts.lease_seconds)
-    except (DBAPIError, OSError):
-        # The base has other work; the database may come back.
-        _log.warning("job.not_claimed", exc_info=True)
+    return await claim(parts.database, JobRepository, parts.owner, parts.lease_seconds)
+
+
+class _Bench:
+    """The places of one runtime, and which of the jobs in them is to be put down."""
+
+    def __init__(self, parts: Parts, stop: asyncio.Event) -> None:
+        self._parts = parts
+        self._stop = stop
+        self._giving_way: set[str] = set()
+
+    async def work_on(self, job: JobRow, threads: Executor) -> None:
+        """Bring a job as far as it may go."""
+        try:
+            await work_on(self._parts, job, threads, lambda: self._interrupts(job.id))
+        except Exception:
+            if not await asyncio.to_thread(self._parts.healthy):
+                raise
+        finally:
+            self._giving_way.discard(job.id)
+
+    async def make_room(self) -> None:
+        """Have a job put down if another tenant waits that has less than its share."""
+        try:
+            async with self._parts.database.read() as session:
+                jobs = JobRepository(session)
+                job_id = await jobs.to_give_way(self._parts.owner, PATIENCE_SECONDS)
+        except AWAY:
+            _log.warning("job.no_room_made", exc_info=True)
+            return
+        if job_id is not None:
+            self._giving_way.add(job_id)
+
+    def _interrupts(self, job_id: str) -> str | None:
+        if self._stop.is_set():
+            return "Training was interrupted by a shutdown and will resume"
+        if job_id in self._giving_way:
+            return "Training made room for another tenant's job and will resume"
         return None
-
-
-async def _work_on(parts: Parts, job: JobRow, threads: Executor, stop: asyncio.Event) -> None:
-    try:
-        await work_on(parts, job, threads, stop)
-    except Exception:
-        if not await asyncio.to_thread(parts.healthy):
-            raise
 
 
 async def _pass_time(jobs: set[asyncio.Task[None]], stop: asyncio.Event) -> set[asyncio.Task[None]]:
@@ -71,6 +104,16 @@ async def _pass_time(jobs: set[asyncio.Task[None]], stop: asyncio.Event) -> set[
     for job in done & jobs:
         job.result()
     return jobs - done
+
+
+async def _keep_tidy(parts: Parts, stop: asyncio.Event) -> None:
+    """Sweep now and again: a paused job that is cancelled leaves its checkpoints to nobody."""
+    while not stop.is_set():
+        await pass_time(stop, TIDY_SECONDS)
+        try:
+            await _sweep(parts)
+        except AWAY:
+            _log.warning("job.not_swept", exc_info=True)
 
 
 async def _sweep(parts: Parts) -> None:

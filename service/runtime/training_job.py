@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,11 @@ from adapters_store import InvalidAdapter, Revision, RevisionRef
 from service.adapters.parents import open_parent
 from service.database.models import JobRow
 from service.errors import ServiceError
+from service.jobs.lifecycle import is_terminal
 from service.jobs.repository import JobRepository, LeaseLost
 from service.rendering.examples import Example
 from service.runtime import ledger
-from service.runtime.lease import Lease
+from service.runtime.lease import AWAY, Lease
 from service.runtime.ledger import Ledger
 from service.runtime.publishing import Publisher, dataset_digests, origin
 from service.runtime.relay import Relay
@@ -30,21 +32,25 @@ from service.training.trainer import TrainingError, TrainingEvent, TrainingOutco
 
 SERVER_ERRORS = 500
 
+Interrupted = Callable[[], str | None]
+"""Says why a job is to be put down now, or None."""
+
 T = TypeVar("T")
 
 _log = logger(__name__)
 
 
-async def work_on(parts: Parts, job: JobRow, thread: Executor, shutdown: asyncio.Event) -> None:
-    """Bring a claimed job to its end, or give it back at shutdown; train in `thread`.
+async def work_on(parts: Parts, job: JobRow, thread: Executor, interrupted: Interrupted) -> None:
+    """Bring a claimed job to its end, or put it down when asked to; train in `thread`.
 
-    Raises what is our fault, once the job is free for another try.
+    `interrupted` may be called from any thread. Raises what is our fault, once the job is free for
+    another try.
     """
     with structlog.contextvars.bound_contextvars(tenant=job.tenant_id, job=job.id):
         _log.info("job.claimed", attempt=job.attempts)
         try:
             async with Lease(parts.database, job, parts.lease_seconds, JobRepository) as lease:
-                await _Work(parts, job, lease, thread, shutdown).go()
+                await _Work(parts, job, lease, thread, interrupted).go()
         except LeaseLost:
             _log.warning("job.lease_lost")
         except Exception:
@@ -55,13 +61,13 @@ async def work_on(parts: Parts, job: JobRow, thread: Executor, shutdown: asyncio
 
 class _Work:
     def __init__(
-        self, parts: Parts, job: JobRow, lease: Lease, thread: Executor, shutdown: asyncio.Event
+        self, parts: Parts, job: JobRow, lease: Lease, thread: Executor, interrupted: Interrupted
     ) -> None:
         self._parts = parts
         self._job = job
         self._lease = lease
         self._thread = thread
-        self._shutdown = shutdown
+        self._interrupted = interrupted
         self._workdir = parts.workdirs / job.id
         self._lent: Revision | None = None
 
@@ -84,12 +90,12 @@ class _Work:
         digests = await dataset_digests(parts, job)
         made_from = await asyncio.to_thread(origin, parts, job, task.train, digests)
         story = Story(await ledger.told_before(parts.database, job))
-        book = Ledger(parts.database, job, Publisher(parts, job, made_from), story)
+        book = Ledger(parts.database, job, self._lease, Publisher(parts, job, made_from), story)
         outcome = None if self._should_stop() else await self._train(task, book)
         if outcome is None or outcome.stopped:
-            await self._stop()
+            await self._put_down()
         else:
-            ending = await book.succeed(outcome, self._lease.seconds)
+            ending = await book.succeed(outcome)
             await self._ended(ending, steps=outcome.steps, trained_tokens=outcome.trained_tokens)
 
     async def _task(self) -> TrainingTask:
@@ -101,7 +107,17 @@ class _Work:
         else:
             validation = await self._examples(job.validation_file, "validation_file")
         parent = await asyncio.to_thread(self._parent, spec)
-        return TrainingTask(job.id, spec, train, validation, self._workdir, job.tenant_id, parent)
+        return TrainingTask(
+            job.id,
+            spec,
+            train,
+            validation,
+            self._workdir,
+            tenant=job.tenant_id,
+            weight=await ledger.weight(self._parts.database, job),
+            priority=job.priority,
+            parent=parent,
+        )
 
     def _parent(self, spec: TrainingSpec) -> Path | None:
         """Find the folder of the revision to go on from, verified."""
@@ -136,23 +152,21 @@ class _Work:
             relay.close()
             await relaying
 
-    async def _stop(self) -> None:
+    async def _put_down(self) -> None:
         self._lease.check()
-        if self._lease.cancelled:
-            await ledger.finish(self._parts.database, self._job, "cancelled")
-            await self._ended("cancelled")
+        # Without one the tenant called its request off, which was seen too late.
+        reason = self._interrupted() or "The pause was called off: training goes on"
+        status = await self._lease.insist(
+            partial(ledger.put_down, self._parts.database, self._job, reason)
+        )
+        if is_terminal(status):
+            await self._ended(status)
         else:
-            await ledger.requeue(self._parts.database, self._job)
-            _log.info("job.requeued")
+            _log.info("job.put_down", status=status)
 
     async def _fail(self, message: str, code: str, param: str | None) -> None:
-        await ledger.finish(
-            self._parts.database,
-            self._job,
-            "failed",
-            error_message=message,
-            error_code=code,
-            error_param=param,
+        await self._lease.insist(
+            partial(ledger.fail, self._parts.database, self._job, message, code, param)
         )
         await self._ended("failed", code=code)
 
@@ -161,7 +175,7 @@ class _Work:
         await asyncio.to_thread(shutil.rmtree, self._workdir, ignore_errors=True)
 
     def _should_stop(self) -> bool:
-        return self._lease.cancelled or self._lease.lost or self._shutdown.is_set()
+        return self._lease.stopping or self._lease.lost or self._interrupted() is not None
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -176,6 +190,9 @@ def check_quantization(wanted: str, held: str) -> None:
 
 async def _give_up(parts: Parts, job: JobRow) -> None:
     try:
-        await ledger.give_up(parts.database, job)
+        await ledger.give_up(parts.database, job, parts.retries)
     except LeaseLost:
         _log.warning("job.lease_lost")
+    except AWAY:
+        # The lease lapses, and somebody tries again.
+        _log.warning("job.not_released", exc_info=True)

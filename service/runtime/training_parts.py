@@ -9,6 +9,7 @@ from adapters_store import AdapterStore
 from service.base.description import BaseDescription
 from service.database import Database
 from service.rendering.examples import Example
+from service.runtime.backoff import Backoff
 from service.runtime.gatekeeping import Gatekeeper
 from service.serving.engine import Engine
 from service.training.trainer import Trainer
@@ -37,5 +38,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """One folder for each job in it."""
     examples: Callable[[str, str], Awaitable[list[Example]]]
     """By tenant and file id."""
+    retries: Backoff = Backoff(first=2.0, longest=60.0)
+    """How long a job rests after a fault of ours."""
     engine: Engine
     """What answers requests: here, or in another process."""

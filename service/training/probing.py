@@ -1,6 +1,6 @@
 """Which of a task's rows an adapter is examined by: few, short, and its own. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -61,16 +61,31 @@ def _learned(labels: Sequence[int]) -> list[int]:
     return [place for place, label in enumerate(labels) if label != IGNORED]
 
 
-def sequences(probes: Probes) -> list[list[int]]:
-    """Give what the trainer is to score."""
-    return [probe.tokens for probe in probes.probes]
+Score = Callable[[Sequence[Sequence[int]]], Sequence[Sequence[float]]]
+"""Gives the log-probabilities of each sequence's tokens from the second on."""
 
 
-def scored(
-    probes: Probes, base: Sequence[Sequence[float]], adapter: Sequence[Sequence[float]]
-) -> Probes:
-    """Add the trainer's scores of the sequences."""
-    each = zip(probes.probes, base, adapter, strict=True)
-    return msgspec.structs.replace(
-        probes, probes=[Probe(probe.tokens, list(one), list(other)) for probe, one, other in each]
-    )
+class Prober:
+    """Adds a trainer's scores to a task's probes: of the base once, and once after each step."""
+
+    def __init__(self, probes: Probes, base: Score, adapter: Score) -> None:
+        """`base` and `adapter` score with the weights that there are when they are called."""
+        self._probes = probes
+        self._score = base, adapter
+        self._base: Sequence[Sequence[float]] | None = None
+        self._scored: tuple[int, Probes] | None = None
+
+    def after(self, step: int) -> Probes:
+        """Score; the adapter's weights are those after the step."""
+        if self._scored is None or self._scored[0] != step:
+            self._scored = step, self._now()
+        return self._scored[1]
+
+    def _now(self) -> Probes:
+        asked = [probe.tokens for probe in self._probes.probes]
+        base, adapter = self._score
+        if self._base is None:
+            self._base = base(asked)
+        each = zip(asked, self._base, adapter(asked), strict=True)
+        probes = [Probe(tokens, list(one), list(other)) for tokens, one, other in each]
+        return msgspec.structs.replace(self._probes, probes=probes)

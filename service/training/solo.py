@@ -5,6 +5,7 @@ import hashlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,7 +17,7 @@ from service.base.probes import Probes
 from service.rendering.renderer import Renderer
 from service.training import lora
 from service.training.checkpoints import Checkpoints
-from service.training.probing import scored, sequences
+from service.training.probing import Prober
 from service.training.reporting import Reporter, Schedule
 from service.training.resumable import REQUIRED, Resumable
 from service.training.spec import TrainingSpec
@@ -69,7 +70,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         self, report: Callable[[TrainingEvent], None], should_stop: Callable[[], bool]
     ) -> TrainingOutcome:
         """Train to the end, or to the next step once asked to stop."""
-        trainer = self.trainer
+        trainer, probing = self.trainer, self._prober()
         reporter = Reporter(
             self.schedule,
             trainer.metrics,
@@ -79,20 +80,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             should_stop=should_stop,
             evaluate=self.evaluate,
             end_epoch=lambda epoch, step: report(
-                EpochDone(epoch, step, self._write("epoch"), dict(trainer.metrics), self._probed())
+                EpochDone(
+                    epoch, step, self._write("epoch"), dict(trainer.metrics), probing.after(step)
+                )
             ),
         )
         trainer.add_callback(reporter)
         report(self._started())
         trainer.run(self.checkpoints, lambda step: report(CheckpointDue(step)))
-        stopped = trainer.state.global_step < self.schedule.total_steps
+        steps = trainer.state.global_step
         return TrainingOutcome(
             adapter=self._write("final"),
-            steps=trainer.state.global_step,
+            steps=steps,
             trained_tokens=int(trainer.state.num_input_tokens_seen),
-            stopped=stopped,
             metrics=dict(trainer.metrics),
-            probes=None if stopped else self._probed(),
+            probes=None if steps < self.schedule.total_steps else probing.after(steps),
         )
 
     def _started(self) -> Started:
@@ -105,11 +107,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             dropped_examples=self.counts.dropped,
         )
 
-    def _probed(self) -> Probes:
-        base, adapter = (
-            self.trainer.score(sequences(self.probes), bare=bare) for bare in (True, False)
-        )
-        return scored(self.probes, base, adapter)
+    def _prober(self) -> Prober:
+        score = self.trainer.score
+        return Prober(self.probes, partial(score, bare=True), partial(score, bare=False))
 
     def _write(self, name: str) -> Path:
         folder = self.task.workdir / name
@@ -147,7 +147,7 @@ class SoloTrainer(ABC):
         _refuse(task.spec)
         while not _ALONE.acquire(timeout=WAIT_SECONDS):
             if should_stop():
-                return TrainingOutcome(task.workdir, 0, 0, stopped=True, metrics={}, probes=None)
+                return TrainingOutcome(task.workdir, 0, 0, metrics={}, probes=None)
         try:
             model = twin(self.loaded.model, self._pause)
             lora.check_targets(model, task.spec.lora, task.spec.method)

@@ -27,7 +27,11 @@ class TrainingTask(msgspec.Struct, frozen=True):
     validation: Sequence[Example]
     workdir: Path
     tenant: str = ""
-    """Tenants share a batch evenly; without one the task is a tenant of its own."""
+    """Tenants share a batch by their weights; without one the task is a tenant of its own."""
+    weight: float = 1.0
+    """The tenant's, above 0."""
+    priority: int = 0
+    """Among the tenant's tasks: 50 more is twice the share."""
     parent: Path | None = None
     """PEFT's files to go on from: of the spec's `base_adapter`, in the spec's shape."""
 
@@ -121,7 +125,7 @@ TrainingEvent = (
 
 
 class TrainingOutcome(msgspec.Struct, frozen=True):
-    """How it ended. When `stopped`, a checkpoint was written and `adapter` must not be used.
+    """How it ended. When stopped, a checkpoint was written and `adapter` must not be used.
 
     With early stopping the adapter is the best that was evaluated, stopped early or not.
     """
@@ -130,10 +134,14 @@ class TrainingOutcome(msgspec.Struct, frozen=True):
     steps: int
     """After which the adapter and the metrics are; `trained_tokens` are those of all steps."""
     trained_tokens: int
-    stopped: bool
     metrics: dict[str, float | None]
     probes: Probes | None
     """As an epoch's; None when stopped."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to stop before its end."""
+        return self.probes is None
 
 
 class TrainingError(Exception):

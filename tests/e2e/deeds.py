@@ -26,6 +26,7 @@ from service.database.models import JobRow
 from service.errors import NotFound
 from service.jobs.repository import JobRepository
 from service.runtime.gatekeeping import Gatekeeper
+from service.runtime.lease import Lease
 from service.runtime.ledger import Ledger
 from service.runtime.publishing import Publisher
 from service.runtime.story import Story
@@ -67,8 +68,9 @@ class Registry:
         if job is not None:
             publisher = Publisher(self._parts(), job, an_origin())
             probes = Probes([Probe([1, 2, 3])])
-            outcome = TrainingOutcome(adapter, 1, 1, stopped=False, metrics={}, probes=probes)
-            await Ledger(self.database, job, publisher, Story()).succeed(outcome, 60)
+            outcome = TrainingOutcome(adapter, 1, 1, metrics={}, probes=probes)
+            lease = Lease(self.database, job, 60, JobRepository)
+            await Ledger(self.database, job, lease, publisher, Story()).succeed(outcome)
 
     async def move(self, digest: str, seen: int) -> None:
         """Move the alias, as somebody who saw that version."""

@@ -126,7 +126,6 @@ class _Run:
             adapter=self._write("final", self.best),
             steps=self.state.step if watch is None else watch.best_step,
             trained_tokens=self.state.tokens,
-            stopped=stopped,
             metrics=dict(self.state.metrics if watch is None else self.state.best_metrics),
             probes=None if stopped else self._probed(self.task.workdir / "final"),
         )

@@ -12,7 +12,9 @@ from service.database import Database
 from service.database.models import JobCheckpointRow, JobRow, TenantRow
 from service.errors import NotFound
 from service.jobs.leases import MAX_ATTEMPTS
+from service.jobs.lifecycle import Action
 from service.jobs.repository import JobRepository, LeaseLost
+from service.runtime.backoff import Backoff
 from service.settings import Settings
 from service.tenants.usage_repository import UsageRepository
 
@@ -69,7 +71,7 @@ class Office:
             return [event.message for event in events]
 
 
-def _row(tenant: str, job_id: str) -> JobRow:
+def _row(tenant: str, job_id: str, **fields: Any) -> JobRow:
     return JobRow(
         id=job_id,
         tenant_id=tenant,
@@ -81,6 +83,7 @@ def _row(tenant: str, job_id: str) -> JobRow:
         method={},
         spec={},
         created_at=1,
+        **fields,
     )
 
 
@@ -172,7 +175,9 @@ WRITES: dict[str, Write] = {
         job, token, trained_tokens=1, estimated_finish=None
     ),
     "finish": lambda jobs, job, token: jobs.finish(job, token, "succeeded", fine_tuned_model="m"),
-    "requeue": lambda jobs, job, token: jobs.requeue(job, token),
+    "kept": lambda jobs, job, token: jobs.kept(job, token, 1),
+    "put down": lambda jobs, job, token: jobs.put_down(job, token, "shutdown"),
+    "release": lambda jobs, job, token: jobs.release(job, token, float),
 }
 
 
@@ -226,30 +231,38 @@ async def test_crashes_without_progress_fail_the_job(office: Office) -> None:
     job = await office.read("acme", "a1")
     assert (job.status, job.error_code) == ("failed", "runtime_crashed")
     assert job.finished_at is not None
-    assert "3 times" in (await office.messages("acme", "a1"))[-1]
+    assert f"{MAX_ATTEMPTS} times" in (await office.messages("acme", "a1"))[-1]
 
 
-async def test_progress_beyond_the_farthest_forgives_crashes(office: Office) -> None:
+async def test_a_farther_checkpoint_forgives_crashes(office: Office) -> None:
     await office.submit(("acme", "a1"))
     for attempt in range(3 * MAX_ATTEMPTS):
         job = await office.held("one")
         async with office.jobs() as jobs:
-            tokens = (attempt + 1) * 100
-            await jobs.progress(job.id, job.lease_token, trained_tokens=tokens, estimated_finish=99)
+            await jobs.kept(job.id, job.lease_token, (attempt + 1) * 100)
             await jobs.release_owner("one")
-    assert (await office.read("acme", "a1")).trained_tokens == 3 * MAX_ATTEMPTS * 100
+    assert (await office.read("acme", "a1")).status == "running"
 
 
-async def test_repeating_lost_steps_is_no_progress(office: Office) -> None:
+@pytest.mark.parametrize("farther", [0, 1], ids=["the same steps", "some steps more"])
+async def test_steps_and_checkpoints_that_were_there_before_are_no_progress(
+    office: Office, farther: int
+) -> None:
     await office.submit(("acme", "a1"))
+    claims = 0
     while (job := await office.claim("one")) is not None:
+        claims += 1
         async with office.jobs() as jobs:
-            await jobs.progress(job.id, job.lease_token, trained_tokens=100, estimated_finish=None)
+            held, tokens = (job.id, job.lease_token), 100 + claims * farther
+            await jobs.progress(*held, trained_tokens=tokens, estimated_finish=None)
+            await jobs.kept(*held, 100)
             await jobs.release_owner("one")
+    # The first checkpoint was one.
+    assert claims == MAX_ATTEMPTS + 1
     assert (await office.read("acme", "a1")).error_code == "runtime_crashed"
 
 
-async def test_every_trained_token_is_accounted_once_and_committed_with_its_progress(
+async def test_every_trained_token_is_accounted_once_and_committed_with_its_checkpoint(
     office: Office,
 ) -> None:
     await office.submit(("acme", "a1"), ("globex", "g1"))
@@ -261,6 +274,7 @@ async def test_every_trained_token_is_accounted_once_and_committed_with_its_prog
                 await jobs.progress(
                     job.id, job.lease_token, trained_tokens=tokens, estimated_finish=None
                 )
+                await jobs.kept(job.id, job.lease_token, tokens)
             told = (await office.read("acme", "a1")).trained_tokens
             assert await office.accounted("acme") == told
         if reached[-1] < 400:
@@ -275,6 +289,67 @@ async def test_every_trained_token_is_accounted_once_and_committed_with_its_prog
     assert await office.accounted("globex") == 0
 
 
+async def test_after_a_fault_a_job_rests_the_longer_the_more_there_were(office: Office) -> None:
+    await office.submit(("acme", "a1"))
+    for rest in (2.0, 4.0, 8.0):
+        job = await office.held()
+        async with office.jobs() as jobs:
+            await jobs.release(job.id, job.lease_token, Backoff(first=2.0, longest=60.0).after)
+        office.clock.time += rest - 0.1
+        assert await office.claim() is None
+        office.clock.time += 0.2
+    assert (await office.held()).not_before is None
+
+
+async def test_a_job_that_rests_keeps_nobody_waiting(office: Office) -> None:
+    await office.submit(("acme", "a1"), ("globex", "g1"))
+    job = await office.held()
+    async with office.jobs() as jobs:
+        await jobs.release(job.id, job.lease_token, lambda _: 9.0)
+    assert (await office.held()).id == "g1"
+
+
+async def test_higher_priorities_are_begun_first_within_their_tenant_only(office: Office) -> None:
+    for job_id, priority in (("a1", 0), ("a2", 7), ("a3", -3), ("a4", 7)):
+        async with office.jobs() as jobs:
+            await jobs.add(_row("acme", job_id, priority=priority))
+    await office.submit(("globex", "g1"))
+    order = [(await office.held(str(n))).id for n in range(5)]
+    assert order == ["a2", "g1", "a4", "a1", "a3"]
+
+
+async def test_a_tenant_of_more_weight_runs_more_jobs(office: Office) -> None:
+    async with office.database.write() as session:
+        globex = await session.get_one(TenantRow, "globex")
+        globex.weight = 3.0
+    await office.submit(*(("acme", f"a{n}") for n in range(9)))
+    await office.submit(*(("globex", f"g{n}") for n in range(9)))
+    claimed = [(await office.held(str(n))).tenant_id for n in range(8)]
+    assert claimed.count("globex") == 6
+
+
+async def test_the_job_that_makes_room_is_the_least_of_who_holds_the_most(office: Office) -> None:
+    async with office.jobs() as jobs:
+        for job_id, priority in (("a1", 0), ("a2", 5), ("a3", 0)):
+            await jobs.add(_row("acme", job_id, priority=priority))
+    for owner in ("one", "two", "two"):
+        await office.held(owner)
+
+    async def makes_room(owner: str, patience: float = 2.0) -> str | None:
+        async with office.jobs() as jobs:
+            return await jobs.to_give_way(owner, patience)
+
+    assert await makes_room("two") is None, "nobody waits"
+    await office.submit(("globex", "g1"))
+    assert [await makes_room(owner) for owner in ("one", "two")] == [None, "a3"]
+    assert await makes_room("two", 1e9) is None, "it may be claimed at any moment"
+    taken = await office.read("acme", "a3")
+    async with office.jobs() as jobs:
+        assert await jobs.put_down("a3", taken.lease_token, "made room") == "queued"
+    assert (await office.held("two")).id == "g1"
+    assert await makes_room("two") is None, "a1 and a2 against g1"
+
+
 async def test_an_orderly_shutdown_gives_the_job_back_and_counts_as_no_crash(
     office: Office,
 ) -> None:
@@ -282,7 +357,7 @@ async def test_an_orderly_shutdown_gives_the_job_back_and_counts_as_no_crash(
     for _ in range(2 * MAX_ATTEMPTS):
         job = await office.held()
         async with office.jobs() as jobs:
-            await jobs.requeue(job.id, job.lease_token)
+            assert await jobs.put_down(job.id, job.lease_token, "shutdown") == "queued"
         assert (await office.read("acme", "a1")).status == "queued"
     assert (await office.held()).attempts == 1
 
@@ -295,6 +370,20 @@ async def test_a_cancelled_job_whose_runtime_died_is_ended_and_not_resumed(offic
         await jobs.release_owner("one")
     assert await office.claim("two") is None
     assert (await office.read("acme", "a1")).status == "cancelled"
+
+
+async def test_a_job_that_was_to_pause_when_its_runtime_died_is_paused_and_not_resumed(
+    office: Office,
+) -> None:
+    await office.submit(("acme", "a1"))
+    await office.held("one")
+    async with office.jobs() as jobs:
+        await jobs.ask(await jobs.get("acme", "a1", lock=True), Action.PAUSE)
+        await jobs.release_owner("one")
+    assert await office.claim("two") is None
+    job = await office.read("acme", "a1")
+    assert (job.status, job.pause_requested, job.lease_owner) == ("paused", False, None)
+    assert (await office.messages("acme", "a1"))[-1] == "The job was paused"
 
 
 async def test_a_checkpoint_made_again_after_a_resume_is_kept_once(office: Office) -> None:

@@ -13,9 +13,8 @@ import pytest
 from sqlalchemy import update
 
 from adapters_store import AdapterStore, MergedRef, RevisionNotFound, checking, layout
-from service.adapters.merges_repository import MergeRepository
+from service.adapters.merges_repository import MAX_ATTEMPTS, MergeRepository
 from service.database import Database
-from service.database.leases import MAX_ATTEMPTS
 from service.database.models import MergeRow, RevisionRow
 from service.runtime.merge_messages import MergeOrder
 from tests.builders import a_model_folder

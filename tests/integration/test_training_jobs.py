@@ -27,9 +27,11 @@ from service.database.models import (
 )
 from service.errors import NotFound
 from service.jobs.leases import MAX_ATTEMPTS
+from service.jobs.lifecycle import Action
 from service.jobs.repository import JobRepository
 from service.rendering.examples import Example
 from service.runtime import training
+from service.runtime.backoff import Backoff
 from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.training_parts import Parts
 from service.serving.gate import Rules
@@ -86,6 +88,7 @@ class Workshop:
             gate=Gatekeeper(self.engine, Rules(), delays=[0.0]),
             at_once=1,
             healthy=lambda: False,
+            retries=Backoff(first=0.0),
         )
 
     async def _examples(self, tenant: str, file_id: str) -> list[Example]:
@@ -133,6 +136,17 @@ class Workshop:
             while not condition(job := await self.job(job_id)):  # noqa: ASYNC110  it is a row
                 await asyncio.sleep(0.02)
         return job
+
+    async def ask(self, action: Action, job_id: str = "ftjob-a1") -> None:
+        """Ask, as the job's tenant does."""
+        async with self.database.write() as session:
+            jobs = JobRepository(session)
+            await jobs.ask(await jobs.get("acme", job_id, lock=True), action)
+
+    async def heartbeat(self, job_id: str = "ftjob-a1") -> None:
+        """Wait until the runtime has seen what was asked for."""
+        before = (await self.job(job_id)).lease_expires_at or 0
+        await self.until(lambda job: (job.lease_expires_at or 0) > before, job_id)
 
     async def ended(self, job_id: str = "ftjob-a1") -> JobRow:
         """Wait for a job's end."""
@@ -192,10 +206,10 @@ async def shop(database: Database, tmp_path: Path) -> Workshop:
     return Workshop(database, tmp_path)
 
 
-def _file(name: str) -> FileRow:
+def _file(name: str, tenant: str = "acme") -> FileRow:
     return FileRow(
         id=name,
-        tenant_id="acme",
+        tenant_id=tenant,
         filename="rows.jsonl",
         purpose="fine-tune",
         bytes=1,
@@ -401,19 +415,119 @@ async def test_a_cancelled_job_stops_within_a_step(shop: Workshop, step: int) ->
     shop.gate.closed_at = step
     async with shop.working():
         await shop.at_step(step)
-        async with shop.database.write() as session:
-            (
-                await JobRepository(session).get("acme", "ftjob-a1", lock=True)
-            ).cancel_requested = True
+        await shop.ask(Action.CANCEL)
         # One heartbeat sees it, however long the step takes.
-        before = (await shop.job()).lease_expires_at or 0
-        await shop.until(lambda job: (job.lease_expires_at or 0) > before)
+        await shop.heartbeat()
         shop.gate.opened.set()
         job = await shop.ended()
     assert (job.status, job.fine_tuned_model) == ("cancelled", None)
     assert max(await shop.metrics("train_loss"), default=0) == step
     assert (await shop.messages())[-1] == "The job was cancelled"
     assert not (shop.parts.workdirs / "ftjob-a1").exists()
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+async def test_a_paused_job_stops_within_a_step_and_resumes_to_the_same_revision(
+    shop: Workshop, step: int
+) -> None:
+    await shop.submit()
+    shop.gate.closed_at = step
+    async with shop.working() as runtime:
+        await shop.at_step(step)
+        await shop.ask(Action.PAUSE)
+        await shop.heartbeat()
+        shop.gate.opened.set()
+        paused = await shop.until(lambda job: job.status == "paused")
+        assert (paused.lease_owner, paused.attempts, paused.pause_requested) == (None, 0, False)
+        assert await shop.metrics("train_loss") == list(range(1, step + 1))
+        assert not runtime.done()
+        await shop.ask(Action.RESUME)
+        job = await shop.ended()
+        await shop.submit("ftjob-calm", adapter="calm")
+        calm = await shop.ended("ftjob-calm")
+    assert calm.fine_tuned_model is not None
+    assert job.fine_tuned_model == calm.fine_tuned_model.replace(":calm:", ":support:")
+    assert await shop.metrics("train_loss") == list(range(1, 9))
+    told = await shop.messages()
+    at = told.index("A pause was requested; training stops at its next step")
+    rest = [message for message in told[at:] if "Step" not in message and "step 4" not in message]
+    assert rest[:4] == [
+        "A pause was requested; training stops at its next step",
+        "The job was paused",
+        "The job was resumed, and is queued again",
+        "Resumed after an interruption",
+    ]
+
+
+async def test_a_pause_that_is_called_off_too_late_for_the_trainer_costs_nothing(
+    shop: Workshop,
+) -> None:
+    await shop.submit()
+    shop.gate.closed_at = 5
+    async with shop.working():
+        await shop.at_step(5)
+        await shop.ask(Action.PAUSE)
+        await shop.heartbeat()
+        await shop.ask(Action.RESUME)
+        shop.gate.opened.set()
+        job = await shop.ended()
+    assert job.status == "succeeded"
+    assert await shop.metrics("train_loss") == list(range(1, 9))
+
+
+async def test_a_pause_of_a_job_that_has_nothing_left_to_do_lets_it_succeed(
+    shop: Workshop,
+) -> None:
+    await shop.submit()
+    shop.gate.closed_at = 8
+    async with shop.working():
+        await shop.at_step(8)
+        await shop.ask(Action.PAUSE)
+        await shop.heartbeat()
+        shop.gate.opened.set()
+        assert (await shop.ended()).status == "succeeded"
+
+
+async def test_a_job_that_is_cancelled_while_it_pauses_is_cancelled(shop: Workshop) -> None:
+    await shop.submit()
+    shop.gate.closed_at = 2
+    async with shop.working():
+        await shop.at_step(2)
+        await shop.ask(Action.PAUSE)
+        await shop.heartbeat()
+        await shop.ask(Action.CANCEL)
+        shop.gate.opened.set()
+        assert (await shop.ended()).status == "cancelled"
+
+
+async def test_a_tenant_that_holds_every_place_makes_room_for_another(shop: Workshop) -> None:
+    """Within a step: the newcomer does not wait for a whole job."""
+    at_work = threading.Barrier(2, timeout=20)
+    shop.files["file-g"] = examples(20, 50)
+    async with shop.database.write() as session:
+        session.add(_file("file-g", "globex"))
+
+    def before(step: int) -> None:
+        if step == 1 and not shop.gate.opened.is_set():
+            at_work.wait()
+            shop.gate.reached.set()
+            assert shop.gate.opened.wait(20)
+
+    for name in ("ftjob-a1", "ftjob-a2", "ftjob-a3"):
+        await shop.submit(name, adapter=name)
+    async with shop.working(at_once=2, trainers={"supervised": FakeTrainer(3, before)}):
+        await asyncio.to_thread(shop.gate.reached.wait, 20)
+        await shop.submit("ftjob-g1", "globex", training_file="file-g")
+        await shop.heartbeat("ftjob-a2")
+        await shop.heartbeat("ftjob-a2")
+        shop.gate.opened.set()
+        for name in ("ftjob-g1", "ftjob-a1", "ftjob-a2", "ftjob-a3"):
+            assert (await shop.ended(name)).status == "succeeded"
+        assert await shop.metrics("train_loss", "ftjob-a2") == list(range(1, 9))
+    made = "Training made room for another tenant's job and will resume"
+    assert made in await shop.messages("ftjob-a2")
+    begun = {name: (await shop.events(name))[0].seq for name in ("ftjob-g1", "ftjob-a3")}
+    assert begun["ftjob-g1"] < begun["ftjob-a3"]
 
 
 async def test_a_fault_of_the_task_fails_the_job_with_its_reason(shop: Workshop) -> None:

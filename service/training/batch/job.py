@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 import msgspec
 
-from service.base.probes import Probes
 from service.base.segmented.optimizer import AdamW
 from service.training.batch.examples import Sweep
 from service.training.batch.faults import non_finite
@@ -17,7 +17,7 @@ from service.training.batch.resident import Resident
 from service.training.batch.row import score
 from service.training.batch.states import Metrics, State
 from service.training.early_stopping import is_over, watch
-from service.training.probing import scored, sequences
+from service.training.probing import Prober
 from service.training.trainer import (
     BestTaken,
     Evaluated,
@@ -25,6 +25,10 @@ from service.training.trainer import (
     StoppedEarly,
     TrainingOutcome,
 )
+
+PRIORITY_DOUBLES = 50
+"""So much more priority is twice the share of what a tenant trains. None is so low that a task
+stands still: only after a step can it stop."""
 
 
 class Job:
@@ -37,7 +41,6 @@ class Job:
         slot: int,
         keeper: Keeper,
         *,
-        tenant: str,
         should_stop: Callable[[], bool],
         checkpoint_steps: int,
     ) -> None:
@@ -47,12 +50,15 @@ class Job:
         self._plan = plan
         self._resident = resident
         self._keeper = keeper
-        self._tenant = tenant
+        self._tenant = plan.task.tenant or plan.task.id
         self._should_stop = should_stop
         self._checkpoint_steps = checkpoint_steps
         self._progress = plan.progress
         self._best = None if plan.resumed is None else plan.resumed.best
         self._stopping = False
+        self._prober = Prober(
+            plan.probes, partial(score, resident, None), partial(score, resident, slot)
+        )
 
     @property
     def fault(self) -> BaseException | None:
@@ -70,7 +76,9 @@ class Job:
     def waiting(self) -> Waiting:
         """Tell what it could contribute to a row."""
         lengths = self.sweep.lengths if self.sweep else []
-        return Waiting(str(self.slot), self._tenant, lengths)
+        task = self._plan.task
+        share = 2 ** (task.priority / PRIORITY_DOUBLES)
+        return Waiting(str(self.slot), self._tenant, lengths, task.weight, share)
 
     def settle(self, settings: dict[int, AdamW]) -> None:
         """Say how its slot is to step now. Raises TrainingError if the loss is not a number."""
@@ -172,7 +180,7 @@ class Job:
         state = self._state()
         if self._ends_epoch:
             epoch = step // self._plan.order.steps_per_epoch
-            self._keeper.epoch(epoch, state, self._probed())
+            self._keeper.epoch(epoch, state, self._prober.after(step))
         self._keeper.checkpoint(state)
         self._go_on(state)
 
@@ -182,7 +190,7 @@ class Job:
             self._tell_of_the_end()
             state = state or self._state()
             self._resident.slots.put(self.slot, state.made.weights)
-            self._keeper.end(self.result, state, self._probed())
+            self._keeper.end(self.result, state, self._prober.after(state.made.step))
         elif self._stopping:
             self._keeper.end(self.result, state or self._state(), None)
         else:
@@ -196,12 +204,6 @@ class Job:
             self._keeper.tell(StoppedEarly(step, last, seen.waited))
         if seen.best_step < step:
             self._keeper.tell(BestTaken(seen.best_step, seen.best))
-
-    def _probed(self) -> Probes:
-        """Score the probes with the slot's weights as they are, and without."""
-        asked = sequences(self._plan.probes)
-        base, adapter = (score(self._resident, slot, asked) for slot in (None, self.slot))
-        return scored(self._plan.probes, base, adapter)
 
     def _state(self) -> State:
         self._keeper.wait(self._resident.pause)

@@ -90,7 +90,6 @@ class Keeper:
                 adapter=self._write("final", made.weights),
                 steps=made.step,
                 trained_tokens=state.progress.tokens,
-                stopped=probes is None,
                 metrics=dict(made.metrics),
                 probes=probes,
             ),

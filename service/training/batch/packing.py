@@ -1,8 +1,9 @@
 """Which tasks contribute how many examples to the next row of tokens. Pure.
 
-Deficit round-robin: the next examples are always of the tenant who was given the fewest tokens so
-far, and within a tenant of the task that was; so many at a time that they make QUANTUM tokens.
-Nobody saves up: who has nothing more to give to a row starts over with those who have.
+Weighted deficit round-robin: the next examples are always of the tenant who was given the fewest
+tokens for its weight so far, and within a tenant of the task that was; so many at a time that they
+make QUANTUM tokens. Nobody saves up: who has nothing more to give to a row starts over with those
+who have.
 """
 
 from collections import Counter
@@ -20,6 +21,10 @@ class Waiting(msgspec.Struct, frozen=True):
     task: str
     tenant: str
     lengths: Sequence[int]
+    tenant_weight: float = 1.0
+    """Against other tenants'."""
+    weight: float = 1.0
+    """Against the tenant's other tasks'."""
 
 
 class Packer:
@@ -45,8 +50,8 @@ class Packer:
             tokens = row.add(task)
             while tokens < self._quantum and row.fits(task):
                 tokens += row.add(task)
-            self._tenants.give(tenant, tokens)
-            self._tasks.give(task, tokens)
+            self._tenants.give(tenant, tokens / row.tasks[task].tenant_weight)
+            self._tasks.give(task, tokens / row.tasks[task].weight)
         left = row.left()
         self._tenants.level({one.tenant for one in left})
         self._tasks.level({one.task for one in left})
@@ -56,8 +61,8 @@ class Packer:
 class _Row:
     def __init__(self, waiting: Sequence[Waiting], budget: int) -> None:
         self.waiting = waiting
+        self.tasks = {one.task: one for one in waiting}
         self.counts: Counter[str] = Counter()
-        self._lengths = {one.task: one.lengths for one in waiting}
         self._budget = budget
         self._tokens = 0
 
@@ -72,21 +77,21 @@ class _Row:
         return length is not None and (not self._tokens or self._tokens + length <= self._budget)
 
     def add(self, task: str) -> int:
-        length = self._lengths[task][self.counts[task]]
+        length = self.tasks[task].lengths[self.counts[task]]
         self.counts[task] += 1
         self._tokens += length
         return length
 
     def _next(self, task: str) -> int | None:
-        lengths, taken = self._lengths[task], self.counts[task]
+        lengths, taken = self.tasks[task].lengths, self.counts[task]
         return lengths[taken] if taken < len(lengths) else None
 
 
 class _Given:
-    """Tokens given to each name; only the differences mean anything."""
+    """Tokens given to each name, by its weight; only the differences mean anything."""
 
     def __init__(self) -> None:
-        self._tokens: dict[str, int] = {}
+        self._tokens: dict[str, float] = {}
 
     def keep(self, names: set[str]) -> None:
         """Forget the others, and start newcomers where the least served is."""
@@ -96,7 +101,7 @@ class _Given:
     def least(self, names: set[str]) -> str:
         return min(names, key=lambda name: (self._tokens[name], name))
 
-    def give(self, name: str, tokens: int) -> None:
+    def give(self, name: str, tokens: float) -> None:
         self._tokens[name] += tokens
 
     def level(self, wanting: set[str]) -> None:

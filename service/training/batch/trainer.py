@@ -104,7 +104,7 @@ class BatchTrainer:
         """Let a planned task take part from the next step on.
 
         The future is done once all of its reports and files are. `should_stop` is asked once after
-        each of its optimizer steps. Tenants share the rows evenly.
+        each of its optimizer steps. Tenants share the rows by their weights.
         Raises TrainingError and NoFreeSlot.
         """
         task, resident = plan.task, self._resident
@@ -117,7 +117,6 @@ class BatchTrainer:
             resident,
             slot,
             keeper,
-            tenant=task.tenant or task.id,
             should_stop=should_stop,
             checkpoint_steps=self._checkpoint_steps,
         )

@@ -218,6 +218,9 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("priority", sa.Integer(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("key_id", sa.String(length=64), nullable=True))
         batch_op.add_column(
+            sa.Column("checkpoint_tokens", sa.BigInteger(), server_default="0", nullable=False)
+        )
+        batch_op.add_column(
             sa.Column("accounted_tokens", sa.BigInteger(), server_default="0", nullable=False)
         )
         batch_op.add_column(sa.Column("traceparent", sa.String(length=64), nullable=True))
@@ -253,6 +256,7 @@ def downgrade() -> None:
         batch_op.drop_column("not_before")
         batch_op.drop_column("traceparent")
         batch_op.drop_column("accounted_tokens")
+        batch_op.drop_column("checkpoint_tokens")
         batch_op.drop_column("key_id")
         batch_op.drop_column("priority")
         batch_op.drop_column("pause_requested")
