@@ -77,6 +77,8 @@ class Hub:
                 rows = feed.since(seq)
                 if rows is None:
                     rows = await self._read(feed, (tenant_id, job_id), seq)
+                    if not rows:
+                        continue  # the feed may have been told more since that was read
                 if rows:
                     seq, silence = rows[-1].seq, heartbeat
                     yield rows
