@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from service.http.errors import errors
 from service.http.sse import event_stream
@@ -25,6 +25,10 @@ After = Annotated[
 ]
 Limit = Annotated[int, QueryParameter(ge=1, le=MOST, description="Most items to give.")]
 Stream = Annotated[bool, QueryParameter(description="Follow the events as server-sent events.")]
+LastEventId = Annotated[
+    str | None,
+    HeaderParameter(name="last-event-id", description="The last event that a stream has told."),
+]
 
 _METADATA = re.compile(r"metadata\[(?P<key>.+)\]", re.DOTALL)
 
@@ -103,14 +107,17 @@ class JobController(Controller):
         after: After = None,
         limit: Limit = 20,
         stream: Stream = False,
+        last_event_id: LastEventId = None,
     ) -> Response[JobEventList]:
         """List a job's events, newest first.
 
-        With `stream=true`: server-sent events, oldest first, from the beginning or from behind
-        `after`; they end with `data: [DONE]` when the job does.
+        With `stream=true`: server-sent events, oldest first, from the beginning, or from behind
+        `Last-Event-ID` or `after`; they end with `data: [DONE]` when the job does.
         """
         if stream:
-            return event_stream(encoded(jobs.follow(tenant_id, job_id, after)))
+            # A client that comes back says so beside the `after` that it began with.
+            behind = last_event_id or after
+            return event_stream(encoded(jobs.follow(tenant_id, job_id, behind)))
         return Response(await jobs.events(tenant_id, job_id, after, limit))
 
     @get(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, and_, func, select
 
 from service.database.models import JobCheckpointRow, JobEventRow, JobRow
 from service.errors import BadRequest, NotFound
@@ -26,7 +26,7 @@ class JobRepository(JobLeases):
         wanted = select(JobRow).where(JobRow.tenant_id == tenant_id, JobRow.id == job_id)
         job = await self.session.scalar(wanted.with_for_update() if lock else wanted)
         if job is None:
-            raise NotFound(f"Could not find fine-tuning job: {job_id}", param="fine_tuning_job_id")
+            raise _no_job(job_id)
         return job
 
     async def ask(self, job: JobRow, action: Action) -> None:
@@ -73,12 +73,35 @@ class JobRepository(JobLeases):
             query = query.where(JobEventRow.seq < await self.event_seq(tenant_id, job_id, after))
         return (await self.session.scalars(query)).all()
 
-    async def events_since(
+    async def news(
         self, tenant_id: str, job_id: str, seq: int, limit: int
-    ) -> Sequence[JobEventRow]:
-        """List what came after the event numbered `seq`, oldest first."""
-        query = _events(tenant_id, job_id).where(JobEventRow.seq > seq).order_by(JobEventRow.seq)
-        return (await self.session.scalars(query.limit(limit))).all()
+    ) -> tuple[Sequence[JobEventRow], str]:
+        """List what came after the event numbered `seq`, oldest first, with the job's status.
+
+        In one statement, so that an end and its closing event are seen together. Raises NotFound.
+        """
+        later = and_(JobEventRow.job_id == JobRow.id, JobEventRow.seq > seq)
+        query = (
+            select(JobRow.status, JobEventRow)
+            .outerjoin(JobEventRow, later)
+            .where(JobRow.tenant_id == tenant_id, JobRow.id == job_id)
+            .order_by(JobEventRow.seq)
+            .limit(limit)
+        )
+        found = (await self.session.execute(query)).all()
+        if not found:
+            raise _no_job(job_id)
+        return [row for _, row in found if row is not None], found[0][0]
+
+    async def last_event(self) -> int:
+        """Tell the highest number of any tenant's event."""
+        return await self.session.scalar(select(func.max(JobEventRow.seq))) or 0
+
+    async def newest_events(self, after: int) -> Mapping[str, int]:
+        """Tell the last event's number of each job, of any tenant, that has some after `after`."""
+        query = select(JobEventRow.job_id, func.max(JobEventRow.seq))
+        later = query.where(JobEventRow.seq > after).group_by(JobEventRow.job_id)
+        return dict((await self.session.execute(later)).all())
 
     async def event_seq(self, tenant_id: str, job_id: str, event_id: str) -> int:
         """Find an event's place. Raises BadRequest if the job has no such event."""
@@ -125,6 +148,10 @@ def _events(tenant_id: str, job_id: str) -> Select[JobEventRow]:
     return select(JobEventRow).where(
         JobEventRow.tenant_id == tenant_id, JobEventRow.job_id == job_id
     )
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine-tuning job: {job_id}", param="fine_tuning_job_id")
 
 
 def _known(seq: int | None, after: str) -> int:

@@ -1,8 +1,8 @@
 """A tenant's fine-tuning jobs: accept, show, cancel, follow."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import cast
 
 import msgspec
@@ -18,7 +18,8 @@ from service.datasets.repository import FileRepository
 from service.errors import BadRequest, Conflict, NotFound
 from service.jobs import present
 from service.jobs.create_schemas import CreateJob
-from service.jobs.lifecycle import Action, IllegalTransition, Status, is_terminal
+from service.jobs.following import Hub, StoredEvents
+from service.jobs.lifecycle import Action, IllegalTransition, Status
 from service.jobs.repository import JobRepository
 from service.jobs.resolve import (
     FEW_EXAMPLES,
@@ -34,8 +35,6 @@ from service.tenants.used import job_tokens
 from service.training.spec import MAX_RANK
 from service.wire import new_id, now
 
-POLL_SECONDS = 0.3
-BATCH_OF_EVENTS = 500
 SEEDS = 2**31
 
 
@@ -64,6 +63,7 @@ class JobService:
         self.models = models
         self.max_rank = max_rank
         self.quotas = quotas or Quotas()
+        self.hub = Hub(StoredEvents(database))
         self.base_names = {base.name, base_model} - {""}
 
     async def create(self, tenant_id: str, body: CreateJob, key_id: str | None = None) -> Job:
@@ -151,25 +151,17 @@ class JobService:
     ) -> AsyncGenerator[Sequence[JobEventRow], None]:
         """Yield events as they come, oldest first, until the job has ended and all are out.
 
-        Yields an empty batch whenever there is nothing new. Raises NotFound at the first step.
+        Yields an empty batch after a silence. Raises NotFound at the first step.
         """
         seq = 0
         if after is not None:
             async with self.database.read() as session:
-                seq = await JobRepository(session).event_seq(tenant_id, job_id, after)
-        while True:
-            async with self.database.read() as session:
                 jobs = JobRepository(session)
-                # The status first: what ended the job is then among the events read after it.
-                ended = is_terminal((await jobs.get(tenant_id, job_id)).status)
-                events = await jobs.events_since(tenant_id, job_id, seq, BATCH_OF_EVENTS)
-            yield events
-            seq = events[-1].seq if events else seq
-            if len(events) == BATCH_OF_EVENTS:
-                continue
-            if ended:
-                return
-            await asyncio.sleep(POLL_SECONDS)
+                await jobs.get(tenant_id, job_id)
+                seq = await jobs.event_seq(tenant_id, job_id, after)
+        async with aclosing(self.hub.follow(tenant_id, job_id, seq)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def checkpoints(
         self, tenant_id: str, job_id: str, after: str | None, limit: int

@@ -221,7 +221,7 @@ async def told_before(database: Database, job: JobRow) -> list[tuple[str, dict[s
     async with database.read() as session:
         jobs = JobRepository(session)
         while full:
-            events = await jobs.events_since(job.tenant_id, job.id, seq, _PAGE)
+            events, _ = await jobs.news(job.tenant_id, job.id, seq, _PAGE)
             told += [(event.message, event.data) for event in events]
             seq, full = events[-1].seq if events else seq, len(events) == _PAGE
     return told

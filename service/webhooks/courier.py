@@ -73,8 +73,10 @@ class Courier:
                     await self.go_round()
                 except (DBAPIError, OSError, Unavailable):
                     log.exception("webhooks.failed")
+                # Not `wait_for`: in 3.11 it loses a cancellation that comes beside the event.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._wake.wait()
         finally:
             await self.finish(GRACE_SECONDS)
             self.sender.close()

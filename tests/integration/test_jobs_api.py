@@ -433,6 +433,15 @@ async def test_the_stream_tells_everything_oldest_first_and_ends_with_the_job(
     after = {"stream": "true", "after": told[-2]["id"]}
     resumed = await acme.get(f"{JOBS}/{job}/events", params=after)
     assert resumed.text.count("data: {") == 1
+    # Whoever comes back has the `after` of the beginning in the URL still.
+    back = {"last-event-id": told[-2]["id"]}
+    behind = {"stream": "true", "after": told[0]["id"]}
+    resumed = await acme.get(f"{JOBS}/{job}/events", params=behind, headers=back)
+    assert resumed.text.count("data: {") == 1
+    unknown = await acme.get(
+        f"{JOBS}/{job}/events", params={"stream": "true"}, headers={"last-event-id": "x"}
+    )
+    assert unknown.status_code == 400
 
 
 async def test_a_stream_of_no_job_is_404(acme: httpx.AsyncClient) -> None:
