@@ -7,6 +7,7 @@ from typing import cast
 
 import msgspec
 
+from service import tracing
 from service.adapters.names import adapter_name
 from service.adapters.parents import Parent, find_parent
 from service.adapters.repository import RevisionRepository
@@ -196,6 +197,7 @@ class JobService:
             integrations=body.integrations,
             publish_alias=None if body.publish is None else body.publish.alias,
             created_at=now(),
+            traceparent=tracing.traceparent(),
             cancel_requested=False,
             attempts=0,
             lease_token=0,

@@ -101,6 +101,7 @@ class Generation:
     def _count(self, piece: Piece) -> None:
         if self._first is None:
             self._first = time.monotonic()
+            self._metrics.began(self.tenant, self._first - self._began)
         if piece.queued is not None:
             self._queued = max(self._queued or 0.0, piece.queued)
             self._metrics.admitted(self.tenant, piece.queued)
@@ -110,7 +111,7 @@ class Generation:
 
     def _record(self, outcome: str) -> None:
         kind, used = "adapter" if self.digest else "base", self.usage
-        self._metrics.observe(kind, outcome, used.prompt_tokens, used.completion_tokens)
+        self._metrics.ended(kind, outcome, self.tenant, used.prompt_tokens, used.completion_tokens)
         log.info(
             "generation.ended",
             id=self.id,
