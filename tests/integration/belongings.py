@@ -19,6 +19,7 @@ from service.database.models import (
     JobCheckpointRow,
     RevisionRow,
     TenantRow,
+    WebhookRow,
 )
 from service.wire import now
 from tests.builders import a_peft_folder, an_origin
@@ -79,7 +80,7 @@ class Belongings:
         names |= await _aliased(client, adapter, names["rev"][0])
         names |= await _uploaded(client)
         names |= await self._trained(tenant, client, names["file_id"][0])
-        names |= await self._told(tenant, client)
+        names |= await self._told(tenant, number)
         merge = await _post(client, f"/v1/adapters/{adapter}/revisions/{names['rev'][0]}/merge")
         key = await _post(self._admin, f"{ADMIN}/{tenant}/keys", name="more")
         names |= {"merge": [merge["id"]], "key_id": [key["id"]], "tenant": [tenant]}
@@ -138,22 +139,25 @@ class Belongings:
             "checkpoint_id": [checkpoint.id],
         }
 
-    async def _told(self, tenant: str, client: httpx.AsyncClient) -> Names:
+    async def _told(self, tenant: str, number: int) -> Names:
         """Have a webhook, and something that was told to it."""
-        webhook = (await _post(client, "/v1/webhooks", url="https://example.com/"))["id"]
+        made = {"tenant_id": tenant, "created_at": now()}
+        url = "https://example.com/"
+        webhook = WebhookRow(id=f"wh_{number}", url=url, events=["fine_tuning.job.failed"], **made)
         delivery = DeliveryRow(
-            id=webhook.replace("wh_", "whd_"),
-            tenant_id=tenant,
-            webhook_id=webhook,
-            event_id=webhook,
-            type="fine_tuning.job.succeeded",
+            id=f"whd_{number}",
+            webhook_id=webhook.id,
+            event_id=f"evt_{number}",
+            type="fine_tuning.job.failed",
             payload={},
             status="delivered",
-            created_at=now(),
+            **made,
         )
         async with self._database.write() as session:
+            session.add(webhook)
+            await session.flush()
             session.add(delivery)
-        return {"webhook": [webhook], "delivery": [delivery.id]}
+        return {"webhook": [webhook.id], "delivery": [delivery.id]}
 
     async def _erased(self, tenant: str, number: int) -> str:
         row = ErasureRow(
