@@ -57,6 +57,7 @@ from service.serving.residency_controller import ResidencyController
 from service.serving.residents import ResidencyService, served
 from service.serving.service import GenerationService
 from service.settings import Settings
+from service.snapshot import Snapshot
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
 from service.tenants.limits import from_setting
 from service.tenants.quotas import Quotas
@@ -116,15 +117,19 @@ def create_app(
     base = base or describe(settings.base_model, settings.base_name)
     base.check()
     renderer = Renderer(base)
-    registry = CollectorRegistry()
+    registry, labels = CollectorRegistry(), TenantLabels(settings.metrics_tenants)
     prefetch = Prefetcher(engine, registry)
     closing.insert(0, prefetch)
-    services = _services(settings, database, engine, store, renderer, registry, prefetch)
+    services = _services(settings, database, engine, store, renderer, registry, labels, prefetch)
     ProcessCollector(registry=registry)
     app = Litestar(
         route_handlers=[
             *CONTROLLERS,
-            metrics_route(registry, public=settings.metrics_public),
+            metrics_route(
+                registry,
+                Snapshot(database, engine, settings.data_dir),
+                public=settings.metrics_public,
+            ),
         ],
         dependencies={
             "principal": Provide(provide_principal),
@@ -142,7 +147,7 @@ def create_app(
         request_max_body_size=MAX_JSON_BYTES,
     )
     # Litestar's own middleware runs after routing, and would miss every 404 and 405.
-    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(registry))
+    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(registry, labels))
     return app
 
 
@@ -153,12 +158,12 @@ def _services(
     store: AdapterStore,
     renderer: Renderer,
     registry: CollectorRegistry,
+    labels: TenantLabels,
     prefetch: Prefetcher,
 ) -> dict[str, Any]:
     """Make what handlers ask for by name."""
     root = settings.data_dir.resolve()
     models = ModelService(database, store, renderer.base)
-    labels = TenantLabels()
     collector = Collector(database, store, models.remover)
     secret = load_or_make(root, "secret", settings.secret)
     private = settings.webhooks_private

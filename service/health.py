@@ -1,7 +1,6 @@
 """Is it alive, can it work, and what is it doing: for probes, load balancers and Prometheus."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Literal
 
 from litestar import Controller, Response, get
@@ -9,21 +8,14 @@ from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
 from adapters_store import AdapterStore, StoreUnavailable
 from service.database import Database
-from service.database.models import JobRow
 from service.errors import EngineUnavailable
 from service.http.errors import errors
-from service.serving.engine import Engine, EngineStatus
+from service.serving.engine import Engine
+from service.snapshot import Snapshot
 from service.telemetry import logger
 from service.tenants.auth import requires_admin
 from service.wire import Output
@@ -73,19 +65,6 @@ class Monitor:
             engine=_state(engine),
         )
 
-    async def engine_status(self) -> EngineStatus | None:
-        """Ask the engine what it does; None when there is none."""
-        try:
-            return await self.engine.status()
-        except EngineUnavailable:
-            return None
-
-    async def jobs_by_status(self) -> dict[str, int]:
-        """Count all tenants' jobs."""
-        query = select(JobRow.status, func.count()).group_by(JobRow.status)
-        async with self.database.read() as session:
-            return dict((await session.execute(query)).all())
-
     async def _database_answers(self) -> bool:
         try:
             async with asyncio.timeout(DATABASE_SECONDS), self.database.read() as session:
@@ -105,33 +84,10 @@ class Monitor:
         return True
 
     async def _engine_ready(self) -> bool:
-        status = await self.engine_status()
-        return status is not None and status.ready
-
-
-class Snapshot(Collector):
-    """The last look at jobs and engine, in Prometheus' terms."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, int] = {}
-        self.engine: EngineStatus | None = None
-
-    async def take(self, monitor: Monitor) -> None:
-        """Look anew."""
-        self.jobs = await monitor.jobs_by_status()
-        self.engine = await monitor.engine_status()
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric families."""
-        jobs = GaugeMetricFamily("lorehouse_jobs", "Fine-tuning jobs", labels=["status"])
-        for status, count in sorted(self.jobs.items()):
-            jobs.add_metric([status], count)
-        yield jobs
-        yield GaugeMetricFamily(
-            "lorehouse_engine_up", "1 when the engine answers", int(self.engine is not None)
-        )
-        if self.engine is not None:
-            yield from _engine_families(self.engine)
+        try:
+            return (await self.engine.status()).ready
+        except EngineUnavailable:
+            return False
 
 
 class HealthController(Controller):
@@ -156,9 +112,10 @@ class HealthController(Controller):
         return Response(readiness, status_code=200 if readiness.status == "ready" else 503)
 
 
-def metrics_route(registry: CollectorRegistry, *, public: bool) -> HTTPRouteHandler:
+def metrics_route(
+    registry: CollectorRegistry, snapshot: Snapshot, *, public: bool
+) -> HTTPRouteHandler:
     """Make `GET /metrics`, for the admin key only unless public."""
-    snapshot = Snapshot()
     registry.register(snapshot)
 
     @get(
@@ -169,45 +126,12 @@ def metrics_route(registry: CollectorRegistry, *, public: bool) -> HTTPRouteHand
         guards=[] if public else [requires_admin],
         responses=errors(),
     )
-    async def metrics(monitor: NamedDependency[Monitor]) -> bytes:
+    async def metrics() -> bytes:
         """Expose requests, jobs and the engine's state in Prometheus' text format."""
-        await snapshot.take(monitor)
+        await snapshot.take()
         return generate_latest(registry)
 
     return metrics
-
-
-def _engine_families(engine: EngineStatus) -> Iterator[Metric]:
-    pinned = sum(place.pinned for place in engine.residents)
-    now = {
-        "running": (engine.running, "Sequences that are being generated"),
-        "waiting": (engine.waiting, "Requests that wait for a place"),
-        "resident_adapters": (len(engine.resident), "Adapters held in the engine"),
-        "pinned_adapters": (pinned, "Adapters of those that are never evicted"),
-        "kv_blocks_used": (engine.kv_blocks_used, "Blocks of the key-value cache in use"),
-        "kv_blocks": (engine.kv_blocks, "Blocks of the key-value cache"),
-    }
-    since_start = {
-        "generated_tokens": (engine.generated_tokens, "Tokens generated"),
-        "adapter_loads": (engine.adapter_loads, "Adapters loaded"),
-        "adapter_evictions": (engine.adapter_evictions, "Adapters evicted"),
-        "adapter_hits": (engine.adapter_hits, "Requests whose adapter was resident"),
-        "adapter_misses": (engine.adapter_misses, "Requests that waited for their adapter"),
-        "adapter_load_failures": (engine.adapter_load_failures, "Loads of adapters that failed"),
-        "preemptions": (engine.preemptions, "Sequences sent back to wait for blocks"),
-        "prefix_hits": (engine.prefix_hits, "Prompt tokens found in the key-value cache"),
-    }
-    for name, (value, meaning) in now.items():
-        yield GaugeMetricFamily(f"lorehouse_engine_{name}", meaning, value)
-    for name, (value, meaning) in since_start.items():
-        yield CounterMetricFamily(f"lorehouse_engine_{name}", meaning, value)
-    times = engine.adapter_load_times
-    yield HistogramMetricFamily(
-        "lorehouse_engine_adapter_load_seconds",
-        "Time from the decision to load an adapter until it can be used",
-        buckets=times.buckets(),
-        sum_value=times.seconds,
-    )
 
 
 def _state(good: bool) -> State:

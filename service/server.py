@@ -15,6 +15,7 @@ from service import __version__
 from service.data_folder import held
 from service.lobby import Lobby
 from service.settings import Settings, SettingsError
+from service.tracing import configure_tracing, end_tracing
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -30,9 +31,13 @@ def serve(settings: Settings, *, supervised: bool, tell: Callable[[str], None]) 
     `tell` gets one line once it serves: where, on which data, and where its admin key is.
     Raises SettingsError when the settings name something unusable.
     """
+    configure_tracing("api")
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with held(settings.data_dir.resolve()), _listen(settings) as listener, runner:
-        runner.run(_run(settings, supervised, listener, tell))
+        try:
+            runner.run(_run(settings, supervised, listener, tell))
+        finally:
+            end_tracing()
 
 
 async def _run(

@@ -85,6 +85,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Every tenant's quotas and rate limits, as a JSON object; a tenant's own go over them."""
     metrics_public: bool = False
     """Serve `/metrics` without the admin key."""
+    metrics_tenants: Annotated[int, Meta(ge=0)] = 100
+    """Tenants with labels of their own in metrics; all others share one."""
+    runtime_metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Port at which a runtime serves its own metrics, without a key; 0: at none."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is printed."""
 

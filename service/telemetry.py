@@ -6,6 +6,8 @@ import sys
 import structlog
 import structlog.tracebacks
 
+from service.tracing import trace_id
+
 _NOISY = (
     "accelerate", "aiosqlite", "alembic", "datasets", "httpx", "peft", "transformers", "trl",
     "uvicorn",
@@ -21,6 +23,7 @@ def configure_logging(level: str) -> None:
     """Send structlog and the standard library's loggers to stderr, at `level` and above."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _in_its_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -48,6 +51,14 @@ def configure_logging(level: str) -> None:
     for noisier in ("bitsandbytes", "py.warnings"):
         logging.getLogger(noisier).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
+
+
+def _in_its_trace(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if (found := trace_id()) is not None:
+        event["trace_id"] = found
+    return event
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

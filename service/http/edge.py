@@ -2,13 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import INTERNAL_SERVER_ERROR
 from typing import Any
 
 import msgspec
+import structlog
 from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from opentelemetry.trace import Span, SpanKind
 
+from service import tracing
 from service.errors import ShuttingDown
 from service.http import exchange as exchanges
 from service.http.errors import CLIENT_CLOSED_REQUEST, body, detail_of
@@ -40,6 +46,13 @@ class Edge:
         given = Headers.from_scope(scope).get("x-request-id")
         exchange = Exchange(request_id=exchanges.request_id(given))
         exchanges.begin(scope, exchange)
+        with (
+            structlog.contextvars.bound_contextvars(request_id=exchange.request_id, tenant=None),
+            request_span(scope, exchange),
+        ):
+            await self._answer(scope, receive, send, exchange)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         began = time.perf_counter()
         answer = _marked(send, scope, exchange)
         try:
@@ -54,8 +67,9 @@ class Edge:
     def _record(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
         route = scope.get("path_template") or UNMATCHED
         status = exchange.status or (CLIENT_CLOSED_REQUEST if exchange.gone else 500)
+        exchange.status = status
         method = str(scope.get("method", ""))
-        self.metrics.observe(route, method, status, seconds)
+        self.metrics.observe(route, method, status, seconds, exchange.tenant)
         (log.debug if route in PROBES else log.info)(
             "request.answered",
             method=self.metrics.known_method(method),
@@ -65,6 +79,32 @@ class Edge:
             tenant=exchange.tenant,
             request_id=exchange.request_id,
         )
+
+
+@contextmanager
+def request_span(scope: Scope, exchange: Exchange) -> Iterator[None]:
+    """Make a span of a request, named by its route, which is known when it is answered."""
+    given = Headers.from_scope(scope).get(tracing.HEADER)
+    method = RequestMetrics.known_method(str(scope.get("method", "")))
+    with tracing.span(method, parent=given, kind=SpanKind.SERVER) as span:
+        yield
+        if span.is_recording():
+            _describe(span, scope, exchange, method)
+
+
+def _describe(span: Span, scope: Scope, exchange: Exchange, method: str) -> None:
+    route = str(scope.get("path_template") or UNMATCHED)
+    status = exchange.status or INTERNAL_SERVER_ERROR
+    span.update_name(f"{method} {route}")
+    span.set_attributes({
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": status,
+        "lorehouse.request_id": exchange.request_id,
+        "lorehouse.tenant": exchange.tenant or "",
+    })  # fmt: skip
+    if status >= INTERNAL_SERVER_ERROR:
+        tracing.failed(span)
 
 
 async def turn_away(send: Send) -> None:

@@ -4,7 +4,6 @@ OTHER = "_other"
 """No tenant's name begins with an underscore."""
 NOBODY = "_none"
 """The operator, and whoever has no good key."""
-MOST = 100
 
 
 class TenantLabels:
@@ -13,7 +12,7 @@ class TenantLabels:
     One for all metrics of a process, so that a tenant has its own label in all of them or in none.
     """
 
-    def __init__(self, limit: int = MOST) -> None:
+    def __init__(self, limit: int = 100) -> None:
         self._limit = limit
         self._own: set[str] = set()
 

@@ -7,6 +7,7 @@ from typing import cast
 
 import msgspec
 
+from service import tracing
 from service.adapters.names import adapter_name
 from service.adapters.parents import Parent, find_parent
 from service.adapters.repository import RevisionRepository
@@ -19,7 +20,7 @@ from service.errors import BadRequest, Conflict, NotFound
 from service.jobs import present
 from service.jobs.create_schemas import CreateJob
 from service.jobs.following import Hub, StoredEvents
-from service.jobs.lifecycle import Action, IllegalTransition, Status
+from service.jobs.lifecycle import Action, IllegalTransition, Status, is_terminal
 from service.jobs.repository import JobRepository
 from service.jobs.resolve import (
     FEW_EXAMPLES,
@@ -204,6 +205,7 @@ class JobService:
             integrations=body.integrations,
             publish_alias=None if body.publish is None else body.publish.alias,
             created_at=now(),
+            traceparent=tracing.traceparent(),
             cancel_requested=False,
             priority=body.priority,
             attempts=0,

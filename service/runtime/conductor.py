@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Event, Thread, local
-from typing import Protocol
+from typing import Literal, Protocol
 
 from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
@@ -13,6 +13,14 @@ LINGERS_SECONDS = 1.0
 """After its last turn, generation is expected to want another for so long."""
 RETURNS_SECONDS = 10.0
 """Who has asked is expected to ask again for so long."""
+
+
+Turned = Callable[[Literal["generation", "training"], float], None]
+"""Is told whose turn it was, and how many seconds it took."""
+
+
+def untold(_: Literal["generation", "training"], __: float) -> None:
+    """Tell nobody of turns."""
 
 
 class Generation(Protocol):
@@ -59,7 +67,8 @@ class Conductor:
 
     Training calls `pause` wherever somebody else may have a turn; `pace` is called there first,
     with whether generation goes on, and keeps a GPU's queue short. Its rows have at most
-    `most_tokens`; `calm_tokens` while nobody asks, if somebody did lately.
+    `most_tokens`; `calm_tokens` while nobody asks, if somebody did lately. `turned` is told of
+    every turn.
     """
 
     def __init__(
@@ -71,6 +80,7 @@ class Conductor:
         calm_tokens: int | None = None,
         pace: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        turned: Turned = untold,
     ) -> None:
         self._shares = shares
         self._stalls = stalls
@@ -78,6 +88,7 @@ class Conductor:
         self._calm_tokens = min(most_tokens, calm_tokens or most_tokens)
         self._pace = pace
         self._clock = clock
+        self._turned = turned
         self._woken = Event()
         self._stopping = False
         self._generation: Generation | None = None
@@ -153,6 +164,7 @@ class Conductor:
         began = self._clock()
         worked = generation.turn()
         now = self._clock()
+        self._turned("generation", now - began)
         if generation.answering:
             # Nobody sees how long anything else takes, as when a job's own adapter is examined:
             # rows stay as they are, and what is trained does not depend on it.
@@ -166,9 +178,11 @@ class Conductor:
         training = self._training
         assert training is not None
         training.most_tokens = self._bound()
-        self._longest, self._resumed = 0.0, self._clock()
+        began = self._resumed = self._clock()
+        self._longest = 0.0
         worked = training.turn()
         self._trained()
+        self._turned("training", self._clock() - began)
         self._stalls.went(self._longest, training.row_tokens)
         return worked
 

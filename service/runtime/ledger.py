@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import RevisionRef, is_blank
+from service import tracing
 from service.adapters.removing import publishing
 from service.base.probes import Probes
 from service.database import Database
@@ -132,10 +133,12 @@ class Ledger:
 
     async def _publish(self, adapter: Path, step: int, metrics: Metrics, probes: Probes) -> _Made:
         """Put files into the store, and have them examined there; no row speaks of them yet."""
-        ref = await asyncio.to_thread(self._publisher.publish, adapter, step, metrics)
-        blank = await asyncio.to_thread(is_blank, adapter)
+        with tracing.span("job.publish", {"step": step}):
+            ref = await asyncio.to_thread(self._publisher.publish, adapter, step, metrics)
+            blank = await asyncio.to_thread(is_blank, adapter)
         probes = msgspec.structs.replace(probes, blank=blank)
-        return _Made(ref, await self._publisher.examine(ref, probes))
+        with tracing.span("job.gate", {"step": step}):
+            return _Made(ref, await self._publisher.examine(ref, probes))
 
     async def _fail(self, jobs: JobRepository, verdict: Verdict, trained_tokens: int) -> None:
         await jobs.finish(

@@ -8,16 +8,21 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, Literal
 
+from prometheus_client import CollectorRegistry
+
 from service.base.description import BaseModelError, describe
 from service.database import Database
+from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
 from service.runtime import merging, training
+from service.runtime.metrics import RuntimeMetrics, serve_metrics
 from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
 from service.runtime.server import EngineServer
 from service.runtime.training_parts import Parts
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
+from service.tracing import configure_tracing, end_tracing
 
 Role = Literal["resident", "training", "generation"]
 """What it does: both, or one of the two."""
@@ -35,6 +40,7 @@ def run(settings: Settings, role: Role, runtime_id: str | None = None) -> None:
     Exits with 1 after a fault of ours that leaves no more to do: the supervisor starts anew.
     """
     configure_logging(settings.log_level)
+    configure_tracing("runtime")
     owner = runtime_id or f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         asyncio.run(_run(settings, role, owner))
@@ -44,6 +50,8 @@ def run(settings: Settings, role: Role, runtime_id: str | None = None) -> None:
     except Exception:  # noqa: BLE001  logged, and told by the exit code
         _log.exception("runtime.died", runtime_id=owner)
         sys.exit(1)
+    finally:
+        end_tracing()
 
 
 async def _run(settings: Settings, role: Role, owner: str) -> None:
@@ -52,15 +60,24 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     base = describe(settings.base_model, settings.base_name)
     renderer = Renderer(base)
+    registry = CollectorRegistry()
+    metrics = RuntimeMetrics(registry, TenantLabels(settings.metrics_tenants))
+    serve_metrics(settings, registry)
     trains, generates = role != "generation", role != "training"
     residence = await asyncio.to_thread(
-        move_in, settings, renderer, trains=trains, generates=generates
+        move_in,
+        settings,
+        renderer,
+        trains=trains,
+        generates=generates,
+        turned=metrics.turned,
     )
     _log.info("runtime.ready", runtime_id=owner, role=role, **residence.facts)
     duties: list[Coroutine[Any, Any, None]] = []
     database = Database(settings.sqlalchemy_url)
     if residence.training is not None:
-        working = parts(settings, owner, residence, database, renderer)
+        metrics.row_tokens.set_function(lambda: _row_tokens(residence))
+        working = parts(settings, owner, residence, database, renderer, metrics)
         duties.append(training.work(working, stop))
         duties.append(merging.work(_merging(working), stop))
     if residence.answers:
@@ -74,6 +91,10 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         await asyncio.to_thread(residence.move_out)
         await database.close()
     _log.info("runtime.stopped", runtime_id=owner)
+
+
+def _row_tokens(residence: Residence) -> int:
+    return 0 if residence.training is None else residence.training.row_tokens
 
 
 def _merging(working: Parts) -> merging.MergeParts:

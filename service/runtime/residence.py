@@ -15,8 +15,9 @@ from service.database import Database
 from service.datasets.service import FileService
 from service.rendering.renderer import Renderer
 from service.runtime.client import RemoteEngine
-from service.runtime.conductor import Conductor, Generation, Training
+from service.runtime.conductor import Conductor, Generation, Training, Turned, untold
 from service.runtime.gatekeeping import Gatekeeper
+from service.runtime.metrics import RuntimeMetrics
 from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 from service.runtime.training_parts import Parts
@@ -84,7 +85,14 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
         self.engine.loop.close()
 
 
-def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: bool) -> Residence:
+def move_in(
+    settings: Settings,
+    renderer: Renderer,
+    *,
+    trains: bool,
+    generates: bool,
+    turned: Turned = untold,
+) -> Residence:
     """Load the base and put together what is to use it. Raises BaseModelError."""
     # Only this process pays for torch.
     from service.base.loading import free_memory, load_base
@@ -114,7 +122,12 @@ def move_in(settings: Settings, renderer: Renderer, *, trains: bool, generates: 
     shares, stalls = Shares(settings.training_share), Stalls(settings.max_stall_ms / 1000)
     calm_tokens = CALM_TOKENS[loaded.device]
     conductor = Conductor(
-        shares, stalls, most_tokens, calm_tokens=calm_tokens, pace=Pace(base.device)
+        shares,
+        stalls,
+        most_tokens,
+        calm_tokens=calm_tokens,
+        pace=Pace(base.device),
+        turned=turned,
     )
     batch = None
     trainers: dict[str, Trainer] = {}
@@ -210,7 +223,12 @@ def threads(settings: Settings) -> int:
 
 
 def parts(
-    settings: Settings, owner: str, residence: Residence, database: Database, renderer: Renderer
+    settings: Settings,
+    owner: str,
+    residence: Residence,
+    database: Database,
+    renderer: Renderer,
+    metrics: RuntimeMetrics,
 ) -> Parts:
     """Put together what working on jobs needs."""
     root = settings.data_dir.resolve()
@@ -230,4 +248,5 @@ def parts(
         workdirs=root / "jobs",
         examples=files.examples,
         engine=residence.engine if residence.answers else RemoteEngine(settings.generation_socket),
+        metrics=metrics,
     )

@@ -29,6 +29,7 @@ from service.runtime.messages import (
     to_runtime,
 )
 from service.runtime.sockets import reachable
+from service.runtime.spans import generating
 from service.serving.engine import Engine, GenerationRequest, Piece
 from service.telemetry import logger
 
@@ -164,9 +165,11 @@ class _Talk:
 
     async def _generate(self, call: int, request: GenerationRequest) -> None:
         pieces = cast("AsyncGenerator[Piece, None]", self._engine.generate(request))
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                self._send(Generated(call, piece))
+        with generating(request) as stretches:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    self._send(Generated(call, piece))
+                    stretches.heard(piece)
 
     def _send(self, message: FromRuntime) -> None:
         if self._writer.is_closing():

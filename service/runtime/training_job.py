@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -10,8 +11,10 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
+from opentelemetry.trace import SpanKind
 
 from adapters_store import InvalidAdapter, Revision, RevisionRef
+from service import tracing
 from service.adapters.parents import open_parent
 from service.database.models import JobRow
 from service.errors import ServiceError
@@ -28,9 +31,17 @@ from service.runtime.training_parts import Parts
 from service.telemetry import logger
 from service.training.spec import TrainingSpec
 from service.training.split import split
-from service.training.trainer import TrainingError, TrainingEvent, TrainingOutcome, TrainingTask
+from service.training.trainer import (
+    CheckpointDue,
+    StepDone,
+    TrainingError,
+    TrainingEvent,
+    TrainingOutcome,
+    TrainingTask,
+)
 
 SERVER_ERRORS = 500
+NANO = 1_000_000_000
 
 Interrupted = Callable[[], str | None]
 """Says why a job is to be put down now, or None."""
@@ -46,14 +57,22 @@ async def work_on(parts: Parts, job: JobRow, thread: Executor, interrupted: Inte
     `interrupted` may be called from any thread. Raises what is our fault, once the job is free for
     another try.
     """
-    with structlog.contextvars.bound_contextvars(tenant=job.tenant_id, job=job.id):
+    facts = {"lorehouse.tenant": job.tenant_id, "lorehouse.job": job.id}
+    with (
+        structlog.contextvars.bound_contextvars(tenant=job.tenant_id, job=job.id),
+        tracing.span("job", facts, parent=job.traceparent, kind=SpanKind.CONSUMER),
+        parts.metrics.jobs.track_inprogress(),
+    ):
         _log.info("job.claimed", attempt=job.attempts)
+        tracing.past("job.queue", job.created_at * NANO, time.time_ns())
         try:
             async with Lease(parts.database, job, parts.lease_seconds, JobRepository) as lease:
                 await _Work(parts, job, lease, thread, interrupted).go()
         except LeaseLost:
+            parts.metrics.given_back.labels("lease_lost").inc()
             _log.warning("job.lease_lost")
         except Exception:
+            parts.metrics.given_back.labels("crashed").inc()
             _log.exception("job.crashed")
             await _give_up(parts, job)
             raise
@@ -139,18 +158,29 @@ class _Work:
     async def _train(self, task: TrainingTask, book: Ledger) -> TrainingOutcome:
         relay = Relay(book.keep)
         relaying = asyncio.create_task(relay.run())
+        job = self._job
+        trained = self._parts.metrics.trained(job.tenant_id, job.trained_tokens or 0)
+        with tracing.span("job.train") as span:
 
-        def report(event: TrainingEvent) -> None:
-            # Who holds the job by now may already write in the same workdir.
-            self._lease.check()
-            relay.report(event)
+            def report(event: TrainingEvent) -> None:
+                # Who holds the job by now may already write in the same workdir.
+                self._lease.check()
+                if isinstance(event, StepDone):
+                    trained.step(event)
+                elif isinstance(event, CheckpointDue):
+                    span.add_event("checkpoint", {"step": event.step})
+                relay.report(event)
 
-        trainer = self._parts.trainers[task.spec.method]
-        try:
-            return await self._in_thread(lambda: trainer.train(task, report, self._should_stop))
-        finally:
-            relay.close()
-            await relaying
+            trainer = self._parts.trainers[task.spec.method]
+            try:
+                outcome = await self._in_thread(
+                    lambda: trainer.train(task, report, self._should_stop)
+                )
+            finally:
+                relay.close()
+                await relaying
+            span.set_attributes({"steps": outcome.steps, "tokens": outcome.trained_tokens})
+            return outcome
 
     async def _put_down(self) -> None:
         self._lease.check()
@@ -162,6 +192,7 @@ class _Work:
         if is_terminal(status):
             await self._ended(status)
         else:
+            self._parts.metrics.given_back.labels("put_down").inc()
             _log.info("job.put_down", status=status)
 
     async def _fail(self, message: str, code: str, param: str | None) -> None:
@@ -171,6 +202,7 @@ class _Work:
         await self._ended("failed", code=code)
 
     async def _ended(self, status: str, **facts: Any) -> None:
+        self._parts.metrics.ended.labels(status).inc()
         _log.info("job.finished", status=status, **facts)
         await asyncio.to_thread(shutil.rmtree, self._workdir, ignore_errors=True)
 

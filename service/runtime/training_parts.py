@@ -11,6 +11,7 @@ from service.database import Database
 from service.rendering.examples import Example
 from service.runtime.backoff import Backoff
 from service.runtime.gatekeeping import Gatekeeper
+from service.runtime.metrics import RuntimeMetrics, unread
 from service.serving.engine import Engine
 from service.training.trainer import Trainer
 
@@ -42,3 +43,4 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """How long a job rests after a fault of ours."""
     engine: Engine
     """What answers requests: here, or in another process."""
+    metrics: RuntimeMetrics = msgspec.field(default_factory=unread)

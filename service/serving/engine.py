@@ -53,6 +53,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The tenant's share of what is generated, against the others'; over 0."""
     engine_id: int | None = None
     """The revision's number, never another's, for engines that know adapters by numbers."""
+    traceparent: str | None = None
+    """The W3C trace context of who asks; None where nothing is traced."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

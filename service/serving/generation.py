@@ -110,6 +110,7 @@ class Generation:
     def _count(self, piece: Piece) -> None:
         if self._first is None:
             self._first = time.monotonic()
+            self._metrics.began(self.tenant, self._first - self._began)
             # Not before: what the engine refuses costs nothing.
             self._account = self._meter.open(self._counter, self._used)
         if piece.queued is not None:
@@ -125,7 +126,7 @@ class Generation:
 
     def _record(self, outcome: str) -> None:
         kind, used = "adapter" if self.digest else "base", self.usage
-        self._metrics.observe(kind, outcome, used.prompt_tokens, used.completion_tokens)
+        self._metrics.ended(kind, outcome, self.tenant, used.prompt_tokens, used.completion_tokens)
         log.info(
             "generation.ended",
             id=self.id,

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from adapters_store import RevisionRef
+from service import tracing
 from service.adapters.service import ModelService, Target
 from service.base.description import BaseDescription
 from service.errors import BadRequest, NotFound
@@ -126,6 +127,7 @@ class GenerationService:
                 tenant=tenant_id,
                 weight=weight,
                 engine_id=target.engine_id,
+                traceparent=tracing.traceparent(),
             )
             for place, prompt in enumerate(prompts)
         ]

@@ -8,6 +8,7 @@ the operator's admin key alone.
 import asyncio
 from typing import Any, Protocol
 
+import structlog
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Headers
@@ -57,6 +58,8 @@ class Authentication:
             principal = await self.authenticator.authenticate(bearer(scope))
             scope["user"] = principal
             current(scope).tenant = principal.tenant_id
+            # Ends with the request's other marks, at the edge.
+            structlog.contextvars.bind_contextvars(tenant=principal.tenant_id)
             # The operator's own requests concern the tenant that the path names, if any.
             tenant_id = principal.tenant_id or scope["path_params"].get("tenant")
             if tenant_id is not None:

@@ -12,7 +12,15 @@ from adapters_store import AdapterStore
 from service.adapters.names import SHORTEST_REV
 from service.adapters.repository import RevisionRepository
 from service.database import Database
-from service.database.models import AdapterRow, ErasureRow, JobCheckpointRow, RevisionRow, TenantRow
+from service.database.models import (
+    AdapterRow,
+    DeliveryRow,
+    ErasureRow,
+    JobCheckpointRow,
+    RevisionRow,
+    TenantRow,
+    WebhookRow,
+)
 from service.wire import now
 from tests.builders import a_peft_folder, an_origin
 from tests.integration.aliasing import NEW, at, naming
@@ -38,6 +46,8 @@ CURSORS = {
     "listFineTuningJobs": "job_id",
     "listFineTuningJobCheckpoints": "checkpoint_id",
     "listFineTuningJobEvents": "event_id",
+    "listWebhooks": "webhook",
+    "listWebhookDeliveries": "delivery",
 }
 """What each list's `after` names."""
 VERSION = "2"
@@ -70,6 +80,7 @@ class Belongings:
         names |= await _aliased(client, adapter, names["rev"][0])
         names |= await _uploaded(client)
         names |= await self._trained(tenant, client, names["file_id"][0])
+        names |= await self._told(tenant, number)
         merge = await _post(client, f"/v1/adapters/{adapter}/revisions/{names['rev'][0]}/merge")
         key = await _post(self._admin, f"{ADMIN}/{tenant}/keys", name="more")
         names |= {"merge": [merge["id"]], "key_id": [key["id"]], "tenant": [tenant]}
@@ -128,6 +139,26 @@ class Belongings:
             "checkpoint_id": [checkpoint.id],
         }
 
+    async def _told(self, tenant: str, number: int) -> Names:
+        """Have a webhook, and something that was told to it."""
+        made = {"tenant_id": tenant, "created_at": now()}
+        url = "https://example.com/"
+        webhook = WebhookRow(id=f"wh_{number}", url=url, events=["fine_tuning.job.failed"], **made)
+        delivery = DeliveryRow(
+            id=f"whd_{number}",
+            webhook_id=webhook.id,
+            event_id=f"evt_{number}",
+            type="fine_tuning.job.failed",
+            payload={},
+            status="delivered",
+            **made,
+        )
+        async with self._database.write() as session:
+            session.add(webhook)
+            await session.flush()
+            session.add(delivery)
+        return {"webhook": [webhook.id], "delivery": [delivery.id]}
+
     async def _erased(self, tenant: str, number: int) -> str:
         row = ErasureRow(
             id=f"erasure_{number}", tenant_id=tenant, status="done", report={}, created_at=now()
@@ -146,9 +177,8 @@ def nothing() -> Names:
     names = {"tenant": ["nobody"], "adapter": [adapter], "rev": [rev, digest], "model": spelled}
     names |= {"alias": [f"to-{adapter}"], "version": [VERSION]}
     ids = "file upload part job event checkpoint key adapter revision erasure"
-    return _called(
-        names | {"merge": ["merge-nothing"]} | {f"{kind}_id": ["nothing"] for kind in ids.split()}
-    )
+    names |= {kind: [f"{kind}-nothing"] for kind in ("merge", "webhook", "delivery")}
+    return _called(names | {f"{kind}_id": ["nothing"] for kind in ids.split()})
 
 
 async def _aliased(client: httpx.AsyncClient, adapter: str, rev: str) -> Names:
@@ -173,7 +203,7 @@ async def _uploaded(client: httpx.AsyncClient) -> Names:
     }
 
 
-async def _post(client: httpx.AsyncClient, url: str, **body: Any) -> dict[str, Any]:
+async def _post(client: httpx.AsyncClient, url: str, /, **body: Any) -> dict[str, Any]:
     answer = await client.post(url, json=body)
     assert answer.is_success, answer.text
     made: dict[str, Any] = answer.json()

@@ -15,6 +15,7 @@ from service.errors import StorageFull
 from service.http.edge import Edge
 from service.http.errors import exception_handlers
 from service.http.metrics import RequestMetrics
+from service.http.tenant_labels import TenantLabels
 
 
 async def test_a_full_disk_is_503_and_names_itself() -> None:
@@ -23,7 +24,7 @@ async def test_a_full_disk_is_503_and_names_itself() -> None:
         Path("/dev/full").write_bytes(b"x")
 
     app = Litestar([keep], exception_handlers=exception_handlers, logging_config=None)
-    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(CollectorRegistry()))
+    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(CollectorRegistry(), TenantLabels()))
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/")

@@ -1,6 +1,8 @@
 """Probes and metrics: open or guarded, and true."""
 
+import re
 import shutil
+import time
 
 import httpx
 import pytest
@@ -9,9 +11,10 @@ from msgspec.structs import replace
 from adapters_store import AdapterStore
 from service.app import create_app
 from service.database import Database
-from service.database.models import JobRow
+from service.database.models import DeliveryRow, JobRow, WebhookRow
 from service.health import Monitor
 from service.settings import Settings
+from service.wire import now
 from tests.conftest import ADMIN_KEY, URL
 from tests.fakes.engine import FakeEngine
 
@@ -91,7 +94,46 @@ async def test_metrics_tell_of_jobs_and_engine(
         assert f"lorehouse_engine_{name} 0.0" in text
     for name in ("generated_tokens", "adapter_loads", "adapter_evictions"):
         assert f"lorehouse_engine_{name}_total" in text
-    assert "acme" not in text
+    assert 'lorehouse_first_token_seconds_count{tenant="acme"} 1.0' in text
+    assert 'lorehouse_completion_tokens_total{kind="base",tenant="acme"}' in text
+    assert 'lorehouse_tenant_requests_total{status="200",tenant="acme"} 1.0' in text
+
+
+async def test_metrics_tell_of_what_is_late(
+    acme: httpx.AsyncClient, admin: httpx.AsyncClient, database: Database
+) -> None:
+    silent = _job("ftjob-1", "running")
+    silent.lease_expires_at = time.time() - 1
+    async with database.write() as session:
+        session.add_all([silent, _webhook()])
+        await session.flush()
+        session.add(_delivery(created_at=now() - 100))
+    text = (await admin.get("/metrics")).text
+    assert "lorehouse_lapsed_leases 1.0" in text
+    assert "lorehouse_webhook_outbox 1.0" in text
+    (age,) = re.findall(r"^lorehouse_webhook_outbox_age_seconds (\S+)$", text, re.MULTILINE)
+    assert 100 <= float(age) < 160
+    (free,) = re.findall(r"^lorehouse_disk_free_bytes (\S+)$", text, re.MULTILINE)
+    assert float(free) > 0
+
+
+async def test_tenants_beyond_the_limit_share_a_label(
+    settings: Settings, database: Database, engine: FakeEngine
+) -> None:
+    app = create_app(replace(settings, metrics_tenants=1), database=database, engine=engine)
+    operator = {"authorization": f"Bearer {ADMIN_KEY}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
+        for name in ("acme", "globex", "initech"):
+            await client.post("/v1/admin/tenants", json={"id": name}, headers=operator)
+            keys = f"/v1/admin/tenants/{name}/keys"
+            made = await client.post(keys, json={"name": "tests"}, headers=operator)
+            key = {"authorization": f"Bearer {made.json()['key']}"}
+            assert (await client.get("/v1/models", headers=key)).status_code == 200
+        text = (await client.get("/metrics", headers=operator)).text
+    assert 'lorehouse_tenant_requests_total{status="200",tenant="acme"} 1.0' in text
+    assert 'lorehouse_tenant_requests_total{status="200",tenant="_other"} 2.0' in text
+    assert "globex" not in text
+    assert "initech" not in text
 
 
 async def test_metrics_go_on_without_an_engine(
@@ -115,6 +157,23 @@ async def test_metrics_are_the_operators_unless_made_public(
         keyed = await client.get("/metrics", headers={"authorization": f"Bearer {ADMIN_KEY}"})
         assert keyed.status_code == 200
         assert keyed.headers["content-type"].startswith("text/plain; version=")
+
+
+def _webhook() -> WebhookRow:
+    return WebhookRow(id="wh-1", tenant_id="acme", url="https://a.test", events=[], created_at=1)
+
+
+def _delivery(created_at: int) -> DeliveryRow:
+    return DeliveryRow(
+        id="delivery-1",
+        tenant_id="acme",
+        webhook_id="wh-1",
+        event_id="event-1",
+        type="fine_tuning.job.succeeded",
+        payload={},
+        status="pending",
+        created_at=created_at,
+    )
 
 
 def _job(job_id: str, status: str) -> JobRow:

@@ -119,7 +119,10 @@ class _Example:
         if at and at[-1] in GIVEN:
             return GIVEN[at[-1]]
         if variants := schema.get("anyOf") or schema.get("oneOf"):
-            return self.of(self._towards(variants, at), at)
+            if schema.get("type") != "object":
+                return self.of(self._towards(variants, at), at)
+            more = variants[0].get("required", [])
+            schema = schema | {"required": [*schema.get("required", []), *more]}
         if "const" in schema or "enum" in schema:
             return self._one_of(schema, at)
         return self._plain(schema, at)

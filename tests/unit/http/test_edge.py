@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from service.http.edge import Edge
 from service.http.errors import exception_handlers
 from service.http.metrics import RequestMetrics
+from service.http.tenant_labels import TenantLabels
 
 SCOPE = {
     "type": "http",
@@ -38,7 +39,7 @@ async def wait(request: Request[Any, Any, Any]) -> None:
 async def test_a_client_that_hung_up_is_499_and_no_fault_of_ours() -> None:
     registry = CollectorRegistry()
     app = Litestar([wait], exception_handlers=exception_handlers, logging_config=None)
-    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(registry))
+    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(registry, TenantLabels()))
 
     async def receive() -> Any:
         return {"type": "http.disconnect"}

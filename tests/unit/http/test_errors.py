@@ -59,7 +59,7 @@ def test_the_field_is_named(given: Any, param: str | None, code: str) -> None:
 
 def test_every_documented_error_has_the_same_body() -> None:
     documented = errors(404, 409)
-    assert set(documented) == {400, 401, 403, 404, 409, 500}
+    assert set(documented) == {400, 401, 403, 404, 409, 429, 500}
     assert len({spec.data_container for spec in documented.values()}) == 1
 
 

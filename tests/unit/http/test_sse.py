@@ -13,6 +13,7 @@ from service.http.edge import Edge
 from service.http.errors import exception_handlers
 from service.http.metrics import RequestMetrics
 from service.http.sse import DONE, data, event_stream
+from service.http.tenant_labels import TenantLabels
 
 Events = Callable[[], AsyncIterator[bytes]]
 
@@ -23,7 +24,7 @@ def make_app(events: Events) -> Litestar:
         return event_stream(events())
 
     app = Litestar([stream], exception_handlers=exception_handlers, logging_config=None)
-    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(CollectorRegistry()))
+    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(CollectorRegistry(), TenantLabels()))
     return app
 
 

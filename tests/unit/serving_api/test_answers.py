@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from service.adapters.service import Target
 from service.database import Database
+from service.http.tenant_labels import TenantLabels
 from service.serving import chat_answers, completion_answers, generate_answers
 from service.serving.engine import Piece, TokenLogprob
 from service.serving.generation import Generation
@@ -45,7 +46,7 @@ def generation(pieces: list[Piece]) -> Generation:
         prompt_tokens=3,
         choices=len({piece.index for piece in pieces}),
         source=source(),
-        metrics=GenerationMetrics(CollectorRegistry()),
+        metrics=GenerationMetrics(CollectorRegistry(), TenantLabels()),
         meter=UsageMeter(Database("sqlite+aiosqlite://")),
     )
     run.created = 5

@@ -74,8 +74,8 @@ async def test_choices_are_put_together_and_tokens_counted() -> None:
     assert (run.usage.prompt_tokens, run.usage.completion_tokens) == (7, 5)
     assert run.usage.total_tokens == 12
     assert script.counted("generations", kind="adapter", outcome="finished") == 1
-    assert script.counted("prompt_tokens", kind="adapter") == 7
-    assert script.counted("completion_tokens", kind="adapter") == 5
+    assert script.counted("prompt_tokens", kind="adapter", tenant="acme") == 7
+    assert script.counted("completion_tokens", kind="adapter", tenant="acme") == 5
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_closing_early_closes_the_engines_iterator() -> None:
             break
     assert script.closed
     assert script.counted("generations", kind="base", outcome="cancelled") == 1
-    assert script.counted("completion_tokens", kind="base") == 1
+    assert script.counted("completion_tokens", kind="base", tenant="acme") == 1
 
 
 async def test_one_log_line_tells_who_and_how_much_but_never_what() -> None:
