@@ -12,7 +12,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str | None
     """The adapter's name in the model; None is the base."""
     salt: str
-    """Whose it is: rows of different salts share nothing, whatever they have in common."""
+    """Whose it is: rows of different salts share nothing, whatever they have in common. Scored
+    ones share nothing at all."""
     prompt: list[int]
     temperature: float
     top_p: float
@@ -29,6 +30,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     """How many tokens come before any of `ends` may be picked."""
     ends: Collection[int] = ()
+    ahead: bool = False
+    """Whether its prompt goes before others', as that of a tenant's only row."""
     scored: bool = False
     """Whether it is its prompt's log-probabilities that are wanted, and no token after it."""
 

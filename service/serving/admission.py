@@ -27,6 +27,8 @@ class Decision(msgspec.Struct):
 
     run: list[int]
     loads: list[tuple[RevisionRef, RevisionRef | None]]
+    ahead: set[int] = set()
+    """Of `run`, those of tenants of whom nothing ran."""
 
 
 class _Waiting(msgspec.Struct):
@@ -147,6 +149,8 @@ class Admission:
             waiting.begun = True
             self._turns.charge(asked.tenant, read=asked.prompt_tokens)
         key = waiting.keys.popleft()
+        if not self._turns.running(asked.tenant):
+            decision.ahead.add(key)
         self._running[key] = asked
         self._turns.began(asked.tenant)
         decision.run.append(key)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters_store import RevisionRef
 from service.base.rows import Pick, Row, Score
@@ -217,14 +218,16 @@ class GenerationLoop:
                 self._backend.remove(evict)
             self._loader.submit(self._prepare, ref, time.perf_counter())
         if decision.run:
-            self._begin([self._sequences[key] for key in decision.run])
+            self._backend.add([self._begin(key, key in decision.ahead) for key in decision.run])
 
-    def _begin(self, sequences: Collection[_Sequence]) -> None:
-        for sequence in sequences:
-            sequence.call.begin()
-            if not sequence.call.outside:
-                self._waits_no_more(sequence.call)
-        self._backend.add(sequence.row for sequence in sequences)
+    def _begin(self, key: int, ahead: bool) -> Row:
+        """Note that a sequence is in the batch from now on; give its row."""
+        sequence = self._sequences[key]
+        sequence.call.begin()
+        if not sequence.call.outside:
+            self._waits_no_more(sequence.call)
+        # Nobody waits for a score as one does for the first token.
+        return replace(sequence.row, ahead=ahead and sequence.choice is not None)
 
     def _waits_no_more(self, call: Call) -> None:
         if call.waits:

@@ -34,11 +34,10 @@ def generated_row(
 
 def scored_row(key: int, adapter: str | None, prompt: Sequence[int]) -> Row:
     """Make the row of a prompt that is scored."""
-    # A salt that is no tenant's and no other row's: what is found in the cache is not computed.
     return Row(
         key=key,
         adapter=adapter,
-        salt=f"score/{key}",
+        salt="",
         prompt=list(prompt),
         temperature=0.0,
         top_p=1.0,

@@ -70,12 +70,18 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.lengths: dict[int, int] = {}
         self.next_key = 0
 
-    @rule(start=st.sampled_from(ROOTS), tokens=prompts, more=st.integers(1, 28))
-    def add(self, start: bytes, tokens: list[int], more: int) -> None:
+    @rule(
+        start=st.sampled_from(ROOTS),
+        tokens=prompts,
+        more=st.integers(1, 28),
+        shared=st.booleans(),
+        ahead=st.booleans(),
+    )
+    def add(self, start: bytes, tokens: list[int], more: int, shared: bool, ahead: bool) -> None:
         key, self.next_key = self.next_key, self.next_key + 1
         self.tokens[key], self.roots[key] = list(tokens), start
         self.lengths[key] = min(len(tokens) + more, COUNT * SIZE)
-        self.schedule.add(key, start, tokens)
+        self.schedule.add(key, start, tokens, shared=shared, ahead=ahead)
 
     @precondition(lambda self: self.tokens)
     @rule(data=st.data())
@@ -275,3 +281,57 @@ def test_one_who_is_sent_back_goes_on_where_it_was() -> None:
 def test_more_blocks_than_there_are_cannot_be_taken(count: int) -> None:
     with pytest.raises(ValueError):
         Blocks(count).take(count + 1)
+
+
+def test_what_shares_nothing_leaves_nothing_to_be_found() -> None:
+    blocks = Blocks(4, SIZE)
+    schedule = Schedule(blocks, MOST, 100)
+    schedule.add(0, ROOTS[0], [1] * 9, shared=False)
+    for chunk in schedule.next().chunks:
+        schedule.advance(chunk, 1)
+    schedule.drop([0])
+    assert blocks.find(chain(ROOTS[0], [1] * 9, SIZE)) == []
+
+
+@pytest.mark.parametrize("beside", [CHUNK, BESIDE, 0])
+def test_one_that_goes_ahead_waits_for_no_other_prompt_and_holds_nobody_up(beside: int) -> None:
+    schedule = Schedule(Blocks(200, SIZE), MOST, CHUNK, beside)
+    schedule.add(0, ROOTS[0], [1])
+    schedule.advance(schedule.next().chunks[0], 1)
+    schedule.add(1, ROOTS[1], [1] * 70)
+    steps = []
+    for now in range(40):
+        if now % 3 == 2:
+            schedule.add(10 + now, ROOTS[2], [now] * 5, ahead=True)
+        step = schedule.next()
+        for chunk in step.chunks:
+            schedule.advance(chunk, 1 if chunk.last else None)
+            if chunk.key >= 10:
+                schedule.drop([chunk.key])
+        steps.append({chunk.key for chunk in step.chunks})
+    for now in range(2, 40, 3):
+        assert steps[now] == {10 + now}, "a step of its own, at once"
+        assert 0 in steps[now - 1] | steps[now - 2]
+    assert any(1 in step for step in steps[:20]), "the long prompt is taken in all the same"
+
+
+@given(st.integers(1, 20), st.sampled_from([CHUNK, BESIDE, 0]))
+def test_those_that_go_ahead_never_take_the_blocks_that_another_waits_for(
+    length: int, beside: int
+) -> None:
+    """Somebody new comes at every step, and the cache has room for few."""
+    schedule = Schedule(Blocks(6, SIZE), MOST, CHUNK, beside)
+    schedule.add(0, ROOTS[0], [1] * 8)
+    schedule.advance(schedule.next().chunks[0], None)
+    schedule.add(1, ROOTS[1], [1] * length)
+    ended: set[int] = set()
+    for now in range(2, 400):
+        schedule.add(now, root(str(now), None), [1] * 6, ahead=True)
+        for chunk in schedule.next().chunks:
+            schedule.advance(chunk, 1 if chunk.last else None)
+            if chunk.last and (chunk.key > 1 or chunk.end > 10):
+                schedule.drop([chunk.key])
+                ended.add(chunk.key)
+        if {0, 1} <= ended:
+            return
+    raise AssertionError(f"only {ended & {0, 1}} ended")

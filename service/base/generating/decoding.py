@@ -63,7 +63,14 @@ class DecodingBatch:
         for row in rows:
             self._rows[row.key] = row
             self._generated[row.key], self._scores[row.key] = [], []
-            self._schedule.add(row.key, root(row.salt, row.adapter), row.prompt)
+            self._schedule.add(
+                row.key,
+                root(row.salt, row.adapter),
+                row.prompt,
+                # What is found in the cache is not computed, and has no scores.
+                shared=not row.scored,
+                ahead=row.ahead,
+            )
 
     def drop(self, keys: Collection[int]) -> None:
         """Let rows go, wherever they are."""
@@ -121,8 +128,9 @@ class DecodingBatch:
             self._generated[key].append(token)
         result.picks += picks
         over = [chunk.key for row, chunk in zip(rows, chunks, strict=True) if _is_over(row, chunk)]
-        result.scores += [Score(key, self._scores[key]) for key in over]
-        self.drop(over)
+        if over:
+            result.scores += [Score(key, self._scores[key]) for key in over]
+            self.drop(over)
 
     def _pick(self, rows: Sequence[Row], chunks: Sequence[Chunk]) -> list[Pick]:
         logits = self._model.forward([row.adapter for row in rows], chunks)

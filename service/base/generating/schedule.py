@@ -8,9 +8,13 @@ next tokens alone are replayed from a graph and prompts are not, prompts have st
 once when nobody is running, else after `BETWEEN` steps of next tokens, all that came meanwhile
 together.
 
-First come, first served. Blocks for the whole prompt are taken when a sequence is let in, others as
-it grows. When none is left, the youngest goes back to wait, with what it has generated as part of
-its prompt; the oldest is never sent back, so everyone ends.
+The prompt of one that goes ahead, as the only one of its tenant, has a step of its own before
+that. Every second one at most is, so that all others go on; and it takes no block that is needed by
+one that came before it.
+
+Else first come, first served. Blocks for the whole prompt are taken when a sequence is let in,
+others as it grows. When none is left, the youngest goes back to wait, with what it has generated as
+part of its prompt; the oldest is never sent back, so everyone ends.
 """
 
 import bisect
@@ -59,7 +63,10 @@ class _Sequence(msgspec.Struct):
     key: int
     tokens: list[int]
     digests: list[bytes]
+    """Of full blocks, if it shares them."""
     start: bytes
+    shared: bool
+    ahead: bool
     blocks: list[int] = []
     done: int = 0
     """Tokens in the cache."""
@@ -87,6 +94,8 @@ class Schedule:
         self._most = most
         self._chunk_tokens = chunk_tokens
         self._beside = min(beside, chunk_tokens)
+        self._let_ahead = False
+        """Whether the last step was one's that goes ahead."""
         self._since_prompts = BETWEEN
         """Steps of next tokens."""
         self._waiting: list[_Sequence] = []
@@ -101,11 +110,19 @@ class Schedule:
         """Whether a step would do anything."""
         return bool(self._running or self._waiting)
 
-    def add(self, key: int, start: bytes, tokens: Iterable[int]) -> None:
-        """Let a sequence wait; its chain begins with `start`."""
+    def add(
+        self,
+        key: int,
+        start: bytes,
+        tokens: Iterable[int],
+        *,
+        shared: bool = True,
+        ahead: bool = False,
+    ) -> None:
+        """Let a sequence wait; its chain begins with `start`, unless it shares no block."""
         tokens = list(tokens)
-        digests = chain(start, tokens, self._blocks.size)
-        self._waiting.append(_Sequence(self._added, key, tokens, digests, start))
+        digests = chain(start, tokens, self._blocks.size) if shared else []
+        self._waiting.append(_Sequence(self._added, key, tokens, digests, start, shared, ahead))
         self._added += 1
 
     def drop(self, keys: Collection[int]) -> None:
@@ -118,6 +135,9 @@ class Schedule:
     def next(self) -> Step:
         """Say what to compute, and take the blocks for it."""
         step = Step([], [], [])
+        self._let_ahead = not self._let_ahead and self._take_in(step, ahead=True)
+        if self._let_ahead:
+            return step
         preemptions = self.preemptions
         if self._beside or self._since_prompts < BETWEEN or not self._take_in(step):
             self._go_on(step)
@@ -129,11 +149,13 @@ class Schedule:
         """Report that a chunk is in the cache, and what was picked after it."""
         one = self._running[chunk.key]
         before, one.done = one.done // self._blocks.size, chunk.end
-        for at in range(before, one.done // self._blocks.size):
-            self._blocks.publish(one.blocks[at], one.digests[at])
+        full = slice(before, one.done // self._blocks.size)
+        if one.shared:
+            for block, digest in zip(one.blocks[full], one.digests[full], strict=True):
+                self._blocks.publish(block, digest)
         if token is not None:
             one.tokens.append(token)
-            if len(one.tokens) % self._blocks.size == 0:
+            if one.shared and len(one.tokens) % self._blocks.size == 0:
                 self._add_digest(one)
 
     def check_integrity(self) -> None:
@@ -156,17 +178,17 @@ class Schedule:
         step.chunks = [chunk for chunk in step.chunks if chunk.key in self._running]
         self._since_prompts += 1
 
-    def _take_in(self, step: Step, *, lets_in: bool = True) -> bool:
-        """Compute chunks of prompts; tell whether there are any."""
+    def _take_in(self, step: Step, *, lets_in: bool = True, ahead: bool = False) -> bool:
+        """Compute chunks of prompts, or of those only that go ahead; tell whether there are any."""
         running = len(step.chunks)
         budget = self._beside if running else self._chunk_tokens
         for one in sorted(self._running.values(), key=_order):
-            if one.left > 1 and budget:
+            if one.left > 1 and budget and (one.ahead or not ahead):
                 step.chunks.append(self._chunk(one, budget))
                 budget -= len(step.chunks[-1].tokens)
         if lets_in:
-            self._let_in(step, budget)
-        if len(step.chunks) > running:
+            self._let_in(step, budget, ahead=ahead)
+        if len(step.chunks) > running and not ahead:
             self._since_prompts = 0
         return len(step.chunks) > running
 
@@ -193,30 +215,37 @@ class Schedule:
         bisect.insort(self._waiting, one, key=_order)
         self.preemptions += 1
 
-    def _let_in(self, step: Step, budget: int) -> None:
+    def _let_in(self, step: Step, budget: int, *, ahead: bool) -> None:
+        if ahead and not any(one.ahead for one in self._waiting):
+            return
         coming = set(self._coming()) if self._waiting else set()
+        owed = 0
+        """Blocks of those that came before and are passed."""
         for one in list(self._waiting):
             if not budget or len(self._running) >= self._most:
                 return
+            if ahead and not one.ahead:
+                owed += self._blocks.needed(len(one.tokens))
+                continue
             # The last token is computed in any case: its logits are wanted.
             shareable = one.digests[: (len(one.tokens) - 1) // self._blocks.size]
             found = self._blocks.find(shareable)
             if shareable[len(found) : len(found) + 1] and shareable[len(found)] in coming:
                 continue
-            if not self._enter(one, found, step):
+            if not self._enter(one, found, step, owed):
                 return
             if one.key in self._running:
                 coming.update(one.digests[len(found) :])
                 step.chunks.append(self._chunk(one, budget))
                 budget -= len(step.chunks[-1].tokens)
 
-    def _enter(self, one: _Sequence, found: list[int], step: Step) -> bool:
+    def _enter(self, one: _Sequence, found: list[int], step: Step, owed: int) -> bool:
         """Let one in; False if those behind it have to wait as well."""
         wanted = self._blocks.needed(len(one.tokens))
         room = self._blocks.available - self._blocks.idle(found)
         # One block for each that runs: else who is let in is sent back at once.
-        if wanted - len(found) + len(self._running) > room:
-            if self._running:
+        if wanted - len(found) + len(self._running) + owed > room:
+            if self._running or owed:
                 return False
             step.lost.append(one.key)
             self._waiting.remove(one)

@@ -1,0 +1,217 @@
+"""Time to the first token of a light tenant while another sends fifty times as much.
+
+Both send completions over HTTP at random times (Poisson), whether or not earlier ones are answered:
+the light tenant at `--rate` a second, the heavy one, from a process of its own, fifty times as many.
+What is refused is not sent again. Three phases on the same service:
+
+- alone: the light tenant only;
+- fair: the heavy one as a tenant of its own, so that turns go by virtual token counters;
+- one queue: the peer. Both with keys of one tenant, within which it is first come, first served.
+
+Rows are milliseconds; ratio is alone / with company: 0.67 is 1.5 times as long. The last row is how
+long the heavy tenant's refusals took, against 50 ms.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import msgspec
+
+from bench import bases
+from bench.running import BASE, Service
+
+TIMES = 50
+LEAD_SECONDS = 5.0
+"""By which the heavy tenant begins before what is timed, and goes on after it."""
+WITHIN_MS = 50.0
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What came of one request, in milliseconds."""
+
+    answered: float
+    """Until the status came."""
+    first: float | None
+    """Until the first token; None if it was refused."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One case, in milliseconds."""
+
+    case: str
+    ours: float
+    peer: float
+
+    @property
+    def ratio(self) -> float:
+        """How much longer ours takes, upside down."""
+        return self.peer / self.ours
+
+
+class Sender:
+    """Sends one tenant's requests at their times."""
+
+    def __init__(self, url: str, key: str, args: Any, seed: int) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            timeout=600,
+            limits=httpx.Limits(max_connections=None),
+            headers={"authorization": f"Bearer {key}"},
+        )
+        self._args = args
+        self._random = Random(seed)  # noqa: S311 - no secret
+
+    async def send(self, rate: float, seconds: float) -> list[Asked]:
+        """Send for so long, and give what came of all of them."""
+        at, end = time.perf_counter(), time.perf_counter() + seconds
+        under_way = []
+        async with self._client:
+            while (at := at + self._random.expovariate(rate)) < end:
+                await asyncio.sleep(at - time.perf_counter())
+                under_way.append(asyncio.create_task(self._one()))
+            return list(await asyncio.gather(*under_way))
+
+    async def _one(self) -> Asked:
+        body = {
+            "model": BASE,
+            "prompt": [self._random.randrange(5, 4096) for _ in range(self._args.prompt)],
+            "max_tokens": self._args.tokens,
+            # Hot enough that hardly any ends by itself.
+            "temperature": 2,
+            "seed": self._random.randrange(2**31),
+            "stream": True,
+        }
+        began = time.perf_counter()
+        async with self._client.stream("POST", "/v1/completions", json=body) as answer:
+            answered, first = _milliseconds(began), None
+            if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                return Asked(answered, None)
+            answer.raise_for_status()
+            async for line in answer.aiter_lines():
+                if first is None and line.startswith("data: {"):
+                    first = _milliseconds(began)
+            return Asked(answered, first)
+
+
+def flood(url: str, key: str, args: Any, told: Any) -> None:
+    """Be the heavy tenant, in a process of its own; tell what came of its requests."""
+    seconds = args.seconds + 2 * LEAD_SECONDS
+    asked = asyncio.run(Sender(url, key, args, 1).send(TIMES * args.rate, seconds))
+    told.send([(one.answered, one.first) for one in asked])
+
+
+def light(url: str, key: str, args: Any) -> list[float]:
+    """Be the light tenant; give the times to the first token."""
+    asked = asyncio.run(Sender(url, key, args, 2).send(args.rate, args.seconds))
+    if refused := sum(one.first is None for one in asked):
+        print(f"the light tenant was refused {refused} times of {len(asked)}", flush=True)
+    return [one.first for one in asked if one.first is not None]
+
+
+def beside(url: str, heavy: str, key: str, args: Any) -> tuple[list[float], list[Asked]]:
+    """Be both at once."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=flood, args=(url, heavy, args, theirs)
+    )
+    process.start()
+    time.sleep(LEAD_SECONDS)
+    found = light(url, key, args)
+    asked = [Asked(*one) for one in ours.recv()]
+    process.join()
+    return found, asked
+
+
+def main() -> None:
+    """Run a preset."""
+    args = _arguments()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = {
+            "LOREHOUSE_BASE_MODEL": str(bases.served(folder, args)),
+            "LOREHOUSE_TORCH_THREADS": str(args.threads),
+        }
+        with Service(folder, **settings) as running:
+            heavy, small = (_key(running.tenant(name)) for name in ("heavy", "light"))
+            for phase in (_warmed(args), args):
+                alone = light(running.url, small, phase)
+            _say("alone", alone)
+            fair, asked = beside(running.url, heavy, small, args)
+            _say("fair", fair, asked)
+            queued, asked_too = beside(running.url, heavy, heavy, args)
+            _say("one queue", queued, asked_too)
+    refusals = [one.answered for one in [*asked, *asked_too] if one.first is None]
+    lines = []
+    for case, found in {"fair": fair, "one queue": queued}.items():
+        lines += [
+            Line(f"{case}, first token p50", statistics.median(found), statistics.median(alone)),
+            Line(f"{case}, first token p95", _p95(found), _p95(alone)),
+        ]
+    if len(refusals) > 1:
+        lines.append(Line("a refusal, p95", _p95(refusals), WITHIN_MS))
+    _report(args.preset, lines)
+
+
+def _say(phase: str, found: Sequence[float], asked: Sequence[Asked] = ()) -> None:
+    refused = [one.answered for one in asked if one.first is None]
+    print(
+        f"{phase}: {len(found)} first tokens, p50 {statistics.median(found):.0f} ms, "
+        f"p95 {_p95(found):.0f} ms; the heavy tenant sent {len(asked)}, refused {len(refused)}",
+        f"load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+
+
+def _report(preset: str, lines: Sequence[Line]) -> None:
+    print(f"{'case':<28}  {'ms':>8}  {'against':>8}  ratio")
+    for line in lines:
+        print(f"{line.case:<28}  {line.ours:>8.1f}  {line.peer:>8.1f}  {line.ratio:.2f}")
+    rows = [
+        {"case": one.case, "ours": one.ours, "peer": one.peer, "ratio": round(one.ratio, 2)}
+        for one in lines
+    ]
+    print(json.dumps({"bench": "fairness", "preset": preset, "rows": rows}))
+
+
+def _p95(found: Sequence[float]) -> float:
+    return statistics.quantiles(found, n=20, method="inclusive")[18]
+
+
+def _milliseconds(began: float) -> float:
+    return (time.perf_counter() - began) * 1000
+
+
+def _key(client: httpx.Client) -> str:
+    return client.headers["authorization"].removeprefix("Bearer ")
+
+
+def _warmed(args: Any) -> Any:
+    return argparse.Namespace(**{**vars(args), "seconds": LEAD_SECONDS})
+
+
+def _arguments() -> Any:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=["cpu", "h200"], required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--base", type=Path, help="keep the h200 preset's base here")
+    parser.add_argument("--rate", type=float, default=1.0, help="of the light tenant, a second")
+    parser.add_argument("--prompt", type=int, default=128, help="tokens")
+    parser.add_argument("--tokens", type=int, default=64, help="of an answer")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each phase")
+    parser.add_argument("--small", action="store_true", help="try the h200 preset's code on a CPU")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
