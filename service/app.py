@@ -58,7 +58,11 @@ from service.serving.residents import ResidencyService, served
 from service.serving.service import GenerationService
 from service.settings import Settings
 from service.snapshot import Snapshot
+from service.tenants.audit import Audit
+from service.tenants.audit_controller import AuditController, OwnAuditController
+from service.tenants.auditing import AuditService
 from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
+from service.tenants.idempotency import Answers, Idempotency, replay
 from service.tenants.limits import from_setting
 from service.tenants.quotas import Quotas
 from service.tenants.service import TenantService
@@ -76,6 +80,7 @@ CONTROLLERS = [
     AdapterController,
     OverrideController,
     AliasController,
+    AuditController,
     ChatController,
     CompletionController,
     ErasableTenantController,
@@ -87,11 +92,12 @@ CONTROLLERS = [
     JobController,
     MergeController,
     ModelController,
+    OwnAuditController,
     ResidencyController,
     TenantUsageController,
     UploadController,
-    WebhookController,
     UsageController,
+    WebhookController,
 ]
 
 
@@ -141,7 +147,13 @@ def create_app(
         lifespan=[_lifespan(services, base, settings, closing)],
         # Litestar's logging of faults is left out: ours names no path and prints no locals.
         logging_config=None,
-        middleware=[_authentication(services, settings)],
+        middleware=[
+            _authentication(services, settings),
+            DefineMiddleware(Audit, database=database),
+            DefineMiddleware(Idempotency, answers=services["answers"]),
+        ],
+        # Once the guards have passed: what was answered before is for who may ask.
+        before_request=replay,
         request_class=JsonRequest,
         openapi_config=openapi.config(),
         request_max_body_size=MAX_JSON_BYTES,
@@ -171,6 +183,8 @@ def _services(
     files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
     meter = UsageMeter(database)
     return {
+        "answers": Answers(database),
+        "audits": AuditService(database),
         "adapters": AdapterService(
             database, store, renderer.base, served=partial(served, engine), prefetch=prefetch
         ),
@@ -267,7 +281,9 @@ def _lifespan(
 @asynccontextmanager
 async def _going_on(services: dict[str, Any], settings: Settings) -> AsyncIterator[None]:
     """Do beside the requests what nobody waits for."""
-    tasks = [asyncio.create_task(services[name].run()) for name in ("erasures", "courier")]
+    tasks = [
+        asyncio.create_task(services[name].run()) for name in ("answers", "courier", "erasures")
+    ]
     if settings.collect_seconds:
         tasks.append(asyncio.create_task(services["collector"].run(settings.collect_seconds)))
     try:

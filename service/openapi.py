@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from http import HTTPStatus
 from inspect import cleandoc
 from typing import Any
 
@@ -16,6 +17,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from service import __version__
 from service.jobs.schemas import JobEvent
 from service.serving.replies import EVENTS
+from service.tenants.idempotency import IDEMPOTENT, LONGEST
 from service.wire import Input, Output
 
 Json = dict[str, Any]
@@ -103,11 +105,32 @@ def _finish(operation: Json, handler: HTTPRouteHandler, schemas: Json) -> None:
         }
     for parameter in operation.get("parameters", ()):
         _never_null(parameter["schema"])
+    if handler.opt.get(IDEMPOTENT):
+        _document_key(operation)
     if "requestBody" in operation:
         error = operation["responses"]["401"]["content"]
         large = {"description": "Request Entity Too Large", "content": error}
         operation["responses"].setdefault("413", large)
         operation["responses"] = dict(sorted(operation["responses"].items()))
+
+
+def _document_key(operation: Json) -> None:
+    """Say of a creating operation that it may be sent again."""
+    operation.setdefault("parameters", []).append(
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "The same request under the same key is carried out once, and answered "
+            "as the first time (`idempotent-replayed: true`) for a day.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
+        }
+    )
+    error = operation["responses"]["401"]["content"]
+    for status in (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY):
+        described = {"description": status.phrase, "content": error}
+        operation["responses"].setdefault(str(status.value), described)
+    operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
 def _never_null(schema: Json) -> None:

@@ -49,8 +49,10 @@ from service.datasets.folder import FileFolder
 from service.datasets.receive import Received
 from service.errors import AdaptersUnavailable, Unprocessable
 from service.telemetry import logger
+from service.tenants.deeds import made
 from service.tenants.quotas import Quotas, Use
 
+CREATED, THERE = 201, 200
 TRIAL = "import"
 assert TRIAL in names.RESERVED
 MOST_AT_ONCE = 2
@@ -179,7 +181,7 @@ class ImportService:
                 await self._quotas.admit(session, ref.tenant, room, adapter=ref.adapter)
                 model = await self._record(session, ref, origin, gate, trial.bytes)
             await _move_alias(session, ref, wish, key_id)
-            shown = await _shown(session, ref, model)
+            shown = made(await _shown(session, ref, model), THERE if known else CREATED)
         log.info("adapter.imported", tenant=ref.tenant, adapter=ref.adapter, digest=ref.digest)
         return shown, known is None
 

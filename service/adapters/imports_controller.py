@@ -8,7 +8,7 @@ from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 
-from service.adapters.imports import ImportService
+from service.adapters.imports import CREATED, THERE, ImportService
 from service.adapters.imports_form import ImportForm
 from service.adapters.imports_schemas import (
     ARCHIVE,
@@ -21,9 +21,9 @@ from service.datasets.receive import Expected, receive
 from service.errors import BadRequest
 from service.http.errors import describe_fault, errors
 from service.tenants.auth import requires
+from service.tenants.idempotency import IDEMPOTENT
 from service.tenants.principal import Principal
 
-CREATED, THERE = 201, 200
 AGAIN = ResponseSpec(
     data_container=ImportedRevision,
     description="The adapter had this revision before.",
@@ -44,6 +44,7 @@ class ImportController(Controller):
         responses={THERE: AGAIN, **errors(409, 413, 422, 503)},
         status_code=CREATED,
         request_max_body_size=None,
+        opt={IDEMPOTENT: True},
     )
     async def import_adapter(
         self,
@@ -65,10 +66,10 @@ class ImportController(Controller):
             }
             content_type = request.headers.get("content-type")
             form = await receive(request.stream(), content_type, places, _expected(imports))
-            made, is_new = await imports.create(
+            shown, is_new = await imports.create(
                 tenant_id, form.files, _wish(form.fields), principal.key_id
             )
-        return Response(made, status_code=CREATED if is_new else THERE)
+        return Response(shown, status_code=CREATED if is_new else THERE)
 
 
 def _expected(imports: ImportService) -> Expected:

@@ -32,6 +32,7 @@ from service.database import Database
 from service.database.models import FINISHED_JOBS, MergeRow
 from service.errors import AdaptersUnavailable, Conflict, NotFound
 from service.telemetry import logger
+from service.tenants.deeds import made
 from service.tenants.quotas import Quotas, Use
 from service.wire import Deleted, new_id, now, page
 
@@ -66,7 +67,7 @@ class MergeService:
             row = _row(found, body, size)
             await self.quotas.admit(session, tenant_id, Use(stored_bytes=size))
             await MergeRepository(session).add(row)
-        return shown(row)
+            return made(shown(row))
 
     async def list(self, tenant_id: str, after: str | None, limit: int) -> MergeList:
         """List merges, newest first."""

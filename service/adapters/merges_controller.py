@@ -13,6 +13,7 @@ from service.adapters.merges import MergeArchive, MergeService
 from service.adapters.merges_schemas import CreateMerge, Merge, MergeList
 from service.http.errors import errors
 from service.tenants.auth import requires
+from service.tenants.idempotency import IDEMPOTENT
 from service.wire import Deleted
 
 TAR = "application/x-tar"
@@ -32,6 +33,7 @@ class MergeController(Controller):
         "/{adapter:str}/revisions/{rev:str}/merge",
         operation_id="createMerge",
         status_code=202,
+        opt={IDEMPOTENT: True},
         responses=errors(404, 409),
     )
     async def create_merge(

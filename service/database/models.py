@@ -406,10 +406,9 @@ class IdempotencyRow(DefaultBase):
     key: Mapped[str] = mapped_column(String(255))
     operation: Mapped[str] = mapped_column(String(64))
     request_sha256: Mapped[str] = mapped_column(String(64))
-    """Of method, path and body."""
-    status: Mapped[int | None] = mapped_column(Integer)
-    """Null while the first request is being answered."""
-    answer: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    """Of method, path, query and body."""
+    status: Mapped[int] = mapped_column(Integer)
+    answer: Mapped[Json] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 

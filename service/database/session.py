@@ -74,12 +74,12 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncSession]:
         """Open a transaction that commits at the end, or rolls back on any error.
 
-        Raises StorageFull when the disk has no room for it, and Unavailable when other writers
-        left it no turn.
+        Whoever accompanies the request writes along. Raises StorageFull when the disk has no room
+        for it, and Unavailable when other writers left it no turn.
         """
         along = companions.get()
         try:
-            async with self._transaction() as session:
+            async with self.upkeep() as session:
                 yield session
                 for companion in along:
                     await companion.write(session)
@@ -91,7 +91,8 @@ class Database:
             companion.committed()
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncSession]:
+    async def upkeep(self) -> AsyncIterator[AsyncSession]:
+        """Open a transaction as `write` does, for what is not the request's own work."""
         try:
             async with self._sessions() as session, session.begin():
                 await session.connection(execution_options={WRITE: True})

@@ -25,6 +25,7 @@ from service.datasets.schemas import (
 from service.datasets.service import FileService
 from service.http.errors import errors
 from service.tenants.auth import requires
+from service.tenants.idempotency import IDEMPOTENT
 from service.wire import Deleted
 
 MOST = 10000
@@ -47,6 +48,7 @@ class FileController(Controller):
         responses=with_line_faults(413),
         status_code=200,
         request_max_body_size=None,
+        opt={IDEMPOTENT: True},
     )
     async def create_file(
         self, request: Request[Any, Any, Any], tenant_id: TenantId, files: Files

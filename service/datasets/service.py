@@ -9,13 +9,15 @@ from service.database import Database
 from service.database.models import FileRow
 from service.datasets.folder import FileFolder
 from service.datasets.inspection import examples_of, inspect
+from service.datasets.present import file_of
 from service.datasets.receive import Received
 from service.datasets.repository import FileRepository, not_found
 from service.datasets.schemas import FINE_TUNE, Purpose
-from service.errors import QuotaExceeded
+from service.errors import ServiceError
 from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
 from service.telemetry import logger
+from service.tenants.deeds import made
 from service.tenants.quotas import Quotas, Use
 from service.wire import new_id, now
 
@@ -62,7 +64,8 @@ class FileService:
                 wanted = Use(files=1, stored_bytes=file.bytes)
                 await self.quotas.admit(session, tenant_id, wanted)
                 await FileRepository(session).add(file)
-        except QuotaExceeded:
+                made(file_of(file))
+        except ServiceError:
             await asyncio.to_thread(self.folder.remove_file, tenant_id, file.id)
             raise
         log.info("file.created", tenant=tenant_id, file=file.id, bytes=file.bytes, rows=file.rows)
@@ -139,7 +142,7 @@ class FileService:
 
     async def sweep(self) -> None:
         """Remove the files that have expired, except those that unfinished jobs need."""
-        async with self._database.write() as session:
+        async with self._database.upkeep() as session:
             gone = await FileRepository(session).forget_expired()
         for tenant_id, file_id in gone:
             await asyncio.to_thread(self.folder.remove_file, tenant_id, file_id)

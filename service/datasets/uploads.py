@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.database import Database
 from service.database.models import FileRow, UploadPartRow, UploadRow
 from service.datasets.assembly import assemble, check_size, chosen
+from service.datasets.present import part_of, upload_of
 from service.datasets.receive import Received, displayable
 from service.datasets.repository import FileRepository
 from service.datasets.schemas import PURPOSES
@@ -15,6 +16,7 @@ from service.datasets.uploads_repository import CANCELLED, COMPLETED, PENDING, U
 from service.datasets.uploads_schemas import CompleteUpload, CreateUpload
 from service.errors import Conflict, NotFound, TooLarge
 from service.telemetry import logger
+from service.tenants.deeds import made
 from service.tenants.quotas import Use
 from service.wire import new_id, now
 
@@ -60,6 +62,7 @@ class UploadService:
             wanted = Use(files=1, stored_bytes=body.bytes)
             await self._files.quotas.admit(session, tenant_id, wanted)
             await UploadRepository(session).add(upload)
+            made(upload_of(upload, None))
         return upload
 
     async def expecting(self, tenant_id: str, upload_id: str) -> None:
@@ -88,6 +91,7 @@ class UploadService:
                     message = f"The parts are larger than the {upload.bytes} bytes announced."
                     raise TooLarge(message, param="data")
                 await uploads.add(part)
+                made(part_of(part))
         except Exception:
             await asyncio.to_thread(place.unlink, missing_ok=True)
             raise
@@ -128,7 +132,7 @@ class UploadService:
 
     async def sweep(self) -> None:
         """Let the uploads expire that are late, with their parts."""
-        async with self._database.write() as session:
+        async with self._database.upkeep() as session:
             expired = await UploadRepository(session).expire()
         for tenant_id, upload_id in expired:
             await asyncio.to_thread(self.folder.remove_upload, tenant_id, upload_id)

@@ -13,6 +13,7 @@ from service.datasets.uploads import MAX_PART_BYTES, UploadService
 from service.datasets.uploads_schemas import CompleteUpload, CreateUpload, Upload, UploadPart
 from service.http.errors import errors
 from service.tenants.auth import requires
+from service.tenants.idempotency import IDEMPOTENT
 
 PART = Expected(
     fields=frozenset(),
@@ -31,7 +32,12 @@ class UploadController(Controller):
     tags = ["uploads"]
     guards = [requires("files")]
 
-    @post(operation_id="createUpload", status_code=200, responses=errors(413))
+    @post(
+        operation_id="createUpload",
+        status_code=200,
+        responses=errors(413),
+        opt={IDEMPOTENT: True},
+    )
     async def create_upload(
         self, data: JSONBody[CreateUpload], tenant_id: TenantId, uploads: Uploads
     ) -> Upload:
@@ -44,6 +50,7 @@ class UploadController(Controller):
         operation_class=PartForm,
         status_code=200,
         request_max_body_size=None,
+        opt={IDEMPOTENT: True},
         responses=errors(404, 409, 413),
     )
     async def create_part(

@@ -14,6 +14,7 @@ from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList
 from service.jobs.service import JobService
 from service.jobs.streaming import encoded
 from service.tenants.auth import requires
+from service.tenants.idempotency import IDEMPOTENT
 from service.tenants.principal import Principal
 
 MOST = 100
@@ -40,7 +41,12 @@ class JobController(Controller):
     tags = ["fine-tuning"]
     guards = [requires("jobs")]
 
-    @post(operation_id="createFineTuningJob", responses=errors(404, 409), status_code=200)
+    @post(
+        operation_id="createFineTuningJob",
+        responses=errors(404, 409),
+        status_code=200,
+        opt={IDEMPOTENT: True},
+    )
     async def create_job(
         self,
         data: JSONBody[CreateJob],

@@ -31,6 +31,7 @@ from service.jobs.resolve import (
 )
 from service.jobs.schemas import Job, JobCheckpointList, JobEventList, JobList, Quantization
 from service.rendering.examples import RowFormat
+from service.tenants.deeds import made
 from service.tenants.quotas import Quotas, Use
 from service.tenants.used import job_tokens
 from service.training.spec import MAX_RANK
@@ -87,7 +88,7 @@ class JobService:
             await self.quotas.admit(session, tenant_id, wanted(job, training), adapter=job.adapter)
             job.key_id = key_id
             await _tell_created(JobRepository(session), job, training)
-        return present.job(job)
+            return made(present.job(job))
 
     async def retrieve(self, tenant_id: str, job_id: str) -> Job:
         """Show a job. Raises NotFound."""

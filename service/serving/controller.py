@@ -24,6 +24,7 @@ from service.serving.translate import (
     sticky_key,
     wants_usage,
 )
+from service.tenants.audit import CHANGES_NOTHING
 from service.tenants.auth import requires
 from service.tenants.principal import Principal
 from service.wire import new_id
@@ -45,7 +46,7 @@ class ChatController(Controller):
         status_code=200,
         responses=errors(404, 409, 503),
         response_headers=RESPONSE_HEADERS,
-        opt={EVENTS: ChatCompletionChunk},
+        opt={CHANGES_NOTHING: True, EVENTS: ChatCompletionChunk},
     )
     async def create_chat_completion(
         self,
@@ -85,7 +86,7 @@ class CompletionController(Controller):
         status_code=200,
         responses=errors(404, 409, 503),
         response_headers=RESPONSE_HEADERS,
-        opt={EVENTS: CompletionChunk},
+        opt={CHANGES_NOTHING: True, EVENTS: CompletionChunk},
     )
     async def create_completion(
         self,

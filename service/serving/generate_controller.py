@@ -14,6 +14,7 @@ from service.serving.generate_schemas import Generated, GeneratedPiece, Generate
 from service.serving.replies import EVENTS, RESPONSE_HEADERS, streamed, whole
 from service.serving.service import GenerationService
 from service.serving.translate import generate_order, sticky_key
+from service.tenants.audit import CHANGES_NOTHING
 from service.tenants.auth import requires
 from service.tenants.principal import Principal
 from service.tenants.service import TenantService
@@ -33,7 +34,7 @@ class GenerateController(Controller):
         status_code=200,
         responses=errors(404, 409, 503),
         response_headers=RESPONSE_HEADERS,
-        opt={EVENTS: GeneratedPiece},
+        opt={CHANGES_NOTHING: True, EVENTS: GeneratedPiece},
     )
     async def generate(
         self,

@@ -92,7 +92,7 @@ class _Line:
         if not self._is_written and status == TOO_MANY:
             return
         try:
-            async with self._database.write() as session:
+            async with self._database.upkeep() as session:
                 if self._is_written:
                     await AuditRepository(session).correct(self._id, status)
                 else:

@@ -9,6 +9,7 @@ from litestar.params import FromPath, JSONBody
 from service.database.models import ApiKeyRow, TenantRow
 from service.http.errors import errors
 from service.tenants.auth import requires_admin
+from service.tenants.idempotency import IDEMPOTENT
 from service.tenants.schemas import (
     ApiKey,
     ApiKeyList,
@@ -55,6 +56,7 @@ class TenantController(Controller):
         "/{tenant:str}/keys",
         operation_id="createApiKey",
         summary="Create an API key",
+        opt={IDEMPOTENT: True},
         responses=errors(404, 409),
     )
     async def create_key(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from service.errors import ServiceError
+from service.errors import Conflict
 from service.http.errors import body, detail_of
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -52,12 +52,16 @@ def made(answer: T, status: int | None = None) -> T:
     return answer
 
 
-def made_secret(created: str, told_later: ServiceError) -> None:
-    """Tell what was made, whose answer holds a secret: it is kept nowhere.
+def made_secret(created: str) -> None:
+    """Tell what was made, and is answered with a secret that is kept nowhere.
 
-    Later requests of the same `Idempotency-Key` get the error.
+    Later requests of the same `Idempotency-Key` are told that it was made, and no more.
     """
     if (deed := _deed.get()) is not None:
-        deed.created = created
-        deed.answer = body(detail_of(told_later), told_later.extra)
-        deed.status = told_later.status
+        fault = Conflict(
+            f"The first request with this Idempotency-Key made {created}, and its secret is shown "
+            "once: if it was lost, remove what was made, and make another under another key.",
+            param="idempotency-key",
+            code="secret_shown_once",
+        )
+        deed.created, deed.answer, deed.status = created, body(detail_of(fault)), fault.status

@@ -86,7 +86,7 @@ async def replay(request: Request[Any, Any, Any]) -> Response[Any] | None:
 
     Raises BadRequest for a bad key, KeyInUse, and Unprocessable for another request's key.
     """
-    once: Once | None = request.scope["state"].get(_STATE)  # type: ignore[typeddict-item]
+    once: Once | None = request.scope["state"].get(_STATE)
     return None if once is None else await once.replay(request)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from service.database import Database
 from service.database.models import ApiKeyRow, TenantRow
 from service.errors import BadRequest, Conflict, Unauthenticated
+from service.tenants.deeds import made_secret
 from service.tenants.names import is_name
 from service.tenants.principal import DEFAULT_SCOPES, OPERATOR, Principal
 from service.tenants.repository import TenantRepository
@@ -77,6 +78,7 @@ class TenantService:
             repository = TenantRepository(session)
             await repository.present(tenant_id)
             await repository.add(row)
+            made_secret(row.id)
         return row, key
 
     async def keys(self, tenant_id: str) -> list[ApiKeyRow]:

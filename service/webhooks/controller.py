@@ -8,6 +8,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from service.http.errors import errors
 from service.tenants.auth import requires
+from service.tenants.idempotency import IDEMPOTENT
 from service.webhooks.schemas import (
     CreateWebhook,
     Delivery,
@@ -35,7 +36,7 @@ class WebhookController(Controller):
     tags = ["webhooks"]
     guards = [requires("jobs")]
 
-    @post(operation_id="createWebhook", responses=errors(409))
+    @post(operation_id="createWebhook", responses=errors(409), opt={IDEMPOTENT: True})
     async def create_webhook(
         self, data: JSONBody[CreateWebhook], tenant_id: TenantId, webhooks: Webhooks
     ) -> NewWebhook:

@@ -6,6 +6,7 @@ from typing import Any
 from service.database import Database
 from service.database.models import DeliveryRow, WebhookRow
 from service.errors import BadRequest, Conflict
+from service.tenants.deeds import made_secret
 from service.webhooks.addresses import BadUrl, destination
 from service.webhooks.outbox import PENDING
 from service.webhooks.repository import WebhookRepository
@@ -53,6 +54,7 @@ class WebhookService:
                 message = f"A tenant has at most {MOST_WEBHOOKS} webhooks: delete one first."
                 raise Conflict(message, code="too_many_webhooks")
             await webhooks.add(row)
+            made_secret(row.id)
         return self._with_secret(row)
 
     async def list(self, tenant_id: str, after: str | None, limit: int) -> WebhookList:
