@@ -16,6 +16,7 @@ from service.adapters.merges_repository import MergeRepository
 from service.database import Database
 from service.database.leases import LeaseLost
 from service.database.models import MergeRow
+from service.errors import Unavailable
 from service.runtime.lease import HEARTBEAT_SECONDS, Lease
 from service.runtime.merge_messages import MergeOrder, MergeOutcome
 from service.runtime.parent import SUPERVISOR_PID
@@ -54,7 +55,7 @@ async def _claim(parts: MergeParts) -> MergeRow | None:
     try:
         async with parts.database.write() as session:
             return await MergeRepository(session).claim(parts.owner, parts.lease_seconds)
-    except (DBAPIError, OSError):
+    except (DBAPIError, OSError, Unavailable):
         _log.warning("merge.not_claimed", exc_info=True)
         return None
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from service.database.models import JobRow
+from service.errors import Unavailable
 from service.jobs.lifecycle import is_terminal
 from service.jobs.repository import JobRepository
 from service.runtime.training_job import work_on
@@ -45,7 +46,7 @@ async def _claim(parts: Parts) -> JobRow | None:
     try:
         async with parts.database.write() as session:
             return await JobRepository(session).claim(parts.owner, parts.lease_seconds)
-    except (DBAPIError, OSError):
+    except (DBAPIError, OSError, Unavailable):
         # The base has other work; the database may come back.
         _log.warning("job.not_claimed", exc_info=True)
         return None
