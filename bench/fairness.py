@@ -1,7 +1,7 @@
 """Time to the first token of a light tenant while another sends fifty times as much.
 
 Both send completions over HTTP at random times (Poisson), whether or not earlier ones are done:
-the light tenant at `--rate` a second, the heavy one, from a process of its own, fifty times as often.
+the light tenant at `--rate` a second, the heavy one, from a process of its own, 50 times as often.
 What is refused is not sent again. Three phases on the same service:
 
 - alone: the light tenant only;

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import hypothesis
@@ -23,6 +24,7 @@ from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE, Settings
 from tests import object_storage
 from tests.fakes.engine import FakeEngine
+from tests.postgres import Postgres
 
 # Each process of the run has a core: threads of torch's own would wait for each other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,6 +37,17 @@ URL = "http://lorehouse.test"
 hypothesis.settings.register_profile("long")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses a database on both: all of `integration/` but what is marked `sqlite`."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    backends: list[Any] = ["sqlite"]
+    marked = metafunc.definition.get_closest_marker("sqlite")
+    if "integration" in metafunc.definition.path.parts and marked is None:
+        backends.append(pytest.param("postgresql", marks=pytest.mark.postgresql))
+    metafunc.parametrize("backend", backends)
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file, to be copied."""
@@ -43,13 +56,33 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this process's own."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: Postgres) -> str:
+    """The URL of a migrated PostgreSQL database, which tests use one after the other."""
+    postgres.execute("CREATE DATABASE tests")
+    migrate.upgrade(postgres.url("tests"))
+    return postgres.url("tests")
+
+
 @pytest.fixture
-def settings(tmp_path: Path, empty_database: Path) -> Settings:
-    """Settings of a fresh data folder that holds a migrated database."""
+def settings(tmp_path: Path, backend: str, request: pytest.FixtureRequest) -> Settings:
+    """Settings of a fresh data folder, and of an empty migrated database."""
     data_dir = tmp_path / "data"
     data_dir.mkdir()
-    shutil.copy(empty_database, data_dir / "lorehouse.db")
-    return Settings(data_dir=data_dir, admin_key=ADMIN_KEY, secret=SECRET)
+    url = ""
+    if backend == "postgresql":
+        url = request.getfixturevalue("migrated")
+        request.getfixturevalue("postgres").empty("tests")
+    else:
+        shutil.copy(request.getfixturevalue("empty_database"), data_dir / "lorehouse.db")
+    return Settings(data_dir=data_dir, admin_key=ADMIN_KEY, secret=SECRET, database_url=url)
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
+
+from service.database.faults import reached, translated
 
 FOLDER = "locks"
 AGAIN_SECONDS = 0.01
@@ -44,7 +46,7 @@ class FileLocks:
             yield _taken(file, fcntl.LOCK_EX)
 
     def _file(self, name: str) -> IO[bytes]:
-        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Never removed: who waits for the lock would then wait for another file's.
         return (self.folder / hashlib.sha256(name.encode()).hexdigest()[:32]).open("ab")
 
@@ -61,17 +63,28 @@ class PostgresLocks:
     @asynccontextmanager
     async def shared(self, name: str) -> AsyncIterator[None]:
         """Hold the lock beside others, once nobody holds it alone."""
-        async with self._engine.connect() as connection:
+        async with self._connected() as connection:
             await connection.execute(text("SELECT pg_advisory_lock_shared(:key)"), _key(name))
             yield
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[bool]:
         """Hold the lock alone if it can be had at once; tells whether it could."""
-        async with self._engine.connect() as connection:
+        async with self._connected() as connection:
             yield bool(
                 await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), _key(name))
             )
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        connection = self._engine.connect()
+        with translated():
+            with reached():
+                await connection.start()
+            try:
+                yield connection
+            finally:
+                await connection.close()
 
 
 Locks = FileLocks | PostgresLocks

@@ -10,14 +10,18 @@ from typing import Any, Protocol
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database.faults import BUSY, reached, translated
 from service.database.locks import locks
-from service.errors import StorageFull, Unavailable
+from service.errors import Unavailable
 
 WRITE = "lorehouse_write"
 BUSY_TIMEOUT_SECONDS = 30
+POOL_SIZE = 10
+"""Connections that a process keeps to PostgreSQL; under load it opens as many again."""
+POOL_TIMEOUT_SECONDS = 10
+"""Wait for a connection, new or returned."""
 
 
 class Companion(Protocol):
@@ -60,22 +64,30 @@ class Database:
         )
         self.engine = self.config.get_engine()
         self._sessions = self.config.create_session_maker()
+        self._snapshots = self.engine.execution_options(**_snapshot_options(url))
         self.locks = locks(url)
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine.sync_engine)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that sees one consistent state; nothing in it is committed."""
-        async with self._sessions() as session:
-            yield session
+        """Open a session that sees one consistent state; nothing in it is committed.
+
+        Raises Unavailable when the database does not answer.
+        """
+        with translated():
+            async with self._sessions(bind=self._snapshots) as session:  # type: ignore[call-arg]
+                with reached():
+                    await session.connection()
+                yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """Open a transaction that commits at the end, or rolls back on any error.
 
         Whoever accompanies the request writes along. Raises StorageFull when the disk has no room
-        for it, and Unavailable when other writers left it no turn.
+        for it, and Unavailable when other writers left it no turn or the database does not answer.
+        It may then have been committed all the same: its answer can be what was lost.
         """
         along = companions.get()
         try:
@@ -93,17 +105,11 @@ class Database:
     @asynccontextmanager
     async def upkeep(self) -> AsyncIterator[AsyncSession]:
         """Open a transaction as `write` does, for what is not the request's own work."""
-        try:
+        with translated():
             async with self._sessions() as session, session.begin():
-                await session.connection(execution_options={WRITE: True})
+                with reached():
+                    await session.connection(execution_options={WRITE: True})
                 yield session
-        except OperationalError as fault:
-            match getattr(fault.orig, "sqlite_errorname", ""):
-                case "SQLITE_FULL":
-                    raise StorageFull from fault
-                case "SQLITE_BUSY":
-                    raise Unavailable("The database is busy; try again.") from fault
-            raise
 
     async def scrub(self) -> None:
         """Leave nothing in SQLite's files of the rows that were deleted.
@@ -127,14 +133,37 @@ def _scrub(path: str) -> None:
         # The log still has the pages as they were.
         [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
-        raise Unavailable("The database is busy; try again.")
+        raise Unavailable(BUSY)
 
 
 def _engine_options(url: str) -> dict[str, Any]:
     # Parameters in an error's text would reach the logs.
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}, "hide_parameters": True}
-    return {"pool_pre_ping": True, "hide_parameters": True}
+    milliseconds = str(BUSY_TIMEOUT_SECONDS * 1000)
+    # A process that hangs must not keep others from the rows that it has locked.
+    limits = {
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+    }
+    return {
+        "pool_pre_ping": True,
+        "pool_size": POOL_SIZE,
+        "max_overflow": POOL_SIZE,
+        "pool_timeout": POOL_TIMEOUT_SECONDS,
+        "hide_parameters": True,
+        "connect_args": {
+            "timeout": POOL_TIMEOUT_SECONDS,
+            "server_settings": {"application_name": "lorehouse", "jit": "off", **limits},
+        },
+    }
+
+
+def _snapshot_options(url: str) -> dict[str, Any]:
+    # A transaction of SQLite's sees one state by itself; one of PostgreSQL's where it is told to.
+    if url.startswith("sqlite"):
+        return {}
+    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 def _prepare_sqlite(engine: Any) -> None:

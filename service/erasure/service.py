@@ -18,6 +18,7 @@ from service.database.models import ErasureRow
 from service.erasure.repository import DONE, TABLES, ErasureRepository
 from service.erasure.schemas import ErasureReport
 from service.erasure.work import end_work
+from service.errors import Unavailable
 from service.http.in_flight import InFlight
 from service.telemetry import logger
 from service.waiting import pass_time
@@ -89,7 +90,7 @@ class ErasureService:
         try:
             async with self.database.read() as session:
                 rows = await ErasureRepository(session).running()
-        except (DBAPIError, OSError):
+        except (DBAPIError, OSError, Unavailable):
             log.exception("erasure.not_begun")
             return
         for row in rows:

@@ -33,6 +33,7 @@ async def test_a_full_disk_is_503_and_names_itself() -> None:
     assert answer.headers["retry-after"]
 
 
+@pytest.mark.sqlite("only SQLite can be told to be full")
 async def test_a_full_database_raises_storage_full_and_keeps_nothing(database: Database) -> None:
     async def overfill() -> None:
         async with database.write() as session:

@@ -4,7 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from alembic import context
-from sqlalchemy import pool
+from sqlalchemy import pool, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.database.models import TenantRow
@@ -12,6 +12,8 @@ from service.database.models import TenantRow
 if TYPE_CHECKING:
     from advanced_alchemy.alembic.commands import AlembicCommandConfig
     from sqlalchemy.engine import Connection
+
+LOCK = 0x6C6F7265  # any number that nobody else locks in this database
 
 config = cast("AlembicCommandConfig", context.config)
 
@@ -26,6 +28,9 @@ def run(connection: "Connection") -> None:
         render_as_batch=config.render_as_batch,
     )
     with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            # Of several processes that start at once, one migrates and the others find it done.
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
         context.run_migrations()
 
 
