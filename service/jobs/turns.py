@@ -25,6 +25,9 @@ def gives_way(loads: Collection[Load]) -> str | None:
     holding = [load for load in loads if load.running]
     if not waiting or not holding:
         return None
-    gained = min((load.running + 1) / load.weight for load in waiting)
+    least = min(load.running / load.weight for load in waiting)
+    # Among equals it is whose turn is longest ago, which nobody knows here.
+    equals = [load for load in waiting if load.running / load.weight == least]
+    gained = max((load.running + 1) / load.weight for load in equals)
     most = max(holding, key=lambda load: ((load.running - 1) / load.weight, load.tenant))
     return most.tenant if gained <= (most.running - 1) / most.weight else None

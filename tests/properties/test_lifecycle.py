@@ -10,9 +10,12 @@ from service.jobs.lifecycle import (
     TRANSITIONS,
     Action,
     IllegalTransition,
+    Standing,
     Status,
     apply,
+    ask,
     is_terminal,
+    put_down,
 )
 
 actions = st.sampled_from(Action)
@@ -52,6 +55,76 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
+
+asked = st.sampled_from([Action.CANCEL, Action.PAUSE, Action.RESUME])
+
+
+class Race(RuleBasedStateMachine):
+    """A tenant asks while a runtime claims, puts down, ends and dies: every order of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.job = Standing(Status.QUEUED)
+        self.cancelled = False
+
+    @rule(action=asked)
+    def tenant_asks(self, action: Action) -> None:
+        before = self.job
+        try:
+            self.job = ask(before, action)
+        except IllegalTransition:
+            assert is_terminal(before.status) or before.cancelling
+            return
+        assert ask(self.job, action) == self.job, "asking twice is asking once"
+        self.cancelled = self.cancelled or action is Action.CANCEL
+
+    @precondition(lambda self: self.job.status is Status.QUEUED)
+    @rule()
+    def claimed(self) -> None:
+        self.job = Standing(apply(self.job.status, Action.CLAIM))
+
+    @precondition(lambda self: self.job.status is Status.RUNNING)
+    @rule()
+    def put_down(self) -> None:
+        """At a step, at a shutdown, or by who finds it with a runtime that died."""
+        before = self.job
+        self.job = Standing(apply(before.status, put_down(before)))
+        assert self.job.status is not Status.QUEUED or not before.pausing
+
+    @precondition(lambda self: self.job.status is Status.RUNNING)
+    @rule()
+    def ended(self) -> None:
+        late = self.job.cancelling
+        self.job = Standing(apply(Status.RUNNING, Action.CANCEL if late else Action.SUCCEED))
+
+    @invariant()
+    def what_was_asked_for_is_only_open_while_somebody_trains(self) -> None:
+        assert self.job.status is Status.RUNNING or not (self.job.cancelling or self.job.pausing)
+
+    @invariant()
+    def a_cancellation_is_never_taken_back(self) -> None:
+        if self.cancelled:
+            assert self.job.cancelling or self.job.status is Status.CANCELLED
+
+    @invariant()
+    def cancelling_wins_over_pausing(self) -> None:
+        assert not (self.job.cancelling and self.job.pausing)
+
+
+TestRace = Race.TestCase
+
+
+@given(asked)
+def test_what_a_tenant_asks_for_happens_at_once_while_nobody_trains(action: Action) -> None:
+    for status in (Status.QUEUED, Status.PAUSED):
+        assert (
+            ask(Standing(status), action).status
+            in {
+                Action.CANCEL: {Status.CANCELLED},
+                Action.PAUSE: {Status.PAUSED},
+                Action.RESUME: {Status.QUEUED},
+            }[action]
+        )
 
 
 @given(statuses, actions)

@@ -1,6 +1,8 @@
 """What is packed into a row, for whom, and in which order a task goes through its examples."""
 
-from collections import Counter
+from collections import Counter, deque
+from itertools import islice
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +82,61 @@ def test_tenants_who_always_wait_get_equal_shares_however_many_tasks_they_have(
             del queue[task][:count]
     # One row may be closed to whoever's next example is too long for what is left of it.
     assert max(given.values()) - min(given.values()) <= min(budget, QUANTUM) + 2 * 30
+
+
+def endless(random: Random) -> deque[int]:
+    """Make the lengths of examples without end: what is taken is there again."""
+    return deque(random.randint(5, 20) for _ in range(200))
+
+
+weights = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 4.0])
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), weights, min_size=2),
+    st.integers(20, 200) | st.integers(600, 900),
+    st.integers(1, 64) | st.just(QUANTUM),
+    st.integers(0, 20),
+    st.randoms(use_true_random=False),
+)
+def test_over_any_window_shares_are_as_the_weights_within_a_quantum(
+    tenants, budget, quantum, skipped, random
+):
+    """For each unit of weight, whoever waits all the time was given the same."""
+    packer, given = Packer(quantum), Counter()
+    queue = {tenant: endless(random) for tenant in tenants}
+    for row in range(skipped + 25):
+        if row == skipped:
+            given.clear()
+        waiting = [
+            Waiting(name, name, list(islice(left, 200)), tenant_weight=tenants[name])
+            for name, left in queue.items()
+        ]
+        for task, count in packer.fill(waiting, budget).items():
+            given[task] += sum(islice(queue[task], count))
+            queue[task].rotate(-count)
+    each = [given[name] / weight for name, weight in tenants.items()]
+    # A turn is a quantum and what its last example has more; rows are closed to who is too long;
+    # and a window begins and ends in the middle of the turns.
+    turn = (min(budget, quantum) + 20) / min(tenants.values())
+    assert max(each) - min(each) <= 2 * (turn + 20 / min(tenants.values()))
+
+
+@given(weights, st.integers(100, 400), st.randoms(use_true_random=False))
+def test_a_tenants_tasks_share_what_is_the_tenants_by_their_weights(weight, budget, random):
+    packer, given = Packer(16), Counter()
+    queue = {name: endless(random) for name in ("a0", "a1", "b0")}
+    for _ in range(40):
+        waiting = [
+            Waiting(name, name[0], list(islice(left, 80)), weight=weight if name == "a1" else 1.0)
+            for name, left in queue.items()
+        ]
+        for task, count in packer.fill(waiting, budget).items():
+            given[task] += sum(islice(queue[task], count))
+            queue[task].rotate(-count)
+    slack = 2 * (16 + 2 * 20)
+    assert abs(given["a0"] + given["a1"] - given["b0"]) <= slack
+    assert abs(given["a1"] / weight - given["a0"]) <= slack / min(weight, 1.0)
 
 
 @given(st.integers(1, 50), st.integers(1, 50))
