@@ -1,8 +1,8 @@
 """Keys at the door: who is asking (401), and whether they may (403).
 
 A scope opens the routes of its tenant, never another tenant's. The scope `admin` on a tenant's
-key is reserved for a tenant's own administration and opens no route yet: `/v1/admin` belongs to
-the operator's admin key alone.
+key is for a tenant's own administration (its audit): `/v1/admin` belongs to the operator's admin
+key alone.
 """
 
 import asyncio

@@ -37,9 +37,9 @@ def files_form(folder: Folder, **fields: str) -> dict[str, Any]:
 
 
 def everything(settings: Settings) -> tuple[list[tuple[str, int]], list[str]]:
-    """What there is: every file in the data folder with its size, and every row.
+    """What there is: every file in the data folder with its size, and every row but the audit's.
 
-    Files of locks are never removed, and are empty.
+    Files of locks are never removed, and are empty. A refused request leaves its line.
     """
     root = settings.data_dir
     files = sorted(
@@ -50,7 +50,8 @@ def everything(settings: Settings) -> tuple[list[tuple[str, int]], list[str]]:
         and path.parent.name != "locks"
     )
     with sqlite3.connect(root / "lorehouse.db") as database:
-        return files, list(database.iterdump())
+        rows = database.iterdump()
+        return files, [row for row in rows if not row.startswith('INSERT INTO "audit"')]
 
 
 def refused_and_nothing_left(
