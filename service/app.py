@@ -118,6 +118,7 @@ def create_app(
     engine: Engine | None = None,
     store: AdapterStore | None = None,
     database: Database | None = None,
+    limiter: Limiter | None = None,
 ) -> Litestar:
     """Build the API. Parts not given are made from the settings, and closed at shutdown.
 
@@ -137,6 +138,7 @@ def create_app(
     prefetch = Prefetcher(engine, registry)
     closing.insert(0, prefetch)
     services = _services(settings, database, engine, store, renderer, registry, labels, prefetch)
+    services["limiter"] = limiter or Limiter(database)
     ProcessCollector(registry=registry)
     app = Litestar(
         route_handlers=[
@@ -232,7 +234,6 @@ def _services(
             quotas=quotas,
         ),
         "key_watch": KeyWatch(database, in_flight),
-        "limiter": Limiter(database),
         "merges": MergeService(database, store, renderer.base, quotas),
         "meter": meter,
         "models": models,

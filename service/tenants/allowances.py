@@ -4,7 +4,8 @@ Without limits all of it is one comparison.
 """
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 
 from sqlalchemy.exc import DBAPIError
 
@@ -33,9 +34,9 @@ GENERATED = Rate("generated", DAY_SECONDS, generated_since)
 class Limiter:
     """The rate limits of all tenants, in one API process."""
 
-    def __init__(self, database: Database) -> None:
-        self.rates = Rates(database)
-        self.places = Places(database, new_id("api_"))
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.rates = Rates(database, clock)
+        self.places = Places(database, new_id("api_"), clock)
 
     async def run(self) -> None:
         """Give back for ever what lies unused, and at the end all of it."""

@@ -19,8 +19,6 @@ class Principal(msgspec.Struct, frozen=True):
     key_id: str | None
     scopes: frozenset[str]
     limits: Limits = NONE
-    weight: float = 1.0
-    """The tenant's, against other tenants'."""
 
     @property
     def is_admin(self) -> bool:

@@ -153,7 +153,6 @@ class TenantService:
             key_id=row.id,
             scopes=frozenset(row.scopes),
             limits=resolve(self.quotas.defaults, tenant.limits),
-            weight=tenant.weight,
         )
 
     def is_admin_key(self, key: str) -> bool:

@@ -39,7 +39,7 @@ def files_form(folder: Folder, **fields: str) -> dict[str, Any]:
 def everything(settings: Settings) -> tuple[list[tuple[str, int]], list[str]]:
     """What there is: every file in the data folder with its size, and every row.
 
-    Files of locks are never removed, and are empty.
+    Files of locks are never removed, and are empty. A key's row says when it was last used.
     """
     root = settings.data_dir
     files = sorted(
@@ -50,7 +50,8 @@ def everything(settings: Settings) -> tuple[list[tuple[str, int]], list[str]]:
         and path.parent.name != "locks"
     )
     with sqlite3.connect(root / "lorehouse.db") as database:
-        return files, list(database.iterdump())
+        rows = [row for row in database.iterdump() if not row.startswith('INSERT INTO "api_keys"')]
+        return files, rows
 
 
 def refused_and_nothing_left(
