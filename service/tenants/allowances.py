@@ -15,8 +15,9 @@ from service.telemetry import logger
 from service.tenants.limits import Limits
 from service.tenants.places import Places
 from service.tenants.portions import Standing
-from service.tenants.quotas import DAY_SECONDS, Excess
+from service.tenants.quotas import Excess
 from service.tenants.rates import Rate, Rates
+from service.tenants.usage_counters import DAY_SECONDS
 from service.tenants.used import generated_since
 from service.wire import new_id
 

@@ -104,6 +104,7 @@ class TenantController(Controller):
         "/{tenant:str}/keys/{key_id:str}/rotate",
         operation_id="rotateApiKey",
         summary="Rotate an API key",
+        opt={IDEMPOTENT: True},
         responses=errors(404, 409),
     )
     async def rotate_key(

@@ -6,6 +6,7 @@ from litestar.params import FromPath, JSONBody
 
 from service.http.errors import errors
 from service.tenants.auth import requires
+from service.tenants.idempotency import IDEMPOTENT
 from service.tenants.present import keys_of, limits_of, new_key_of
 from service.tenants.schemas import ApiKeyList, CreateKey, NewApiKey, RotateKey, TenantLimits
 from service.tenants.service import TenantService
@@ -22,7 +23,12 @@ class OwnKeyController(Controller):
     tags = ["Keys and limits"]
     guards = [requires("admin")]
 
-    @post(operation_id="createOwnApiKey", summary="Create an API key", responses=errors(409))
+    @post(
+        operation_id="createOwnApiKey",
+        summary="Create an API key",
+        opt={IDEMPOTENT: True},
+        responses=errors(409),
+    )
     async def create_own_key(
         self, data: JSONBody[CreateKey], tenant_id: TenantId, tenants: Tenants
     ) -> NewApiKey:
@@ -38,6 +44,7 @@ class OwnKeyController(Controller):
         "/{key_id:str}/rotate",
         operation_id="rotateOwnApiKey",
         summary="Rotate an API key",
+        opt={IDEMPOTENT: True},
         responses=errors(404, 409),
     )
     async def rotate_own_key(

@@ -17,8 +17,7 @@ from service.errors import QuotaExceeded
 from service.tenants import used
 from service.tenants.limits import NONE, Limits, resolve
 from service.tenants.repository import hold
-
-DAY_SECONDS = 86400
+from service.tenants.usage_counters import day_of
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,11 +70,6 @@ def bounded(limits: Limits, asked: Use) -> list[str]:
         for name in Use.__struct_fields__
         if getattr(asked, name) and getattr(limits, name) is not None
     ]
-
-
-def day_of(at: float) -> int:
-    """Give the first second of the day, in UTC."""
-    return int(at) // DAY_SECONDS * DAY_SECONDS
 
 
 def month_of(at: float) -> int:

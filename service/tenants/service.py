@@ -123,6 +123,7 @@ class TenantService:
             ends = now() + overlap_seconds
             old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
             old.replaced_by = row.id
+            made_secret(row.id)
         return row, key
 
     async def keys(self, tenant_id: str) -> list[ApiKeyRow]:

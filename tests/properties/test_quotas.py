@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from service.tenants.limits import Limits
-from service.tenants.quotas import Use, day_of, first_excess, month_of
+from service.tenants.quotas import Use, first_excess, month_of
+from service.tenants.usage_counters import day_of
 
 small = st.integers(0, 5)
 uses = st.builds(Use, **dict.fromkeys(Use.__struct_fields__, small))
