@@ -198,8 +198,7 @@ async def test_others_streams_go_on(
 
 
 def app_in_flight(app: Litestar) -> Any:
-    [authentication] = app.middleware
-    return authentication.kwargs["in_flight"]  # type: ignore[union-attr]
+    return app.middleware[0].kwargs["in_flight"]  # type: ignore[union-attr]
 
 
 async def test_the_last_use_is_written_once_a_minute_by_whoever_saw_it(
