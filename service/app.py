@@ -58,12 +58,20 @@ from service.serving.residents import ResidencyService, served
 from service.serving.service import GenerationService
 from service.settings import Settings
 from service.snapshot import Snapshot
+from service.tenants.allowances import Limiter
 from service.tenants.audit import Audit
 from service.tenants.audit_controller import AuditController, OwnAuditController
 from service.tenants.auditing import AuditService
-from service.tenants.auth import Authentication, provide_principal, provide_tenant_id
+from service.tenants.auth import (
+    Authentication,
+    provide_allowance,
+    provide_principal,
+    provide_tenant_id,
+)
 from service.tenants.idempotency import Answers, Idempotency, replay
+from service.tenants.key_watch import KeyWatch
 from service.tenants.limits import from_setting
+from service.tenants.own_controller import OwnKeyController, OwnLimitsController
 from service.tenants.quotas import Quotas
 from service.tenants.service import TenantService
 from service.tenants.usage import UsageService
@@ -93,6 +101,8 @@ CONTROLLERS = [
     MergeController,
     ModelController,
     OwnAuditController,
+    OwnKeyController,
+    OwnLimitsController,
     ResidencyController,
     TenantUsageController,
     UploadController,
@@ -108,6 +118,7 @@ def create_app(
     engine: Engine | None = None,
     store: AdapterStore | None = None,
     database: Database | None = None,
+    limiter: Limiter | None = None,
 ) -> Litestar:
     """Build the API. Parts not given are made from the settings, and closed at shutdown.
 
@@ -127,6 +138,7 @@ def create_app(
     prefetch = Prefetcher(engine, registry)
     closing.insert(0, prefetch)
     services = _services(settings, database, engine, store, renderer, registry, labels, prefetch)
+    services["limiter"] = limiter or Limiter(database)
     ProcessCollector(registry=registry)
     app = Litestar(
         route_handlers=[
@@ -138,6 +150,7 @@ def create_app(
             ),
         ],
         dependencies={
+            "allowance": Provide(provide_allowance),
             "principal": Provide(provide_principal),
             "tenant_id": Provide(provide_tenant_id),
             **{name: _given(service) for name, service in services.items()},
@@ -179,6 +192,7 @@ def _services(
     collector = Collector(database, store, models.remover)
     secret = load_or_make(root, "secret", settings.secret)
     private = settings.webhooks_private
+    in_flight = InFlight()
     quotas = Quotas(from_setting(settings.tenant_limits))
     files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
     meter = UsageMeter(database)
@@ -190,7 +204,7 @@ def _services(
         ),
         "aliases": AliasService(database, prefetch),
         "collector": collector,
-        "erasures": ErasureService(database, store, InFlight(), root),
+        "erasures": ErasureService(database, store, in_flight, root),
         "files": files,
         "generation": GenerationService(
             engine,
@@ -219,6 +233,7 @@ def _services(
             max_rank=settings.max_lora_rank,
             quotas=quotas,
         ),
+        "key_watch": KeyWatch(database, in_flight),
         "merges": MergeService(database, store, renderer.base, quotas),
         "meter": meter,
         "models": models,
@@ -237,6 +252,7 @@ def _services(
             database,
             admin_key=load_or_make(root, "admin_key", settings.admin_key),
             secret=secret,
+            quotas=quotas,
         ),
         "uploads": UploadService(database, files),
         "courier": Courier(database, Sender(private=private), secret, registry),
@@ -250,6 +266,7 @@ def _authentication(services: dict[str, Any], settings: Settings) -> DefineMiddl
         Authentication,
         authenticator=services["tenants"],
         in_flight=services["erasures"].in_flight,
+        limiter=services["limiter"],
         metrics_public=settings.metrics_public,
     )
 
@@ -281,9 +298,9 @@ def _lifespan(
 @asynccontextmanager
 async def _going_on(services: dict[str, Any], settings: Settings) -> AsyncIterator[None]:
     """Do beside the requests what nobody waits for."""
-    tasks = [
-        asyncio.create_task(services[name].run()) for name in ("answers", "courier", "erasures")
-    ]
+    names = ("answers", "courier", "erasures", "key_watch", "limiter")
+    always = [*(services[name] for name in names), services["tenants"].last_used]
+    tasks = [asyncio.create_task(part.run()) for part in always]
     if settings.collect_seconds:
         tasks.append(asyncio.create_task(services["collector"].run(settings.collect_seconds)))
     try:

@@ -9,6 +9,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from adapters_store import MergeOrigin, Origin
+from service.database import Database
+from service.tenants.allowances import Allowance, Limiter
+from service.tenants.limits import NONE
 
 CONFIG: dict[str, Any] = {
     "alpha_pattern": {},
@@ -39,6 +42,11 @@ def an_origin(**changes: Any) -> Origin:
         "format": "chat",
     }
     return Origin(**origin | changes)
+
+
+def an_allowance() -> Allowance:
+    """Let a request take what it likes; the database is never asked."""
+    return Allowance(Limiter(Database("sqlite+aiosqlite://")), "acme", NONE)
 
 
 def a_merge_origin(**changes: Any) -> MergeOrigin:

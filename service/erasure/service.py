@@ -18,7 +18,7 @@ from service.database.models import ErasureRow
 from service.erasure.repository import DONE, TABLES, ErasureRepository
 from service.erasure.schemas import ErasureReport
 from service.erasure.work import end_work
-from service.errors import Unavailable
+from service.errors import Unauthenticated, Unavailable
 from service.http.in_flight import InFlight
 from service.telemetry import logger
 from service.waiting import pass_time
@@ -128,7 +128,8 @@ class ErasureService:
             await ErasureRepository(session).finish(erasure)
 
     async def _end_requests(self, tenant_id: str) -> None:
-        while not await self.in_flight.end(tenant_id, self.grace):
+        why = Unauthenticated("This tenant is being erased.")
+        while not await self.in_flight.end(tenant_id, self.grace, why):
             log.warning("erasure.requests_stay", tenant=tenant_id)
 
     async def _end_work(self, tenant_id: str) -> None:

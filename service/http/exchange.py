@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from service.errors import ServiceError
+
 SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _KEY = "exchange"
 
@@ -19,6 +21,8 @@ class Exchange(msgspec.Struct):
     """None until the answer has begun."""
     gone: bool = False
     """The client hung up before the answer began."""
+    cut: ServiceError | None = None
+    """Why somebody ended it."""
 
 
 def request_id(given: str | None) -> str:

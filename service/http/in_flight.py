@@ -5,12 +5,20 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from service.errors import ServiceError
+from service.http.exchange import Exchange
+
 
 class _Entry:
-    def __init__(self, task: "asyncio.Task[Any]") -> None:
+    def __init__(self, task: "asyncio.Task[Any]", key_id: str | None, exchange: Exchange) -> None:
         self.task = task
+        self.key_id = key_id
+        self.exchange = exchange
         self.left = asyncio.Event()
-        self.ended = False
+
+    def cut(self, why: ServiceError) -> None:
+        self.exchange.cut = why
+        self.task.cancel()
 
 
 class InFlight:
@@ -20,31 +28,44 @@ class InFlight:
         self._entries: dict[str, set[_Entry]] = {}
 
     @contextmanager
-    def entered(self, tenant_id: str) -> Iterator[_Entry]:
-        """Count this task's request among the tenant's; its `ended` tells that it was cut short."""
+    def entered(self, tenant_id: str, key_id: str | None, exchange: Exchange) -> Iterator[None]:
+        """Count this task's request among the tenant's; its exchange tells why it was cut short."""
         task = asyncio.current_task()
         assert task is not None
-        entry = _Entry(task)
+        entry = _Entry(task, key_id, exchange)
         entries = self._entries.setdefault(tenant_id, set())
         entries.add(entry)
         try:
-            yield entry
+            yield
         finally:
             entry.left.set()
             entries.discard(entry)
             if not entries and self._entries.get(tenant_id) is entries:
                 del self._entries[tenant_id]
 
-    async def end(self, tenant_id: str, grace: float) -> bool:
+    def keys(self) -> frozenset[str]:
+        """List the keys whose requests these are."""
+        return frozenset(entry.key_id for entry in self._all() if entry.key_id is not None)
+
+    def cut(self, keys: Collection[str], why: ServiceError) -> int:
+        """Cancel the requests of these keys; returns how many they are."""
+        entries = [entry for entry in self._all() if entry.key_id in keys]
+        for entry in entries:
+            entry.cut(why)
+        return len(entries)
+
+    async def end(self, tenant_id: str, grace: float, why: ServiceError) -> bool:
         """Let a tenant's requests of now end, and cancel those that have not after `grace` seconds.
 
         Tells whether all of them are gone, for which the cancelled ones get as long again.
         """
         late = await _leave(self._entries.get(tenant_id, set()), grace)
         for entry in late:
-            entry.ended = True
-            entry.task.cancel()
+            entry.cut(why)
         return not await _leave(late, grace)
+
+    def _all(self) -> list[_Entry]:
+        return [entry for entries in self._entries.values() for entry in entries]
 
 
 async def _leave(entries: Collection[_Entry], seconds: float) -> list[_Entry]:

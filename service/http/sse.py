@@ -65,11 +65,12 @@ class _ASGIEventStream(ASGIResponse):
             if sending.done():
                 sending.result()
         except asyncio.CancelledError:
-            # Shutdown: nobody shall take a part of the answer for the whole.
+            # Nobody shall take a part of the answer for the whole.
             await _cancel(sending, leaving)
             if current(scope).status is None:
                 raise
-            await send(_chunk(data(body(detail_of(ShuttingDown())))))
+            why = current(scope).cut or ShuttingDown()
+            await send(_chunk(data(body(detail_of(why)))))
             await send(_chunk(b"", more=False))
         finally:
             await _cancel(sending, leaving)

@@ -24,6 +24,7 @@ from service.serving.translate import (
     sticky_key,
     wants_usage,
 )
+from service.tenants.allowances import Allowance
 from service.tenants.audit import CHANGES_NOTHING
 from service.tenants.auth import requires
 from service.tenants.principal import Principal
@@ -31,6 +32,7 @@ from service.wire import new_id
 
 HttpRequest = Request[Any, Any, Any]
 Generations = NamedDependency[GenerationService]
+Allowed = NamedDependency[Allowance]
 
 
 class ChatController(Controller):
@@ -55,6 +57,7 @@ class ChatController(Controller):
         tenant_id: NamedDependency[str],
         principal: NamedDependency[Principal],
         generation: Generations,
+        allowance: Allowed,
     ) -> Response[ChatCompletion]:
         """Go on with a conversation, with exactly the model that is named, or not at all.
 
@@ -65,7 +68,7 @@ class ChatController(Controller):
         order = chat_order(data, generation.context_length)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
         run = await generation.start(
-            new_id("chatcmpl-"), tenant_id, target, order, principal.key_id
+            new_id("chatcmpl-"), tenant_id, target, order, principal.key_id, allowance
         )
         if data.stream:
             return streamed(run, chat_answers.events(run, include_usage))
@@ -95,6 +98,7 @@ class CompletionController(Controller):
         tenant_id: NamedDependency[str],
         principal: NamedDependency[Principal],
         generation: Generations,
+        allowance: Allowed,
     ) -> Response[Completion]:
         """Go on with one or many prompts as they are: no chat template, whatever the model.
 
@@ -105,7 +109,9 @@ class CompletionController(Controller):
         include_usage = wants_usage(data.stream, data.stream_options)
         order = completion_order(data)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
-        run = await generation.start(new_id("cmpl-"), tenant_id, target, order, principal.key_id)
+        run = await generation.start(
+            new_id("cmpl-"), tenant_id, target, order, principal.key_id, allowance
+        )
         if data.stream:
             return streamed(run, completion_answers.events(run, include_usage))
         choices = await unless_gone(request, run.collect())

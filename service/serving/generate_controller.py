@@ -14,6 +14,7 @@ from service.serving.generate_schemas import Generated, GeneratedPiece, Generate
 from service.serving.replies import EVENTS, RESPONSE_HEADERS, streamed, whole
 from service.serving.service import GenerationService
 from service.serving.translate import generate_order, sticky_key
+from service.tenants.allowances import Allowance
 from service.tenants.audit import CHANGES_NOTHING
 from service.tenants.auth import requires
 from service.tenants.principal import Principal
@@ -44,6 +45,7 @@ class GenerateController(Controller):
         principal: NamedDependency[Principal],
         tenants: NamedDependency[TenantService],
         generation: NamedDependency[GenerationService],
+        allowance: NamedDependency[Allowance],
     ) -> Response[Generated]:
         """Answer with an adapter of the tenant: the newest one, unless another is named.
 
@@ -54,7 +56,9 @@ class GenerateController(Controller):
         await _require_visible(tenant, principal, tenants)
         order = generate_order(data)
         target = await generation.adapter(tenant, data.adapter, sticky_key(data))
-        run = await generation.start(new_id("gen-"), tenant, target, order, principal.key_id)
+        run = await generation.start(
+            new_id("gen-"), tenant, target, order, principal.key_id, allowance
+        )
         if data.stream:
             return streamed(run, generate_answers.events(run))
         [choice] = await unless_gone(request, run.collect())

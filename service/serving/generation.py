@@ -13,6 +13,7 @@ from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
 from service.serving.schemas import FinishReason, Usage, usage
 from service.telemetry import logger
+from service.tenants.allowances import Allowance
 from service.tenants.usage_counters import Amount, Counter
 from service.tenants.usage_meter import Account, UsageMeter
 from service.wire import now
@@ -45,6 +46,7 @@ class Generation:
         source: AsyncIterator[Piece],
         metrics: GenerationMetrics,
         meter: UsageMeter,
+        allowance: Allowance,
     ) -> None:
         self.id = generation_id
         self.tenant = tenant
@@ -59,6 +61,7 @@ class Generation:
         self._meter = meter
         self._counter = _counter(tenant, key_id, target)
         self._account: Account | None = None
+        self._allowance = allowance
         self._unfinished = set(range(choices))
         self._tokens: dict[int, int] = {}
         self._began = time.monotonic()
@@ -98,6 +101,9 @@ class Generation:
             if self._account is not None:
                 self._account.close()
             self._record(outcome)
+            used = self.usage
+            # Before the client reads the end, and may ask again.
+            await self._allowance.end(used.prompt_tokens, used.completion_tokens)
 
     async def collect(self) -> list[Choice]:
         """Wait for the whole answers."""

@@ -29,6 +29,7 @@ from service.serving.orders import (
 )
 from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
+from service.tenants.allowances import Allowance
 from service.tenants.usage_meter import UsageMeter
 from service.tenants.weights import TenantWeights
 
@@ -87,16 +88,17 @@ class GenerationService:
         target: Target,
         order: Order,
         key_id: str | None,
+        allowance: Allowance,
     ) -> Generation:
         """Prepare a generation, accounted to the key; the engine begins when it is drawn from.
 
         The target's lease is its own from now on, and ends with it.
 
         Raises BadRequest when the prompt cannot be rendered or does not fit, and for tokens that
-        the base does not know.
+        the base does not know; RateLimited and QuotaExceeded when the tenant has had its share.
         """
         try:
-            return await self._start(generation_id, tenant_id, target, order, key_id)
+            return await self._start(generation_id, tenant_id, target, order, key_id, allowance)
         except BaseException:
             if target.lease is not None:
                 target.lease.close()
@@ -109,6 +111,7 @@ class GenerationService:
         target: Target,
         order: Order,
         key_id: str | None,
+        allowance: Allowance,
     ) -> Generation:
         if order.sampling.n > self._max_batch:
             raise BadRequest(
@@ -131,17 +134,21 @@ class GenerationService:
             )
             for place, prompt in enumerate(prompts)
         ]
+        prompt_tokens = sum(map(len, prompts))
+        most = sum(request.sampling.n * request.sampling.max_tokens for request in requests)
+        await allowance.generation(prompt_tokens, most)
         return Generation(
             generation_id=generation_id,
             tenant=tenant_id,
             key_id=key_id,
             target=target,
             fingerprint=mark,
-            prompt_tokens=sum(map(len, prompts)),
+            prompt_tokens=prompt_tokens,
             choices=len(prompts) * order.sampling.n,
             source=self._run(requests),
             metrics=self._metrics,
             meter=self._meter,
+            allowance=allowance,
         )
 
     def _prepare(self, prompt: Prompt, target: Target) -> tuple[list[list[int]], str]:

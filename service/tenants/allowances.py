@@ -4,7 +4,8 @@ Without limits all of it is one comparison.
 """
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 
 from sqlalchemy.exc import DBAPIError
 
@@ -14,8 +15,9 @@ from service.telemetry import logger
 from service.tenants.limits import Limits
 from service.tenants.places import Places
 from service.tenants.portions import Standing
-from service.tenants.quotas import DAY_SECONDS, Excess
+from service.tenants.quotas import Excess
 from service.tenants.rates import Rate, Rates
+from service.tenants.usage_counters import DAY_SECONDS
 from service.tenants.used import generated_since
 from service.wire import new_id
 
@@ -33,9 +35,9 @@ GENERATED = Rate("generated", DAY_SECONDS, generated_since)
 class Limiter:
     """The rate limits of all tenants, in one API process."""
 
-    def __init__(self, database: Database) -> None:
-        self.rates = Rates(database)
-        self.places = Places(database, new_id("api_"))
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.rates = Rates(database, clock)
+        self.places = Places(database, new_id("api_"), clock)
 
     async def run(self) -> None:
         """Give back for ever what lies unused, and at the end all of it."""

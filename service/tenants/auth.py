@@ -1,8 +1,8 @@
 """Keys at the door: who is asking (401), and whether they may (403).
 
 A scope opens the routes of its tenant, never another tenant's. The scope `admin` on a tenant's
-key is for a tenant's own administration (its audit): `/v1/admin` belongs to the operator's admin
-key alone.
+key opens its own administration, `/v1/keys`, `/v1/limits` and its audit; `/v1/admin` belongs to
+the operator's admin key alone.
 """
 
 import asyncio
@@ -11,15 +11,16 @@ from typing import Any, Protocol
 import structlog
 from litestar import Request
 from litestar.connection import ASGIConnection
-from litestar.datastructures import Headers
+from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.enums import ScopeType
 from litestar.handlers import BaseRouteHandler
-from litestar.types import ASGIApp, Guard, Receive, Send
+from litestar.types import ASGIApp, Guard, Message, Receive, Send
 from litestar.types import Scope as AsgiScope
 
 from service.errors import Forbidden, Unauthenticated
 from service.http.exchange import current
 from service.http.in_flight import InFlight
+from service.tenants.allowances import Allowance, Limiter
 from service.tenants.principal import Principal, Scope
 
 Connection = ASGIConnection[Any, Principal, Any, Any]
@@ -27,6 +28,7 @@ Connection = ASGIConnection[Any, Principal, Any, Any]
 API = "/v1/"
 METRICS = "/metrics"
 SCOPE_MARK = "required_scope"
+ALLOWANCE = "allowance"
 
 
 class Authenticator(Protocol):
@@ -45,12 +47,14 @@ class Authentication:
         app: ASGIApp,
         authenticator: Authenticator,
         in_flight: InFlight,
+        limiter: Limiter,
         *,
         metrics_public: bool = False,
     ) -> None:
         self.app = app
         self.authenticator = authenticator
         self.in_flight = in_flight
+        self.limiter = limiter
         self.protected = API if metrics_public else (API, METRICS)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -70,13 +74,37 @@ class Authentication:
     async def _answer_for(
         self, tenant_id: str, scope: AsgiScope, receive: Receive, send: Send
     ) -> None:
-        with self.in_flight.entered(tenant_id) as entry:
+        exchange = current(scope)
+        with self.in_flight.entered(tenant_id, scope["user"].key_id, exchange):
             try:
-                await self.app(scope, receive, send)
+                await self._answer_within(tenant_id, scope, receive, send)
             except asyncio.CancelledError:
-                if entry.ended and current(scope).status is None:
-                    raise Unauthenticated("This tenant is being erased.") from None
+                if exchange.cut is not None and exchange.status is None:
+                    raise exchange.cut from None
                 raise
+
+    async def _answer_within(
+        self, tenant_id: str, scope: AsgiScope, receive: Receive, send: Send
+    ) -> None:
+        """Answer within the tenant's rate limits; the operator's own requests have none."""
+        allowance = Allowance(self.limiter, tenant_id, scope["user"].limits)
+        await allowance.request()
+        scope["state"][ALLOWANCE] = allowance
+        try:
+            await self.app(scope, receive, _telling(send, allowance))
+        finally:
+            await allowance.end(0, 0)
+
+
+def _telling(send: Send, allowance: Allowance) -> Send:
+    async def tell(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableScopeHeaders.from_message(message)
+            for name, value in allowance.headers.items():
+                headers[name] = value
+        await send(message)
+
+    return tell
 
 
 def _template(scope: AsgiScope) -> str:
@@ -121,6 +149,12 @@ setattr(requires_admin, SCOPE_MARK, "admin")
 async def provide_principal(request: Request[Principal, Any, Any]) -> Principal:
     """Give handlers `principal`."""
     return request.user
+
+
+async def provide_allowance(request: Request[Principal, Any, Any]) -> Allowance:
+    """Give handlers `allowance`, what the request may take of its tenant's rate limits."""
+    allowance: Allowance = request.scope["state"][ALLOWANCE]
+    return allowance
 
 
 async def provide_tenant_id(request: Request[Principal, Any, Any]) -> str:

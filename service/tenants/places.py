@@ -14,8 +14,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database import Database
-from service.database.models import PlaceRow, TenantRow
+from service.database.models import PlaceRow
 from service.tenants.portions import portion, surplus
+from service.tenants.repository import hold
 
 LAPSE_SECONDS = 30.0
 RENEW_SECONDS = 10.0
@@ -88,8 +89,7 @@ class Places:
             if lane.busy >= lane.limit - await self._others(session, tenant_id):
                 return
         async with self._database.write() as session:
-            tenant = select(TenantRow.id).where(TenantRow.id == tenant_id)
-            await session.execute(tenant.with_for_update(key_share=True))
+            await hold(session, tenant_id)
             others = await self._others(session, tenant_id)
             busy = lane.busy
             if more := portion(lane.limit, others + busy, 1):

@@ -4,6 +4,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from service.tenants.limits import NONE, Limits
+
 Scope = Literal["files", "jobs", "generate", "adapters", "usage", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 DEFAULT_SCOPES: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope != "admin")
@@ -16,6 +18,7 @@ class Principal(msgspec.Struct, frozen=True):
     """None for the admin key."""
     key_id: str | None
     scopes: frozenset[str]
+    limits: Limits = NONE
 
     @property
     def is_admin(self) -> bool:

@@ -16,8 +16,8 @@ from service.database.models import TenantRow
 from service.errors import QuotaExceeded
 from service.tenants import used
 from service.tenants.limits import NONE, Limits, resolve
-
-DAY_SECONDS = 86400
+from service.tenants.repository import hold
+from service.tenants.usage_counters import day_of
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,11 +72,6 @@ def bounded(limits: Limits, asked: Use) -> list[str]:
     ]
 
 
-def day_of(at: float) -> int:
-    """Give the first second of the day, in UTC."""
-    return int(at) // DAY_SECONDS * DAY_SECONDS
-
-
 def month_of(at: float) -> int:
     """Give the first second of the month, in UTC."""
     day = datetime.fromtimestamp(at, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -125,7 +120,7 @@ class Quotas:
         if not (wanted := bounded(limits, asked)):
             return
         if lock:
-            await _hold(session, tenant_id)
+            await hold(session, tenant_id)
         if adapter is not None and await used.has_adapter(session, tenant_id, adapter):
             asked = msgspec.structs.replace(asked, adapters=0)
         excess = first_excess(limits, await self._use(session, tenant_id, wanted), asked)
@@ -135,12 +130,3 @@ class Quotas:
     async def _use(self, session: AsyncSession, tenant_id: str, wanted: Sequence[str]) -> Use:
         since = used.Since(month=month_of(self.clock()), day=day_of(self.clock()))
         return Use(**{name: await used.COUNTS[name](session, tenant_id, since) for name in wanted})
-
-
-async def _hold(session: AsyncSession, tenant_id: str) -> None:
-    """Keep others from adding to this tenant's until the transaction ends.
-
-    Rows that merely refer to the tenant's may come meanwhile, such as a running job's events.
-    """
-    query = select(TenantRow.id).where(TenantRow.id == tenant_id)
-    await session.execute(query.with_for_update(key_share=True))

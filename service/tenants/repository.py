@@ -7,6 +7,15 @@ from service.database.models import ApiKeyRow, ErasureRow, TenantRow
 from service.errors import Conflict, NotFound
 
 
+async def hold(session: AsyncSession, tenant_id: str) -> None:
+    """Keep others who call this from going on until the transaction ends.
+
+    Rows that merely refer to the tenant's may come meanwhile, such as a running job's events.
+    """
+    query = select(TenantRow.id).where(TenantRow.id == tenant_id)
+    await session.execute(query.with_for_update(key_share=True))
+
+
 class TenantRepository:
     """Reads and writes within one transaction."""
 
@@ -53,17 +62,15 @@ class TenantRepository:
         return [*rows]
 
     async def key(self, tenant_id: str, key_id: str) -> ApiKeyRow:
-        """Find a tenant's key; raises NotFound."""
-        row = await self.session.scalar(
-            select(ApiKeyRow).where(ApiKeyRow.tenant_id == tenant_id, ApiKeyRow.id == key_id)
-        )
+        """Find a tenant's key, to be changed; raises NotFound."""
+        query = select(ApiKeyRow).where(ApiKeyRow.tenant_id == tenant_id, ApiKeyRow.id == key_id)
+        row = await self.session.scalar(query.with_for_update())
         if row is None:
             raise NotFound(f"No such API key: '{key_id}'.", param="key_id")
         return row
 
-    async def key_by_hash(self, digest: str) -> ApiKeyRow | None:
-        """Find the key that was stored as this keyed hash, whoever's it is."""
-        row: ApiKeyRow | None = await self.session.scalar(
-            select(ApiKeyRow).where(ApiKeyRow.hash == digest)
-        )
-        return row
+    async def key_by_hash(self, digest: str) -> tuple[ApiKeyRow, TenantRow] | None:
+        """Find the key that was stored as this keyed hash, whoever's it is, and its tenant."""
+        query = select(ApiKeyRow, TenantRow).join(TenantRow, TenantRow.id == ApiKeyRow.tenant_id)
+        row = (await self.session.execute(query.where(ApiKeyRow.hash == digest))).first()
+        return None if row is None else (row[0], row[1])

@@ -3,17 +3,23 @@
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 
+import msgspec
+from msgspec import UNSET
 from sqlalchemy.exc import IntegrityError
 
 from service.database import Database
 from service.database.models import ApiKeyRow, TenantRow
 from service.errors import BadRequest, Conflict, Unauthenticated
 from service.tenants.deeds import made_secret
+from service.tenants.last_used import LastUsed
+from service.tenants.limits import Limits, resolve
 from service.tenants.names import is_name
 from service.tenants.principal import DEFAULT_SCOPES, OPERATOR, Principal
-from service.tenants.repository import TenantRepository
-from service.tenants.schemas import CreateKey
+from service.tenants.quotas import Quotas, Use
+from service.tenants.repository import TenantRepository, hold
+from service.tenants.schemas import CreateKey, UpdateTenant
 from service.wire import new_id, now
 
 KEY_PREFIX = "lh-"
@@ -24,10 +30,14 @@ HINT_LENGTH = 4
 class TenantService:
     """Decides who is who. `secret` keys the hashes that keys are stored as."""
 
-    def __init__(self, database: Database, admin_key: str, secret: str) -> None:
+    def __init__(
+        self, database: Database, admin_key: str, secret: str, quotas: Quotas | None = None
+    ) -> None:
         self.database = database
         self.admin_key = admin_key
         self.secret = secret
+        self.quotas = quotas or Quotas()
+        self.last_used = LastUsed(database)
 
     async def create(self, tenant_id: str) -> TenantRow:
         """Add a tenant; raises BadRequest for a bad id, and Conflict when it is taken."""
@@ -37,7 +47,7 @@ class TenantService:
                 "with a letter or digit.",
                 param="id",
             )
-        row = TenantRow(id=tenant_id, created_at=now())
+        row = TenantRow(id=tenant_id, created_at=now(), weight=1.0)
         try:
             async with self.database.write() as session:
                 await TenantRepository(session).add(row)
@@ -56,28 +66,63 @@ class TenantService:
         async with self.database.read() as session:
             return await TenantRepository(session).get(tenant_id)
 
+    async def update(self, tenant_id: str, wanted: UpdateTenant) -> TenantRow:
+        """Change a tenant's weight and limits, from the next request on; raises NotFound."""
+        async with self.database.write() as session:
+            await hold(session, tenant_id)
+            row = await TenantRepository(session).present(tenant_id)
+            if wanted.weight is not UNSET:
+                row.weight = wanted.weight
+            if wanted.limits is not UNSET:
+                row.limits = msgspec.to_builtins(wanted.limits) or None
+        return row
+
+    async def limits(self, tenant_id: str) -> tuple[TenantRow, Limits, Use]:
+        """Tell what holds for a tenant and how much it uses; raises NotFound."""
+        async with self.database.read() as session:
+            row = await TenantRepository(session).get(tenant_id)
+            used = await self.quotas.use(session, tenant_id)
+        return row, resolve(self.quotas.defaults, row.limits), used
+
     async def present(self, tenant_id: str) -> TenantRow:
         """Find a tenant that stays; raises NotFound, and Conflict while it is being erased."""
         async with self.database.read() as session:
             return await TenantRepository(session).present(tenant_id)
 
     async def create_key(self, tenant_id: str, wanted: CreateKey) -> tuple[ApiKeyRow, str]:
-        """Make a key and return it beside its row: only its keyed hash is kept."""
-        key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        row = ApiKeyRow(
-            id=new_id("key_"),
-            tenant_id=tenant_id,
-            name=wanted.name,
-            hash=self._hash(key),
-            hint=key[-HINT_LENGTH:],
-            scopes=sorted(set(wanted.scopes or DEFAULT_SCOPES)),
-            created_at=now(),
-            revoked_at=None,
-        )
+        """Make a key and return it beside its row: only its keyed hash is kept.
+
+        Raises BadRequest for an expiry that is past.
+        """
+        if wanted.expires_at is not None and wanted.expires_at <= now():
+            raise BadRequest("'expires_at' is not in the future.", param="expires_at")
+        scopes = sorted(set(wanted.scopes or DEFAULT_SCOPES))
+        row, key = self._made(tenant_id, wanted.name, scopes, wanted.expires_at)
         async with self.database.write() as session:
             repository = TenantRepository(session)
             await repository.present(tenant_id)
             await repository.add(row)
+            made_secret(row.id)
+        return row, key
+
+    async def rotate(
+        self, tenant_id: str, key_id: str, overlap_seconds: int
+    ) -> tuple[ApiKeyRow, str]:
+        """Make a key that replaces another, which ends when the overlap does, or before.
+
+        Raises NotFound, and Conflict for a key that has ended or was replaced already.
+        """
+        async with self.database.write() as session:
+            repository = TenantRepository(session)
+            await repository.present(tenant_id)
+            old = await repository.key(tenant_id, key_id)
+            if not _good(old) or old.replaced_by is not None:
+                raise Conflict(f"The API key {key_id} has ended, or was rotated.", param="key_id")
+            row, key = self._made(tenant_id, old.name, old.scopes, old.expires_at)
+            await repository.add(row)
+            ends = now() + overlap_seconds
+            old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
+            old.replaced_by = row.id
             made_secret(row.id)
         return row, key
 
@@ -99,15 +144,41 @@ class TenantService:
         if self.is_admin_key(key):
             return OPERATOR
         async with self.database.read() as session:
-            row = await TenantRepository(session).key_by_hash(self._hash(key))
-        expired = row is not None and row.expires_at is not None and row.expires_at <= now()
-        if row is None or row.revoked_at is not None or expired:
+            found = await TenantRepository(session).key_by_hash(self._hash(key))
+        if found is None or not _good(found[0]):
             raise Unauthenticated("Incorrect API key provided.")
-        return Principal(tenant_id=row.tenant_id, key_id=row.id, scopes=frozenset(row.scopes))
+        row, tenant = found
+        self.last_used.note(row, now())
+        return Principal(
+            tenant_id=tenant.id,
+            key_id=row.id,
+            scopes=frozenset(row.scopes),
+            limits=resolve(self.quotas.defaults, tenant.limits),
+        )
 
     def is_admin_key(self, key: str) -> bool:
         """Compare with the admin key, in a time that tells nothing."""
         return hmac.compare_digest(key.encode(), self.admin_key.encode())
 
+    def _made(
+        self, tenant_id: str, name: str, scopes: Sequence[str], expires_at: int | None
+    ) -> tuple[ApiKeyRow, str]:
+        key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        row = ApiKeyRow(
+            id=new_id("key_"),
+            tenant_id=tenant_id,
+            name=name,
+            hash=self._hash(key),
+            hint=key[-HINT_LENGTH:],
+            scopes=[*scopes],
+            created_at=now(),
+            expires_at=expires_at,
+        )
+        return row, key
+
     def _hash(self, key: str) -> str:
         return hmac.new(self.secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+
+
+def _good(key: ApiKeyRow) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now())

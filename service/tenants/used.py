@@ -14,8 +14,8 @@ from service.database.models import (
     MergeRow,
     RevisionRow,
     UploadRow,
-    UsageRow,
 )
+from service.tenants.usage_repository import UsageRepository
 
 
 class Since(msgspec.Struct, frozen=True):
@@ -83,12 +83,12 @@ async def _trained_tokens(session: AsyncSession, tenant_id: str, since: Since) -
         max(0, job_tokens(tokens, spec["n_epochs"]) - accounted)
         for tokens, spec, accounted in accepted
     )
-    return await _spent(session, tenant_id, "trained", since.month) + to_come
+    return await UsageRepository(session).spent(tenant_id, "trained", since.month) + to_come
 
 
 async def generated_since(session: AsyncSession, tenant_id: str, day: int) -> int:
     """Add up what was generated since the beginning of a day."""
-    return await _spent(session, tenant_id, "generated", day)
+    return await UsageRepository(session).spent(tenant_id, "generated", day)
 
 
 async def _generated_tokens(session: AsyncSession, tenant_id: str, since: Since) -> int:
@@ -105,13 +105,6 @@ COUNTS: Mapping[str, Count] = {
     "generated_tokens_per_day": _generated_tokens,
 }
 """By the quotas' names."""
-
-
-async def _spent(session: AsyncSession, tenant_id: str, kind: str, since: int) -> int:
-    query = select(func.sum(UsageRow.output_tokens)).where(
-        UsageRow.tenant_id == tenant_id, UsageRow.kind == kind, UsageRow.day >= since
-    )
-    return int(await session.scalar(query) or 0)
 
 
 def _arriving(tenant_id: str) -> tuple[ColumnElement[bool], ...]:

@@ -39,7 +39,8 @@ def files_form(folder: Folder, **fields: str) -> dict[str, Any]:
 def everything(settings: Settings) -> tuple[list[tuple[str, int]], list[str]]:
     """What there is: every file in the data folder with its size, and every row but the audit's.
 
-    Files of locks are never removed, and are empty. A refused request leaves its line.
+    Files of locks are never removed, and are empty. A refused request leaves its line, and a key's
+    row says when it was last used.
     """
     root = settings.data_dir
     files = sorted(
@@ -50,8 +51,8 @@ def everything(settings: Settings) -> tuple[list[tuple[str, int]], list[str]]:
         and path.parent.name != "locks"
     )
     with sqlite3.connect(root / "lorehouse.db") as database:
-        rows = database.iterdump()
-        return files, [row for row in rows if not row.startswith('INSERT INTO "audit"')]
+        told = ('INSERT INTO "audit"', 'INSERT INTO "api_keys"')
+        return files, [row for row in database.iterdump() if not row.startswith(told)]
 
 
 def refused_and_nothing_left(

@@ -18,6 +18,7 @@ from service.serving.generation import Generation
 from service.serving.legacy_logprobs import LegacyLogprobs
 from service.serving.metrics import GenerationMetrics
 from service.tenants.usage_meter import UsageMeter
+from tests.builders import an_allowance
 
 HEAD = '"created":5,"model":"m"'
 DETAILS = (
@@ -48,6 +49,7 @@ def generation(pieces: list[Piece]) -> Generation:
         source=source(),
         metrics=GenerationMetrics(CollectorRegistry(), TenantLabels()),
         meter=UsageMeter(Database("sqlite+aiosqlite://")),
+        allowance=an_allowance(),
     )
     run.created = 5
     return run

@@ -17,6 +17,7 @@ from service.serving.generation import Generation
 from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
 from service.tenants.usage_meter import UsageMeter
+from tests.builders import an_allowance
 
 REVISION = RevisionRef("acme", "support", "ab" * 32)
 
@@ -49,6 +50,7 @@ class Script:
             source=self._play(),
             metrics=GenerationMetrics(self.registry, TenantLabels()),
             meter=UsageMeter(Database("sqlite+aiosqlite://")),
+            allowance=an_allowance(),
         )
 
     def counted(self, name: str, **labels: str) -> float | None:
