@@ -76,7 +76,7 @@ class TenantService:
         )
         async with self.database.write() as session:
             repository = TenantRepository(session)
-            await repository.present(tenant_id)
+            await repository.present(tenant_id, hold=True)
             await repository.add(row)
             made_secret(row.id)
         return row, key
