@@ -1,4 +1,4 @@
-"""Several API processes and runtimes on one PostgreSQL, each of which may be killed and replaced."""
+"""Several API processes and runtimes on one PostgreSQL, each of which may be killed."""
 
 import contextlib
 import os
@@ -68,7 +68,7 @@ class Member:
 
 
 class Fleet:
-    """Two APIs, one runtime that also generates, and two that only train; nobody supervises them."""
+    """Two APIs, a runtime that also generates, and two that only train; nobody supervises."""
 
     def __init__(self, folder: Path, database: Postgres, apis: int = 2, trainers: int = 2) -> None:
         self.folder, self.database = folder, database
@@ -169,8 +169,6 @@ class Caller:
             url = self._urls[self._turn % len(self._urls)]
         headers = self._headers | more.get("headers", {})
         with contextlib.suppress(httpx.TransportError):
-            answer = httpx.request(
-                method, url + path, timeout=30, **{**more, "headers": headers}
-            )
+            answer = httpx.request(method, url + path, timeout=30, **{**more, "headers": headers})
             return None if answer.status_code in RETRIED else answer
         return None
