@@ -119,8 +119,11 @@ def create_app(
     store: AdapterStore | None = None,
     database: Database | None = None,
     limiter: Limiter | None = None,
+    alone: bool = True,
 ) -> Litestar:
     """Build the API. Parts not given are made from the settings, and closed at shutdown.
+
+    Unless it has the data folder `alone`, it leaves what it finds there to the others.
 
     Raises BaseModelError when the settings name no usable base, and SettingsError for a wrong
     location of the adapter store.
@@ -157,7 +160,7 @@ def create_app(
             "monitor": _given(Monitor(database, engine, store)),
         },
         exception_handlers=exception_handlers,
-        lifespan=[_lifespan(services, base, settings, closing)],
+        lifespan=[_lifespan(services, base, settings, closing, alone=alone)],
         # Litestar's logging of faults is left out: ours names no path and prints no locals.
         logging_config=None,
         middleware=[
@@ -276,6 +279,8 @@ def _lifespan(
     base: BaseDescription,
     settings: Settings,
     closing: list[Database | Engine | Prefetcher],
+    *,
+    alone: bool,
 ) -> Any:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -283,7 +288,8 @@ def _lifespan(
         hashing = asyncio.create_task(asyncio.to_thread(getattr, base, "digest"))
         cleaning = asyncio.create_task(services["imports"].clean())
         try:
-            await services["files"].clean()
+            if alone:
+                await services["files"].clean()
             await services["uploads"].clean()
             async with services["meter"].running(), _going_on(services, settings):
                 yield

@@ -12,7 +12,7 @@ import uvicorn
 import uvloop
 
 from service import __version__
-from service.data_folder import held
+from service.data_folder import Hold, held
 from service.lobby import Lobby
 from service.settings import Settings, SettingsError
 from service.tracing import configure_tracing, end_tracing
@@ -33,24 +33,31 @@ def serve(settings: Settings, *, supervised: bool, tell: Callable[[str], None]) 
     """
     configure_tracing("api")
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with held(settings.data_dir.resolve()), _listen(settings) as listener, runner:
+    holding = held(settings.data_dir.resolve(), shared=not settings.on_sqlite)
+    with holding as hold, _listen(settings) as listener, runner:
         try:
-            runner.run(_run(settings, supervised, listener, tell))
+            runner.run(_run(settings, hold, supervised, listener, tell))
         finally:
             end_tracing()
 
 
 async def _run(
-    settings: Settings, supervised: bool, listener: socket.socket, tell: Callable[[str], None]
+    settings: Settings,
+    hold: Hold,
+    supervised: bool,
+    listener: socket.socket,
+    tell: Callable[[str], None],
 ) -> None:
     lobby, greeting = Lobby(), _greeting(settings, listener)
     server = _Server(_config(lobby))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         # In a thread: the imports alone take a second, and liveness must not wait for them.
-        app = await asyncio.to_thread(_make_app, settings)
+        app = await asyncio.to_thread(_make_app, settings, hold.alone)
         if not serving.done():
             async with app.lifespan(), _runtimes(settings, supervised):
+                if not settings.on_sqlite:
+                    hold.share()
                 lobby.admit(app)
                 tell(greeting)
                 await serving
@@ -73,13 +80,13 @@ def _config(app: Lobby) -> uvicorn.Config:
     )
 
 
-def _make_app(settings: Settings) -> "Litestar":
+def _make_app(settings: Settings, alone: bool) -> "Litestar":
     from service.app import create_app
     from service.base.description import BaseModelError
 
     _migrate(settings)
     try:
-        return create_app(settings)
+        return create_app(settings, alone=alone)
     except BaseModelError as fault:
         raise SettingsError(f"LOREHOUSE_BASE_MODEL: {fault}") from None
 

@@ -98,6 +98,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve()}/lorehouse.db"
 
     @property
+    def on_sqlite(self) -> bool:
+        """Whether one API process has the database, and with it the data folder, to itself."""
+        return self.sqlalchemy_url.startswith("sqlite")
+
+    @property
     def generation_socket(self) -> Path:
         """Where the runtime listens for requests."""
         return self.data_dir.resolve() / "run" / "generation.sock"

@@ -93,6 +93,8 @@ class RevisionRepository:
 
     async def find(self, tenant_id: str, name: str) -> Named | None:
         """Find a model by its exact name."""
+        if "\0" in name:
+            return None  # PostgreSQL has no such text, and refuses to compare with it
         return await self._first(_named(tenant_id).where(FineTunedModelRow.name == name))
 
     async def newest(self, tenant_id: str, adapter: str | None = None) -> Named | None:

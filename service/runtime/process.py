@@ -1,6 +1,7 @@
 """The runtime process: it owns one base, and trains and generates on it."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -12,6 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from service.base.description import BaseModelError, describe
 from service.database import Database
+from service.database.locks import FOLDER as LOCKS
+from service.database.locks import FileLocks
 from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
 from service.runtime import merging, training
@@ -29,6 +32,9 @@ Role = Literal["resident", "training", "generation"]
 
 GRACE_SECONDS = 8.0
 """For answers under way. Less than the supervisor's, which kills after its own."""
+
+STANDBY_SECONDS = 0.5
+"""Between two looks whether the runtime that answers has ended."""
 
 _log = logger(__name__)
 
@@ -108,6 +114,18 @@ def _merging(working: Parts) -> merging.MergeParts:
 
 
 async def _answer(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:
+    # One runtime on a data folder answers; the others wait to take its place when it ends.
+    locks = FileLocks(settings.data_dir.resolve() / LOCKS)
+    while not stop.is_set():
+        async with locks.alone("generation") as got:
+            if got:
+                await _serve(residence, settings, stop)
+                return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), STANDBY_SECONDS)
+
+
+async def _serve(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:
     server = EngineServer(residence.engine, settings.generation_socket)
     await server.start()
     await stop.wait()

@@ -28,11 +28,15 @@ class TenantRepository:
             raise NotFound(f"No such tenant: '{tenant_id}'.", param="tenant")
         return row
 
-    async def present(self, tenant_id: str) -> TenantRow:
-        """Find a tenant that stays; raises NotFound, and Conflict while it is being erased."""
-        query = select(TenantRow).where(TenantRow.id == tenant_id)
-        # Held, so that an erasure that begins now is seen here, or sees what this adds.
-        await self.session.execute(query.with_for_update(read=True))
+    async def present(self, tenant_id: str, *, hold: bool = False) -> TenantRow:
+        """Find a tenant that stays; raises NotFound, and Conflict while it is being erased.
+
+        `hold` it before adding to it: an erasure that begins now is seen here, or sees what is
+        added.
+        """
+        if hold:
+            query = select(TenantRow).where(TenantRow.id == tenant_id)
+            await self.session.execute(query.with_for_update(read=True))
         row = await self.get(tenant_id)
         erasing = select(ErasureRow.seq).where(
             ErasureRow.tenant_id == tenant_id, ErasureRow.status == "running"

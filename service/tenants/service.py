@@ -100,7 +100,7 @@ class TenantService:
         row, key = self._made(tenant_id, wanted.name, scopes, wanted.expires_at)
         async with self.database.write() as session:
             repository = TenantRepository(session)
-            await repository.present(tenant_id)
+            await repository.present(tenant_id, hold=True)
             await repository.add(row)
             made_secret(row.id)
         return row, key

@@ -56,7 +56,7 @@ class Server:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.log = folder / "server.log"
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {
             "LOREHOUSE_DATA_DIR": str(folder / "data"),
@@ -193,7 +193,8 @@ def train(client: openai.OpenAI, rows: Path, suffix: str, **supervised: object) 
     return done.fine_tuned_model
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
