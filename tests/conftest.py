@@ -15,8 +15,12 @@ import hypothesis
 import pytest
 import structlog
 from litestar import Litestar
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from adapters_store import AdapterStore, FilesystemAdapterStore
+from service import tracing
 from service.app import create_app
 from service.base.description import BaseDescription, describe
 from service.database import Database, migrate
@@ -198,6 +202,17 @@ async def running(app: Litestar) -> AsyncIterator[None]:
     finally:
         stop.set()
         await living
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """What this process traces meanwhile."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing.trace_with(provider)
+    yield exporter
+    tracing.trace_with(None)
+    provider.shutdown()
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 
 from adapters_store import FilesystemAdapterStore, RevisionRef
@@ -26,6 +28,7 @@ from service.database.models import (
     TenantRow,
 )
 from service.errors import NotFound
+from service.http.tenant_labels import TenantLabels
 from service.jobs.leases import MAX_ATTEMPTS
 from service.jobs.lifecycle import Action
 from service.jobs.repository import JobRepository
@@ -33,6 +36,7 @@ from service.rendering.examples import Example
 from service.runtime import training
 from service.runtime.backoff import Backoff
 from service.runtime.gatekeeping import Gatekeeper
+from service.runtime.metrics import RuntimeMetrics
 from service.runtime.training_parts import Parts
 from service.serving.gate import Rules
 from service.settings import BUNDLED_BASE
@@ -249,6 +253,29 @@ async def test_a_job_tells_its_story_in_order_and_succeeds(shop: Workshop) -> No
     assert job.trained_tokens > 0
     assert job.estimated_finish is None
     assert job.lease_owner is None
+
+
+async def test_a_job_is_traced_and_counted_from_its_request_to_its_end(
+    shop: Workshop, spans: InMemorySpanExporter
+) -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    registry = CollectorRegistry()
+    metrics = RuntimeMetrics(registry, TenantLabels())
+    await shop.submit(traceparent=parent)
+    async with shop.working(metrics=metrics):
+        job = await shop.ended()
+    told = {span.name: span for span in spans.get_finished_spans()}
+    assert set(told) == {"job", "job.queue", "job.train", "job.publish", "job.gate"}
+    assert {f"{span.context.trace_id:032x}" for span in told.values()} == {"a" * 32}
+    assert f"{told['job'].parent.span_id:016x}" == "b" * 16
+    trained = told["job.train"].attributes or {}
+    assert trained["tokens"] == job.trained_tokens
+    counted = {"tenant": "acme"}
+    assert registry.get_sample_value("lorehouse_trained_tokens_total", counted) == trained["tokens"]
+    assert registry.get_sample_value("lorehouse_training_steps_total") == trained["steps"]
+    assert registry.get_sample_value("lorehouse_training_jobs") == 0
+    ended = {"status": "succeeded"}
+    assert registry.get_sample_value("lorehouse_jobs_ended_total", ended) == 1
 
 
 async def test_a_job_publishes_its_result_under_the_alias_it_was_given(shop: Workshop) -> None:
