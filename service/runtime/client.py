@@ -69,16 +69,11 @@ class RemoteEngine:
         self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
     ) -> list[list[float]]:
         """Have the runtime score them; being cancelled cancels over there."""
-        connection = await self._connect()
-        call, inbox = connection.open()
-        try:
-            connection.send(Score(call, revision, [list(prompt) for prompt in prompts]))
-            message = await inbox.get()
-        finally:
-            connection.abandon(call)
+        asked = [list(prompt) for prompt in prompts]
+        message = await self._ask(lambda call: Score(call, revision, asked), None)
         if isinstance(message, Scored):
             return message.logprobs
-        raise message if isinstance(message, ServiceError) else EngineUnavailable("no scores")
+        raise EngineUnavailable("no scores")
 
     async def prefetch(self, revision: RevisionRef) -> None:
         """Ask the runtime to load it."""
@@ -101,17 +96,19 @@ class RemoteEngine:
         if self._connection is not None:
             await self._connection.close()
 
-    async def _ask(self, make: Callable[[int], ToRuntime]) -> FromRuntime:
-        """Send what is answered at once, by one message."""
+    async def _ask(
+        self, make: Callable[[int], ToRuntime], seconds: float | None = ANSWER_SECONDS
+    ) -> FromRuntime:
+        """Send what is answered by one message, within so many seconds."""
         connection = await self._connect()
         call, inbox = connection.open()
         try:
             connection.send(make(call))
-            message = await asyncio.wait_for(inbox.get(), ANSWER_SECONDS)
+            message = await asyncio.wait_for(inbox.get(), seconds)
         except TimeoutError:
             raise EngineUnavailable("the generation engine does not answer") from None
         finally:
-            connection.forget(call)
+            connection.abandon(call)
         if isinstance(message, ServiceError):
             raise message
         return message
@@ -159,11 +156,8 @@ class _Connection:
 
     def abandon(self, call: int) -> None:
         """Forget a call, cancelling it unless it has ended."""
-        if self.forget(call) and not self.dead:
+        if self._inboxes.pop(call, None) is not None and not self.dead:
             self.send(Cancel(call))
-
-    def forget(self, call: int) -> bool:
-        return self._inboxes.pop(call, None) is not None
 
     async def close(self) -> None:
         self._writer.close()
@@ -182,7 +176,7 @@ class _Connection:
                 inbox.put_nowait(_lost())
 
     def _deliver(self, message: FromRuntime) -> None:
-        ended = isinstance(message, Finished | Failed | Scored)
+        ended = not isinstance(message, Generated)
         inbox = self._inboxes.pop(message.call, None) if ended else self._inboxes.get(message.call)
         if inbox is not None:
             inbox.put_nowait(raised(message) if isinstance(message, Failed) else message)
