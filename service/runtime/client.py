@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from adapters_store import RevisionRef
-from service.errors import EngineUnavailable, ServiceError
+from service.errors import EngineBusy, EngineUnavailable, ServiceError
 from service.runtime.messages import (
     AskStatus,
     Cancel,
@@ -34,6 +34,8 @@ from service.serving.engine import EngineStatus, GenerationRequest, Piece
 from service.telemetry import logger
 
 ANSWER_SECONDS = 5.0
+MAX_UNSENT = 8 * 1024 * 1024
+"""Bytes that a runtime may leave lying; beyond it nothing is asked of it."""
 
 _log = logger(__name__)
 
@@ -149,6 +151,12 @@ class _Connection:
         return call, self._inboxes[call]
 
     def send(self, message: ToRuntime) -> None:
+        """Ask for something. Raises EngineUnavailable."""
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            raise EngineBusy("the generation engine does not read what it is asked")
+        self._write(message)
+
+    def _write(self, message: ToRuntime) -> None:
         try:
             self._writer.write(frame(message))
         except FrameTooLarge as fault:
@@ -157,7 +165,7 @@ class _Connection:
     def abandon(self, call: int) -> None:
         """Forget a call, cancelling it unless it has ended."""
         if self._inboxes.pop(call, None) is not None and not self.dead:
-            self.send(Cancel(call))
+            self._write(Cancel(call))
 
     async def close(self) -> None:
         self._writer.close()
