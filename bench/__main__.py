@@ -6,6 +6,7 @@ BENCHES = {
     "guide": "many tenants' jobs through the service, against the guide's script for each",
     "generate_many": "a batch of many adapters, against PEFT's mixed batch and the base alone",
     "coserve": "training and generation at once, against each alone",
+    "fairness": "a light tenant's first token beside fifty times its load, against alone",
     "registry": "ten thousand revisions: lists, names, a cold one's first token (cpu only)",
     "memory": "what training is said to take of a device, against what it takes",
     "kernels": "each kernel on a GPU, against torch's own way and a copy",

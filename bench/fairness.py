@@ -1,7 +1,7 @@
 """Time to the first token of a light tenant while another sends fifty times as much.
 
-Both send completions over HTTP at random times (Poisson), whether or not earlier ones are done:
-the light tenant at `--rate` a second, the heavy one, from a process of its own, 50 times as often.
+Both send completions over HTTP at random times (Poisson), whether or not earlier ones are answered:
+the light tenant at `--rate` a second, the heavy one, in a process of its own, fifty times that.
 What is refused is not sent again. Three phases on the same service:
 
 - alone: the light tenant only;
@@ -72,15 +72,19 @@ class Sender:
         self._args = args
         self._random = Random(seed)  # noqa: S311 - no secret
 
-    async def send(self, rate: float, seconds: float) -> list[Asked]:
-        """Send for so long, and give what came of all of them."""
+    async def send(self, rate: float, seconds: float, *, waits: bool = True) -> list[Asked]:
+        """Send for so long; give what came of all of them, or of those answered by then."""
         at, end = time.perf_counter(), time.perf_counter() + seconds
         under_way = []
         async with self._client:
             while (at := at + self._random.expovariate(rate)) < end:
                 await asyncio.sleep(at - time.perf_counter())
                 under_way.append(asyncio.create_task(self._one()))
-            return list(await asyncio.gather(*under_way))
+            if not waits:
+                for one in under_way:
+                    one.cancel()
+            ended = await asyncio.gather(*under_way, return_exceptions=True)
+            return [_result(one) for one in ended if not isinstance(one, asyncio.CancelledError)]
 
     async def _one(self) -> Asked:
         body = {
@@ -104,10 +108,17 @@ class Sender:
             return Asked(answered, first)
 
 
+def _result(ended: Asked | BaseException) -> Asked:
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended
+
+
 def flood(url: str, key: str, args: Any, told: Any) -> None:
     """Be the heavy tenant, in a process of its own; tell what came of its requests."""
     seconds = args.seconds + 2 * LEAD_SECONDS
-    asked = asyncio.run(Sender(url, key, args, 1).send(TIMES * args.rate, seconds))
+    sender = Sender(url, key, args, 1)
+    asked = asyncio.run(sender.send(TIMES * args.rate, seconds, waits=False))
     told.send([(one.answered, one.first) for one in asked])
 
 
@@ -167,8 +178,8 @@ def _say(phase: str, found: Sequence[float], asked: Sequence[Asked] = ()) -> Non
     refused = [one.answered for one in asked if one.first is None]
     print(
         f"{phase}: {len(found)} first tokens, p50 {statistics.median(found):.0f} ms, "
-        f"p95 {_p95(found):.0f} ms; the heavy tenant sent {len(asked)}, refused {len(refused)}",
-        f"load {os.getloadavg()[0]:.1f}",
+        f"p95 {_p95(found):.0f} ms; the heavy tenant was answered {len(asked)} times, "
+        f"{len(refused)} of them by 503; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
 

@@ -36,6 +36,7 @@ from service.datasets.uploads_controller import UploadController
 from service.erasure.controller import ErasableTenantController, ErasureController
 from service.erasure.service import ErasureService
 from service.health import HealthController, Monitor, metrics_route
+from service.http.crowd import Crowd
 from service.http.edge import Edge
 from service.http.errors import exception_handlers
 from service.http.in_flight import InFlight
@@ -175,7 +176,8 @@ def create_app(
         request_max_body_size=MAX_JSON_BYTES,
     )
     # Litestar's own middleware runs after routing, and would miss every 404 and 405.
-    app.asgi_handler = Edge(app.asgi_handler, RequestMetrics(registry, labels))
+    crowd = Crowd(app.asgi_handler, settings.max_requests)
+    app.asgi_handler = Edge(crowd, RequestMetrics(registry, labels))
     return app
 
 

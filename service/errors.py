@@ -19,6 +19,7 @@ ServiceError
     ├── EngineUnavailable     503
     │   └── EngineBusy        503  too many requests wait, of all tenants or of this one
     ├── ShuttingDown          503
+    ├── Overloaded            503  as many requests are being answered as may be
     ├── AdaptersUnavailable   503
     └── StorageFull           503
 """
@@ -247,6 +248,15 @@ class ShuttingDown(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down; try again.")
+
+
+class Overloaded(Unavailable):
+    """The server answers as many requests as it may at once."""
+
+    code = "overloaded"
+
+    def __init__(self) -> None:
+        super().__init__("The server is answering as many requests as it can; try again.")
 
 
 class AdaptersUnavailable(Unavailable):

@@ -46,6 +46,7 @@ async def _alive(scope: Any, send: Any) -> None:
 
 async def _turn_away(send: Any) -> None:
     # Not before: it takes the time that this room exists to save.
+    from service.errors import ShuttingDown
     from service.http.edge import turn_away
 
-    await turn_away(send)
+    await turn_away(send, ShuttingDown())

@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What the base computes in; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     engine: Literal["resident", "vllm"] = "resident"
     """What answers generation requests."""
+    max_requests: Positive = 8192
+    """Requests that the API answers at once, streams included; beyond it the answer is 503."""
     max_file_bytes: Positive = 512 * 1024 * 1024
     """Largest file, and largest sum of an upload's parts."""
     max_import_bytes: Positive = 1024**3
@@ -58,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_batch: Positive = 32
     """Sequences generated at once."""
     max_queue: Positive = 1024
-    """Generation requests that may wait; beyond it the answer is 503."""
+    """Generation requests that may wait, half of them one tenant's; beyond it the answer is 503."""
     kv_tokens: Annotated[int, Meta(ge=0)] = 0
     """Tokens that the engine's key-value cache holds; 0 is as many as memory allows."""
     checkpoint_steps: Positive = 50

@@ -38,7 +38,7 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 def read_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
     """Read and check an adapter folder. Raises BadLora."""
-    lora = _config(folder / "adapter_config.json")
+    lora = lora_config(folder)
     try:
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, SafetensorError) as fault:
@@ -56,9 +56,11 @@ def read_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
     )
 
 
-def _config(file: Path) -> PlainLora:
+def lora_config(folder: Path) -> PlainLora:
+    """Read an adapter folder's config. Raises BadLora."""
     try:
-        config = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        content = (folder / "adapter_config.json").read_bytes()
+        config = msgspec.json.decode(content, type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as fault:
         raise BadLora(f"adapter_config.json cannot be read: {fault}") from None
     return plain(config)

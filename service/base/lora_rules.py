@@ -1,5 +1,6 @@
 """What can be served of PEFT's LoRA, and which tensors it then has. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ _MUST_BE_EMPTY = (
 
 class BadLora(Exception):
     """The files are not a plain LoRA adapter of this base; the message says why."""
+
+
+def scaling(rank: int, alpha: float, *, rslora: bool) -> float:
+    """Give what the product of A and B is multiplied with."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 class PlainLora(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from opentelemetry.trace import Span, SpanKind
 
 from service import tracing
-from service.errors import ShuttingDown
+from service.errors import ServiceError, ShuttingDown
 from service.http import exchange as exchanges
 from service.http.errors import CLIENT_CLOSED_REQUEST, body, detail_of
 from service.http.exchange import Exchange
@@ -60,7 +60,7 @@ class Edge:
         except asyncio.CancelledError:
             # The server cancels requests when its time of grace at shutdown is over.
             if exchange.status is None:
-                await turn_away(answer)
+                await turn_away(answer, ShuttingDown())
         finally:
             self._record(scope, exchange, time.perf_counter() - began)
 
@@ -107,9 +107,8 @@ def _describe(span: Span, scope: Scope, exchange: Exchange, method: str) -> None
         tracing.failed(span)
 
 
-async def turn_away(send: Send) -> None:
-    """Answer that the server ends."""
-    fault = ShuttingDown()
+async def turn_away(send: Send, fault: ServiceError) -> None:
+    """Answer with an error where there is no app to do it."""
     content = msgspec.json.encode(body(detail_of(fault)))
     headers = {"content-type": "application/json", "content-length": str(len(content))}
     pairs = [(k.encode(), v.encode()) for k, v in {**headers, **fault.headers}.items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from adapters_store import RevisionRef
-from service.errors import EngineUnavailable, ServiceError
+from service.errors import EngineBusy, EngineUnavailable, ServiceError
 from service.runtime.messages import (
     AskStatus,
     Cancel,
@@ -34,6 +34,8 @@ from service.serving.engine import EngineStatus, GenerationRequest, Piece
 from service.telemetry import logger
 
 ANSWER_SECONDS = 5.0
+MAX_UNSENT = 8 * 1024 * 1024
+"""Bytes that a runtime may leave lying; beyond it nothing is asked of it."""
 
 _log = logger(__name__)
 
@@ -69,16 +71,11 @@ class RemoteEngine:
         self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
     ) -> list[list[float]]:
         """Have the runtime score them; being cancelled cancels over there."""
-        connection = await self._connect()
-        call, inbox = connection.open()
-        try:
-            connection.send(Score(call, revision, [list(prompt) for prompt in prompts]))
-            message = await inbox.get()
-        finally:
-            connection.abandon(call)
+        asked = [list(prompt) for prompt in prompts]
+        message = await self._ask(lambda call: Score(call, revision, asked), None)
         if isinstance(message, Scored):
             return message.logprobs
-        raise message if isinstance(message, ServiceError) else EngineUnavailable("no scores")
+        raise EngineUnavailable("no scores")
 
     async def prefetch(self, revision: RevisionRef) -> None:
         """Ask the runtime to load it."""
@@ -101,17 +98,19 @@ class RemoteEngine:
         if self._connection is not None:
             await self._connection.close()
 
-    async def _ask(self, make: Callable[[int], ToRuntime]) -> FromRuntime:
-        """Send what is answered at once, by one message."""
+    async def _ask(
+        self, make: Callable[[int], ToRuntime], seconds: float | None = ANSWER_SECONDS
+    ) -> FromRuntime:
+        """Send what is answered by one message, within so many seconds."""
         connection = await self._connect()
         call, inbox = connection.open()
         try:
             connection.send(make(call))
-            message = await asyncio.wait_for(inbox.get(), ANSWER_SECONDS)
+            message = await asyncio.wait_for(inbox.get(), seconds)
         except TimeoutError:
             raise EngineUnavailable("the generation engine does not answer") from None
         finally:
-            connection.forget(call)
+            connection.abandon(call)
         if isinstance(message, ServiceError):
             raise message
         return message
@@ -152,6 +151,12 @@ class _Connection:
         return call, self._inboxes[call]
 
     def send(self, message: ToRuntime) -> None:
+        """Ask for something. Raises EngineUnavailable."""
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            raise EngineBusy("the generation engine does not read what it is asked")
+        self._write(message)
+
+    def _write(self, message: ToRuntime) -> None:
         try:
             self._writer.write(frame(message))
         except FrameTooLarge as fault:
@@ -159,11 +164,8 @@ class _Connection:
 
     def abandon(self, call: int) -> None:
         """Forget a call, cancelling it unless it has ended."""
-        if self.forget(call) and not self.dead:
-            self.send(Cancel(call))
-
-    def forget(self, call: int) -> bool:
-        return self._inboxes.pop(call, None) is not None
+        if self._inboxes.pop(call, None) is not None and not self.dead:
+            self._write(Cancel(call))
 
     async def close(self) -> None:
         self._writer.close()
@@ -182,7 +184,7 @@ class _Connection:
                 inbox.put_nowait(_lost())
 
     def _deliver(self, message: FromRuntime) -> None:
-        ended = isinstance(message, Finished | Failed | Scored)
+        ended = not isinstance(message, Generated)
         inbox = self._inboxes.pop(message.call, None) if ended else self._inboxes.get(message.call)
         if inbox is not None:
             inbox.put_nowait(raised(message) if isinstance(message, Failed) else message)

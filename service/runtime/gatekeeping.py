@@ -1,7 +1,10 @@
 """The publish gate in a runtime: revisions are examined in its own serving engine."""
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
+
+import msgspec
 
 from adapters_store import RevisionRef
 from service.base.probes import Probes
@@ -26,7 +29,7 @@ class Gatekeeper:
         self._engine = engine
         self._rules = rules
         self._delays = delays
-        self._base: dict[tuple[tuple[int, ...], ...], Scores] = {}
+        self._base: dict[bytes, Scores] = {}
 
     async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
         """Judge a revision whose files are in the store.
@@ -52,7 +55,7 @@ class Gatekeeper:
 
     async def _base_scores(self, probes: Probes) -> Scores:
         """Score the base once for all that a job makes: it does not change while we run."""
-        key = tuple(map(tuple, sequences_of(probes)))
+        key = hashlib.sha256(msgspec.msgpack.encode(sequences_of(probes))).digest()
         found = self._base.get(key)
         if found is None:
             found = await score(self._engine, None, probes)

@@ -70,6 +70,7 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
     metrics = RuntimeMetrics(registry, TenantLabels(settings.metrics_tenants))
     serve_metrics(settings, registry)
     trains, generates = role != "generation", role != "training"
+    working: Parts | None = None
     residence = await asyncio.to_thread(
         move_in,
         settings,
@@ -95,6 +96,9 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         await _until(stop, duties, residence)
     finally:
         await asyncio.to_thread(residence.move_out)
+        if working is not None:
+            # Where another process answers, it is a connection to that one.
+            await working.engine.close()
         await database.close()
     _log.info("runtime.stopped", runtime_id=owner)
 

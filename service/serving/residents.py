@@ -47,11 +47,12 @@ class ResidencyService:
 
     async def show(self) -> Residency:
         """Show what has a place, and what is pinned and has none. Raises EngineUnavailable."""
-        status = await self._engine.status()
+        status, pinned = await asyncio.gather(self._engine.status(), self._pinned())
         there = {resident.ref: resident for resident in status.residents}
-        pinned = await self._pinned()
         refs = [*there, *(ref for ref in pinned if ref not in there)]
-        data = [await self._shown(ref, there.get(ref), pinned, _held(status)) for ref in refs]
+        data = await asyncio.gather(
+            *(self._shown(ref, there.get(ref), pinned, _held(status)) for ref in refs)
+        )
         return Residency(
             object="residency",
             places=self._places,

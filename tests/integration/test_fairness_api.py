@@ -6,11 +6,16 @@ from typing import Any
 import httpx
 import pytest
 from litestar import Litestar
+from msgspec.structs import replace
 from sqlalchemy import update
 
+from service.app import create_app
+from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import TenantRow
+from service.settings import Settings
 from service.tenants.weights import SECONDS, TenantWeights
+from tests.conftest import ADMIN_KEY, running
 from tests.fakes.engine import FakeEngine
 from tests.integration.generating import BASE, COMPLETIONS, error_of, over_the_wire, served
 
@@ -47,6 +52,32 @@ async def test_a_weight_is_read_again_after_a_while(
     assert await weights.of("acme") == 1.0
     now[0] = SECONDS
     assert await weights.of("acme") == 3.0
+
+
+async def test_beyond_so_many_requests_the_server_turns_away_all_but_probes(
+    settings: Settings, base: BaseDescription, database: Database, engine: FakeEngine
+) -> None:
+    app = create_app(replace(settings, max_requests=1), base=base, engine=engine, database=database)
+    engine.pause()
+    async with (
+        running(app),
+        served(app) as url,
+        httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"}) as admin,
+    ):
+        (await admin.post("/v1/admin/tenants", json={"id": "acme"})).raise_for_status()
+        made = await admin.post("/v1/admin/tenants/acme/keys", json={"name": "tests"})
+        headers = {"authorization": f"Bearer {made.json()['key']}"}
+        under_way = asyncio.create_task(admin.post(COMPLETIONS, json=ASKED, headers=headers))
+        await engine.wait_until(running=1)
+        refused = await admin.get("/v1/admin/tenants")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert error_of(refused)["code"] == "overloaded"
+        assert refused.headers["x-request-id"]
+        assert (await admin.get("/health/live")).status_code == 200
+        assert 'status="503"' in (await admin.get("/metrics")).text
+        engine.resume()
+        assert (await under_way).status_code == 200
+        assert (await admin.get("/v1/admin/tenants")).status_code == 200
 
 
 async def test_who_fills_the_queue_is_turned_away_and_another_tenant_is_not(

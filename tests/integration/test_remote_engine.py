@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from service.errors import BadRequest, EngineUnavailable
+from service.errors import BadRequest, EngineBusy, EngineUnavailable
 from service.runtime import client
 from service.runtime.client import RemoteEngine
 from service.runtime.messages import MAX_FRAME, AskStatus, Generate, frame
@@ -182,6 +183,28 @@ async def test_a_reader_that_does_not_read_is_dropped_and_its_requests_cancelled
         await engine.wait_until(running=0)
         assert engine.cancelled
         writer.close()
+
+
+async def test_a_runtime_that_does_not_read_is_asked_for_no_more(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    asleep = asyncio.Event()
+
+    async def sleep(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asleep.wait()
+        writer.close()
+
+    server = await asyncio.start_unix_server(sleep, path)
+    async with connected(path) as remote:
+        large = replace(a_request(), prompt=[70_000] * 1_000_000)
+        asked = [asyncio.create_task(pieces_of(remote, large)) for _ in range(5)]
+        done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert {type(one.exception()) for one in done} == {EngineBusy}
+        assert waiting
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        asleep.set()
+        server.close()
 
 
 @pytest.mark.parametrize(

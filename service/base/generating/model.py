@@ -106,27 +106,11 @@ class GenerationModel:
         tokens = [token for at in order for token in following[at]]
         with self._base.running(batch):
             hidden = self._hidden(batch, ordered)
-            found = self._logprobs(hidden, places, tokens)
+            found = self._base.logprobs(hidden, places, tokens)
         scores: dict[int, list[float]] = {}
         for at in order:
             scores[at], found = found[: len(following[at])], found[len(following[at]) :]
         return [scores[at] for at in range(len(chunks))]
-
-    def _logprobs(
-        self, hidden: Tensor, places: Sequence[int], tokens: Sequence[int]
-    ) -> list[float]:
-        if not places:
-            return []
-        device = self._base.device
-        exact = torch.promote_types(hidden.dtype, torch.float32)
-        losses = self._base.loss(
-            hidden,
-            torch.tensor(places, device=device),
-            torch.tensor(tokens, device=device),
-            torch.zeros(len(places), dtype=exact, device=device),
-        )
-        found: list[float] = (-losses.nll).tolist()
-        return found
 
     def _sorted(
         self, adapters: Sequence[str | None], chunks: Sequence[Chunk]

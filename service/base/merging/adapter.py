@@ -1,23 +1,22 @@
 """An adapter's change of the base's weights: scaling * B @ A, as PEFT would apply it."""
 
-import math
 from pathlib import Path
 
-from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from torch import Tensor
 
-from service.base.lora_rules import PREFIX
+from service.base.lora_files import lora_config
+from service.base.lora_rules import PREFIX, scaling
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 class Delta:
-    """PEFT's files of one adapter. The store has checked them."""
+    """PEFT's files of one adapter. The store has checked them. Raises BadLora."""
 
     def __init__(self, folder: Path) -> None:
-        self._config = LoraConfig.from_pretrained(str(folder))
+        lora = lora_config(folder)
+        self._scaling = scaling(lora.rank, lora.alpha, rslora=lora.rslora)
         self._file = safe_open(folder / "adapter_model.safetensors", "pt")
         names = self._file.keys()
         self.modules = sorted(
@@ -33,13 +32,4 @@ class Delta:
     def add_to(self, weight: Tensor, module: str) -> None:
         """Add the change to an fp32 weight, in place."""
         a, b = (self._file.get_tensor(f"{PREFIX}{module}{side}").float() for side in (_A, _B))
-        weight.addmm_(b, a, alpha=self.scaling(module))
-
-    def scaling(self, module: str) -> float:
-        """Tell alpha / rank, or alpha / sqrt(rank) for rsLoRA, with the module's own of each."""
-        config = self._config
-        rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, module), config.r)
-        alpha = config.alpha_pattern.get(
-            get_pattern_key(config.alpha_pattern, module), config.lora_alpha
-        )
-        return float(alpha / math.sqrt(rank) if config.use_rslora else alpha / rank)
+        weight.addmm_(b, a, alpha=self._scaling)

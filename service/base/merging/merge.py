@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from service.base.description import BaseDescription
+from service.base.lora_rules import BadLora
 from service.base.merging import nf4, shards
 from service.base.merging.adapter import Delta
 from service.base.merging.shards import Entry
@@ -54,7 +55,10 @@ class _Merge:
             raise MergeError("The base's own files are quantised: they cannot be merged into")
         self._base = base
         self._weights = BaseWeights(base.path)
-        self._delta = Delta(adapter)
+        try:
+            self._delta = Delta(adapter)
+        except BadLora as fault:
+            raise MergeError(f"The adapter cannot be merged: {fault}") from None
         self._changed = {f"{module}.weight": module for module in self._delta.modules}
         self._quantized = nf4.quantized_modules(base.path) if method == "nf4" else set()
         self._dtype = dtype_of(list(self._weights.entries.values()))

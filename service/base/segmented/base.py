@@ -127,6 +127,18 @@ class SegmentedBase:
             pause=self._context.batch.pause,
         )
 
+    def logprobs(self, hidden: Tensor, rows: Sequence[int], targets: Sequence[int]) -> list[float]:
+        """Give the log-probabilities of `targets`, one after each of `rows` of the hidden states.
+
+        Within `running`, and without a gradient.
+        """
+        if not rows:
+            return []
+        places, tokens = (torch.tensor(each, device=self.device) for each in (rows, targets))
+        weights = torch.zeros(len(rows), device=self.device)
+        nll: list[float] = self.loss(hidden, places, tokens, weights).nll.tolist()
+        return [-one for one in nll]
+
     def computes(self) -> bool:
         """Tell whether the device still does, after a fault: some leave it unusable."""
         try:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from service.base.lora_files import LoraFiles
-from service.base.lora_rules import PREFIX
+from service.base.lora_rules import PREFIX, scaling
 from service.base.segmented.pool import Pool, named
 
 
@@ -52,7 +52,7 @@ class Held(msgspec.Struct, frozen=True):
     @property
     def scaling(self) -> float:
         """What the product of A and B is multiplied with."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return scaling(self.rank, self.alpha, rslora=self.rslora)
 
 
 class Slots:

@@ -1,6 +1,7 @@
 """One packed row: the pieces of many tasks, through the base and back in one pass."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -30,12 +31,10 @@ def score(
     flat = [token for each in sequences for token in each]
     rows, targets = loss_rows(lengths, flat, [1] * len(flat))
     base, batch = resident.base, resident.batch([Part(slot, tuple(lengths))])
-    ids, places, following = (torch.tensor(n, device=base.device) for n in (flat, rows, targets))
     with torch.no_grad(), base.running(batch):
-        hidden = base.hidden(batch, ids)
-        losses = base.loss(hidden, places, following, torch.zeros(len(rows), device=base.device))
-    scores = (-losses.nll).split([length - 1 for length in lengths])
-    return [each.tolist() for each in scores]
+        hidden = base.hidden(batch, torch.tensor(flat, device=base.device))
+        found = iter(base.logprobs(hidden, rows, targets))
+    return [list(islice(found, length - 1)) for length in lengths]
 
 
 def _go(resident: Resident, pieces: Mapping[int, Piece], *, backward: bool) -> dict[int, Sums]:

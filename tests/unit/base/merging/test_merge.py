@@ -21,8 +21,6 @@ from service.settings import BUNDLED_BASE  # noqa: E402
 from tests.fakes.tiny import ALL, tiny_base, tiny_model  # noqa: E402
 
 WHOLE = 1 << 40
-RANKS = {"layers.0.self_attn.q_proj": 3, "v_proj": 5}
-ALPHAS = {"layers.1.self_attn.q_proj": 1, "down_proj": 40}
 
 
 def a_base(folder: Path, dtype: torch.dtype = torch.bfloat16, **config: Any) -> BaseDescription:
@@ -75,8 +73,6 @@ def assert_rounded(found: Tensor, exact: Tensor) -> None:
         ({}, {}),
         ({}, {"use_rslora": True}),
         ({}, {"target_modules": ["q_proj", "v_proj"]}),
-        ({}, {"rank_pattern": RANKS, "alpha_pattern": ALPHAS}),
-        ({}, {"rank_pattern": RANKS, "alpha_pattern": ALPHAS, "use_rslora": True}),
         ({"tie_word_embeddings": True}, {}),
         ({"dtype": torch.float32}, {}),
         ({"dtype": torch.float16, "initializer_range": 0.02}, {}),
@@ -102,6 +98,13 @@ def test_the_weights_are_peft_s(
         assert_rounded(tensor, expected[name])
         changed = any(f".{target}.weight" in name for target in lora.get("target_modules", ALL))
         assert torch.equal(tensor, original[name].to(dtype)) != changed, name
+
+
+def test_what_could_not_be_served_is_not_merged(tmp_path: Path) -> None:
+    base = a_base(tmp_path / "base")
+    adapter = an_adapter(base, tmp_path / "adapter", rank_pattern={"v_proj": 5})
+    with pytest.raises(MergeError, match="rank_pattern"):
+        run(base, adapter, tmp_path / "merged")
 
 
 def test_transformers_loads_it_and_it_says_what_peft_says(tmp_path: Path) -> None:
