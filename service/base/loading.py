@@ -1,6 +1,7 @@
 """The base's weights on this machine: frozen, in NF4 or plain, and safe to serve and to train."""
 
 import logging
+import os
 import warnings
 from typing import Any, Literal
 
@@ -61,6 +62,13 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     return LoadedBase(model, description, chosen, str(dtype).removeprefix("torch."), device)
+
+
+def device_name() -> str:
+    """Say what the base would compute on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores"
 
 
 def free_memory() -> int:

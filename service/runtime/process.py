@@ -15,6 +15,7 @@ from service.runtime import merging, training
 from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
 from service.runtime.server import EngineServer
+from service.runtime.telling import keep_telling
 from service.runtime.training_parts import Parts
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
@@ -62,6 +63,7 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
     if residence.training is not None:
         working = parts(settings, owner, residence, database, renderer)
         duties.append(training.work(working, stop))
+        duties.append(keep_telling(working, residence.hardware, stop))
         duties.append(merging.work(_merging(working), stop))
     if residence.answers:
         duties.append(_answer(residence, settings, stop))

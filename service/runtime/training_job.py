@@ -26,7 +26,13 @@ from service.runtime.training_parts import Parts
 from service.telemetry import logger
 from service.training.spec import TrainingSpec
 from service.training.split import split
-from service.training.trainer import TrainingError, TrainingEvent, TrainingOutcome, TrainingTask
+from service.training.trainer import (
+    StepDone,
+    TrainingError,
+    TrainingEvent,
+    TrainingOutcome,
+    TrainingTask,
+)
 
 SERVER_ERRORS = 500
 
@@ -127,6 +133,8 @@ class _Work:
         def report(event: TrainingEvent) -> None:
             # Who holds the job by now may already write in the same workdir.
             self._lease.check()
+            if isinstance(event, StepDone):
+                self._parts.speeds.note(task.spec.method, event.tokens_per_second)
             relay.report(event)
 
         trainer = self._parts.trainers[task.spec.method]

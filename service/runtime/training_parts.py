@@ -10,6 +10,7 @@ from service.base.description import BaseDescription
 from service.database import Database
 from service.rendering.examples import Example
 from service.runtime.gatekeeping import Gatekeeper
+from service.runtime.speeds import Speeds
 from service.serving.engine import Engine
 from service.training.trainer import Trainer
 
@@ -39,3 +40,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """By tenant and file id."""
     engine: Engine
     """What answers requests: here, or in another process."""
+    speeds: Speeds = msgspec.field(default_factory=Speeds)
+    """How quick training was."""
