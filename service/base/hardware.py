@@ -1,4 +1,4 @@
-"""Where a base computes and how it is held there: what only the runtime's process can know. Pure."""
+"""Where a base computes and how it is held there, which only its own process can know. Pure."""
 
 from typing import Literal
 

@@ -36,8 +36,7 @@ class LoadedBase(msgspec.Struct, frozen=True):
     quantization: Quantization
     compute_dtype: str
     """`float32` or `bfloat16`."""
-    device: str
-    """`cpu` or `cuda`."""
+    device: Literal["cpu", "cuda"]
 
 
 def load_base(
@@ -54,7 +53,7 @@ def load_base(
     """
     torch.set_num_threads(threads)
     disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = _dtype(compute_dtype, device)
     chosen = _choose(description, quantization, device, dtype)
     model = _load(description, chosen, device, dtype)

@@ -44,15 +44,13 @@ class RuntimeRepository:
         """Give the runtimes that train on this base."""
         return [found for alive, found in await self._all(base) if alive]
 
-    async def speed(self, base: str, quantization: str, method: Method) -> float | None:
-        """Give the tokens/s that jobs got lately, where the base is held so; None: never measured.
+    async def speed(self, base: str, method: Method) -> float | None:
+        """Give the tokens/s that jobs got lately; None: it was never measured.
 
         The last word counts, also of a runtime that has gone.
         """
-        for _, report in await self._all(base):
-            if report.hardware.quantization == quantization and method in report.tokens_per_second:
-                return report.tokens_per_second[method]
-        return None
+        told = (report.tokens_per_second.get(method) for _, report in await self._all(base))
+        return next((speed for speed in told if speed is not None), None)
 
     async def _all(self, base: str) -> list[tuple[bool, Report]]:
         query = select(RuntimeRow).where(RuntimeRow.base == base)

@@ -7,18 +7,23 @@
 It renders as the trainers do, one example at a time, so that a file of any size can be counted.
 """
 
+import heapq
 from collections.abc import Callable
 
 import msgspec
 
 from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
+from service.training.batch.faults import nothing_to_measure
 from service.training.batch.order import Order
 from service.training.pairs import render_pair
 from service.training.prompts import grader_of, no_room_to_answer, render_prompt
 from service.training.rows import nothing_to_learn, render_row
 from service.training.spec import ReinforcementSpec, TrainingSpec
 from service.training.trainer import TrainingError
+
+MOST_IN_STEP = 256
+"""Examples: the largest batch that a job may ask for."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -38,9 +43,19 @@ class Total(msgspec.Struct):
 
     kept: int = 0
     tokens: int = 0
-    longest: int = 0
     cut: int = 0
     dropped: int = 0
+    largest: list[int] = []
+    """The tokens of the MOST_IN_STEP longest ones, as a heap."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest, 0 if there is none."""
+        return max(self.largest, default=0)
+
+    def most_at_once(self, examples: int) -> int:
+        """Tokens of so many, at the most."""
+        return sum(heapq.nlargest(examples, self.largest))
 
     def add(self, one: Count) -> None:
         """Add an example."""
@@ -50,7 +65,10 @@ class Total(msgspec.Struct):
             return
         self.kept += 1
         self.tokens += one.tokens
-        self.longest = max(self.longest, one.longest)
+        if len(self.largest) < MOST_IN_STEP:
+            heapq.heappush(self.largest, one.longest)
+        else:
+            heapq.heappushpop(self.largest, one.longest)
 
 
 def counter(renderer: Renderer, spec: TrainingSpec) -> Callable[[Example], Count]:
@@ -83,6 +101,14 @@ def _prompts(renderer: Renderer, spec: TrainingSpec) -> Callable[[Example], Coun
         return Count(length, longest, cut=False, kept=longest <= spec.max_length)
 
     return prompt
+
+
+def check_measurable(spec: TrainingSpec, held_out: int) -> None:
+    """Raise TrainingError if a task has nothing to measure with, though it needs that."""
+    asked = {"early_stopping": spec.early_stopping, "eval_steps": spec.eval_steps}
+    for name, value in asked.items():
+        if value is not None and not held_out:
+            raise nothing_to_measure(name)
 
 
 def order(spec: TrainingSpec, kept: int) -> Order:
