@@ -43,6 +43,8 @@ from service.http.metrics import RequestMetrics
 from service.http.requests import JsonRequest
 from service.http.tenant_labels import TenantLabels
 from service.jobs.controller import JobController
+from service.jobs.plan_controller import PlanController
+from service.jobs.planning import PlanService
 from service.jobs.service import JobService
 from service.rendering.renderer import Renderer
 from service.runtime.client import RemoteEngine
@@ -83,6 +85,7 @@ CONTROLLERS = [
     JobController,
     MergeController,
     ModelController,
+    PlanController,
     ResidencyController,
     UploadController,
     WebhookController,
@@ -159,6 +162,15 @@ def _services(
     private = settings.webhooks_private
     quotas = Quotas(from_setting(settings.tenant_limits))
     files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
+    jobs = JobService(
+        database,
+        renderer.base,
+        models,
+        quantization=settings.quantization,
+        base_model=settings.base_model,
+        max_rank=settings.max_lora_rank,
+        quotas=quotas,
+    )
     return {
         "adapters": AdapterService(
             database, store, renderer.base, served=partial(served, engine), prefetch=prefetch
@@ -184,17 +196,10 @@ def _services(
             settings.max_import_bytes,
             quotas,
         ),
-        "jobs": JobService(
-            database,
-            renderer.base,
-            models,
-            quantization=settings.quantization,
-            base_model=settings.base_model,
-            max_rank=settings.max_lora_rank,
-            quotas=quotas,
-        ),
+        "jobs": jobs,
         "merges": MergeService(database, store, renderer.base, quotas),
         "models": models,
+        "plans": PlanService(jobs, files.folder, renderer),
         "overrides": Overrides(database, renderer.base),
         "residents": ResidencyService(
             database,

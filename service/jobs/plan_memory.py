@@ -38,7 +38,9 @@ def on_cards(model: ModelShape, spec: TrainingSpec, train: Total | None) -> list
     ]
 
 
-def on(there: Hardware, model: ModelShape, spec: TrainingSpec, train: Total | None) -> PlannedDevice:
+def on(
+    there: Hardware, model: ModelShape, spec: TrainingSpec, train: Total | None
+) -> PlannedDevice:
     """Say what the job takes of a device that is there."""
     return _device(there.name, there.free, there.device, there.each, model, spec, train)
 

@@ -16,7 +16,8 @@ class PlannedExamples(Output):
     examples: Annotated[int, Meta(description="Those that are learned from, or measured with.")]
     tokens: Annotated[int, Meta(description="Of these, once; of a preference, both answers'.")]
     longest: Annotated[
-        int, Meta(description="Tokens of the longest one, with an answer to be sampled at its most.")
+        int,
+        Meta(description="Tokens of the longest one, with an answer to be sampled at its most."),
     ]
     truncated: Annotated[int, Meta(description="Longer than `max_length`, and cut there.")]
     dropped: Annotated[int, Meta(description="Left out: nothing to learn lies within it.")]

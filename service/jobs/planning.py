@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,27 +10,36 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.datasets.folder import FileFolder
-from service.errors import InvalidTrainingFile, NotFound
-from service.jobs import plan_memory
+from service.errors import NotFound, ServiceError
+from service.jobs import plan_memory, plan_present
 from service.jobs.create_schemas import CreateJob
 from service.jobs.plan_advice import advise
-from service.jobs.plan_present import data_of, steps_of
 from service.jobs.plan_reasons import unfit
-from service.jobs.plan_schemas import JobPlan, PlannedQuota
+from service.jobs.plan_schemas import JobPlan, PlannedDevice, PlannedQuota
 from service.jobs.plan_survey import Found, Stopped, survey
 from service.jobs.runtimes import Report, RuntimeRepository
 from service.jobs.schemas import JobError, JobMethod
 from service.jobs.service import Draft, JobService
 from service.rendering.renderer import Renderer
-from service.tenants.quotas import Excess, Use, first_excess
+from service.tenants.quotas import Excess, first_excess
 from service.tenants.used import has_adapter
-from service.training.counting import trained_tokens
+from service.training.counting import Total, trained_tokens
 from service.training.spec import TrainingSpec
 from service.training.trainer import TrainingError
 
 MOST_AT_ONCE = 2
 """Of files that are read: a large one takes minutes, and a thread."""
-SHOWN = ("queued_jobs", "trained_tokens_per_month", "adapters")
+
+Fault = TrainingError | ServiceError
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What a plan needs to know besides the files."""
+
+    quotas: list[PlannedQuota]
+    excess: Excess | None
+    alive: list[Report]
+    speed: float | None
 
 
 class PlanService:
@@ -51,36 +61,30 @@ class PlanService:
         async with self._jobs.database.read() as session:
             draft = await self._jobs.draft(session, tenant_id, body, parent)
         spec = msgspec.convert(draft.job.spec, TrainingSpec)
-        found, reason = await self._survey(tenant_id, draft, spec)
+        found: Found | None = None
+        fault: Fault | None = None
+        try:
+            found = await self._survey(tenant_id, draft, spec)
+        except TrainingError as raised:
+            fault = raised
         async with self._jobs.database.read() as session:
-            quotas, excess = await self._quotas(session, tenant_id, draft)
-            runtimes = RuntimeRepository(session)
-            alive = await runtimes.alive(self._jobs.base.name)
-            speed = await runtimes.speed(self._jobs.base.name, spec.method)
-        if excess is not None:
-            reason = JobError(code="insufficient_quota", message=excess.message, param=None)
+            known = await self._known(session, tenant_id, draft, spec)
+        if known.excess is not None:
+            fault = known.excess.error
         elif found is not None:
-            reason = unfit(spec, found, alive)
-        return self._shown(draft, spec, found, alive, speed, quotas, reason)
+            fault = unfit(spec, found, known.alive)
+        return self._shown(draft, spec, found, known, fault)
 
-    async def _survey(
-        self, tenant_id: str, draft: Draft, spec: TrainingSpec
-    ) -> tuple[Found | None, JobError | None]:
+    async def _survey(self, tenant_id: str, draft: Draft, spec: TrainingSpec) -> Found:
         stopped = threading.Event()
         try:
             async with self._reading:
                 read = partial(self._read, tenant_id, draft, spec, stopped.is_set)
-                return await asyncio.to_thread(read), None
-        except TrainingError as fault:
-            return None, JobError(code=fault.code, message=fault.message, param=fault.param)
-        except InvalidTrainingFile as fault:
-            return None, JobError(code=fault.code, message=fault.message, param="training_file")
+                return await asyncio.to_thread(read)
         finally:
             stopped.set()
 
-    def _read(
-        self, tenant_id: str, draft: Draft, spec: TrainingSpec, stopped: Stopped
-    ) -> Found:
+    def _read(self, tenant_id: str, draft: Draft, spec: TrainingSpec, stopped: Stopped) -> Found:
         training, validation = draft.training, draft.validation
         place = partial(self._folder.file, tenant_id)
         try:
@@ -93,48 +97,67 @@ class PlanService:
             )
         except FileNotFoundError as gone:  # deleted since the row was read
             file_id = Path(gone.filename).name
-            raise NotFound(f"No such File object: {file_id}", param="training_file") from None
+            param = "training_file" if file_id == training.id else "validation_file"
+            raise NotFound(f"No such File object: {file_id}", param=param) from None
 
-    async def _quotas(
-        self, session: AsyncSession, tenant_id: str, draft: Draft
-    ) -> tuple[list[PlannedQuota], Excess | None]:
-        quotas, asked = self._jobs.quotas, draft.asked
+    async def _known(
+        self, session: AsyncSession, tenant_id: str, draft: Draft, spec: TrainingSpec
+    ) -> _Known:
+        quotas, asked, base = self._jobs.quotas, draft.asked, self._jobs.base.name
         if not await has_adapter(session, tenant_id, draft.job.adapter):
             asked = msgspec.structs.replace(asked, adapters=1)
         limits = await quotas.limits(session, tenant_id)
         used = await quotas.use(session, tenant_id)
-        return _quotas_shown(limits, used, asked), first_excess(limits, used, asked)
+        runtimes = RuntimeRepository(session)
+        return _Known(
+            quotas=plan_present.quotas(limits, used, asked),
+            excess=first_excess(limits, used, asked),
+            alive=await runtimes.alive(base),
+            speed=await runtimes.speed(base, spec.method),
+        )
 
     def _shown(
         self,
         draft: Draft,
         spec: TrainingSpec,
         found: Found | None,
-        alive: list[Report],
-        speed: float | None,
-        quotas: list[PlannedQuota],
-        reason: JobError | None,
+        known: _Known,
+        fault: Fault | None,
     ) -> JobPlan:
+        job, rows = draft.job, draft.training.rows or 0
         train = None if found is None else found.train
         tokens = None if train is None else trained_tokens(spec, train)
-        rows, shape = draft.training.rows or 0, self._shape
-        known = None if shape is None else partial
+        hardware, cards = self._devices(spec, train, known.alive)
         return JobPlan(
             object="fine_tuning.job.plan",
-            model=draft.job.model,
-            training_file=draft.training.id,
-            validation_file=draft.job.validation_file,
-            seed=draft.job.seed,
-            method=msgspec.convert(draft.job.method, JobMethod),
-            data=None if found is None else data_of(found, rows),
-            steps=None if train is None else steps_of(spec, train),
+            model=job.model,
+            training_file=job.training_file,
+            validation_file=job.validation_file,
+            seed=job.seed,
+            method=msgspec.convert(job.method, JobMethod),
+            data=None if found is None else plan_present.data(found, rows),
+            steps=None if train is None else plan_present.steps(spec, train),
             trained_tokens=tokens,
             advice=[] if found is None else advise(found, spec, rows),
-            hardware=[],
-            cards=[],
-            tokens_per_second=speed,
-            estimated_seconds=None if not (tokens and speed) else round(tokens / speed),
-            quotas=quotas,
-            admitted=reason is None,
-            reason=reason,
+            hardware=hardware,
+            cards=cards,
+            tokens_per_second=known.speed,
+            estimated_seconds=round(tokens / known.speed) if tokens and known.speed else None,
+            quotas=known.quotas,
+            admitted=fault is None,
+            reason=None if fault is None else _reason(fault),
         )
+
+    def _devices(
+        self, spec: TrainingSpec, train: Total | None, alive: Sequence[Report]
+    ) -> tuple[list[PlannedDevice], list[PlannedDevice]]:
+        shape = self._shape
+        if shape is None:
+            return [], []
+        here = [plan_memory.on(one.hardware, shape, spec, train) for one in alive]
+        return here, plan_memory.on_cards(shape, spec, train)
+
+
+def _reason(fault: Fault) -> JobError:
+    code = fault.code or "server_error"
+    return JobError(code=code, message=fault.message, param=fault.param)

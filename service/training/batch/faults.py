@@ -25,6 +25,12 @@ def no_room(refusal: Refusal) -> TrainingError:
     return TrainingError(message, "out_of_memory", f"method.supervised.{field}")
 
 
+def held_otherwise(held: str) -> TrainingError:
+    """Say that the job wants the base held otherwise than it is here, once for all."""
+    message = f"This server holds its base as '{held}', and trains on that one base"
+    return TrainingError(message, "unsupported_value", "method.supervised.quantization")
+
+
 def bad_shape(reason: str) -> TrainingError:
     """Say that the base cannot carry such an adapter."""
     message = f"The base cannot carry this adapter: {reason}"
