@@ -38,11 +38,9 @@ def on_cards(model: ModelShape, spec: TrainingSpec, train: Total | None) -> list
     ]
 
 
-def on(
-    there: Hardware, model: ModelShape, spec: TrainingSpec, train: Total | None
-) -> PlannedDevice:
+def on(one: Hardware, model: ModelShape, spec: TrainingSpec, train: Total | None) -> PlannedDevice:
     """Say what the job takes of a device that is there."""
-    return _device(there.name, there.free, there.device, there.each, model, spec, train)
+    return _device(one.name, one.free, one.device, one.each, model, spec, train)
 
 
 def _device(
@@ -80,6 +78,7 @@ def _parts(
     planned = plan(model, held, demand, memory)
     row = max(longest, min(step, planned.tokens_at_once))
     taken = by_part(planned, spec.lora, row)
+    # The other methods go through libraries whose needs nobody measured.
     known = spec.method == "supervised"
     return MemoryByPart(
         base=taken.base,

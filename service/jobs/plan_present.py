@@ -12,7 +12,8 @@ from service.jobs.plan_schemas import (
 from service.jobs.plan_survey import Found
 from service.tenants.limits import Limits
 from service.tenants.quotas import Use
-from service.training.counting import Total, order
+from service.training.batch.order import order_of
+from service.training.counting import Total
 from service.training.spec import TrainingSpec, warmup_steps
 
 QUOTAS = ("queued_jobs", "trained_tokens_per_month", "adapters")
@@ -36,7 +37,7 @@ def steps(spec: TrainingSpec, train: Total) -> PlannedSteps | None:
     """Show the optimizer steps, if there are any."""
     if not train.kept:
         return None
-    planned = order(spec, train.kept)
+    planned = order_of(spec, train.kept)
     return PlannedSteps(
         per_epoch=planned.steps_per_epoch,
         total=planned.total_steps,

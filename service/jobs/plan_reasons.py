@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from service.base.memory_plan import admit
 from service.jobs.plan_survey import Found
 from service.jobs.runtimes import Report
-from service.training.batch.faults import held_otherwise, no_room
-from service.training.counting import check_measurable, none_left
+from service.training.batch.faults import check_measurable, held_otherwise, no_room
+from service.training.counting import none_left
 from service.training.spec import TrainingSpec
 from service.training.trainer import TrainingError
 

@@ -17,7 +17,7 @@ class PlannedExamples(Output):
     tokens: Annotated[int, Meta(description="Of these, once; of a preference, both answers'.")]
     longest: Annotated[
         int,
-        Meta(description="Tokens of the longest one, with an answer to be sampled at its most."),
+        Meta(description="Tokens of the longest one; an answer to be sampled counts whole."),
     ]
     truncated: Annotated[int, Meta(description="Longer than `max_length`, and cut there.")]
     dropped: Annotated[int, Meta(description="Left out: nothing to learn lies within it.")]

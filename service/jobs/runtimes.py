@@ -1,7 +1,7 @@
 """What runtimes that train tell of themselves, for whoever plans a job."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 from sqlalchemy import delete, select
@@ -40,7 +40,7 @@ class RuntimeRepository:
         row.base, row.alive_until = base, self.now + seconds
         row.report = msgspec.to_builtins(report)
 
-    async def alive(self, base: str) -> Sequence[Report]:
+    async def alive(self, base: str) -> list[Report]:
         """Give the runtimes that train on this base."""
         return [found for alive, found in await self._all(base) if alive]
 

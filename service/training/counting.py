@@ -1,8 +1,9 @@
 """What training makes of examples, without training: tokens, what is cut or left out, steps. Pure.
 
     count = counter(renderer, spec)
-    counts = [count(example) for example in examples]
-    steps, tokens = order(spec, kept).total_steps, trained_tokens(spec, summed(counts))
+    for example in examples:
+        total.add(count(example))
+    steps, tokens = order_of(spec, total.kept).total_steps, trained_tokens(spec, total)
 
 It renders as the trainers do, one example at a time, so that a file of any size can be counted.
 """
@@ -14,8 +15,7 @@ import msgspec
 
 from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
-from service.training.batch.faults import nothing_to_measure
-from service.training.batch.order import Order
+from service.training.batch.order import order_of
 from service.training.pairs import render_pair
 from service.training.prompts import grader_of, no_room_to_answer, render_prompt
 from service.training.rows import nothing_to_learn, render_row
@@ -103,19 +103,6 @@ def _prompts(renderer: Renderer, spec: TrainingSpec) -> Callable[[Example], Coun
     return prompt
 
 
-def check_measurable(spec: TrainingSpec, held_out: int) -> None:
-    """Raise TrainingError if a task has nothing to measure with, though it needs that."""
-    asked = {"early_stopping": spec.early_stopping, "eval_steps": spec.eval_steps}
-    for name, value in asked.items():
-        if value is not None and not held_out:
-            raise nothing_to_measure(name)
-
-
-def order(spec: TrainingSpec, kept: int) -> Order:
-    """Say in what steps a task goes through its examples."""
-    return Order(kept, spec.batch_size, spec.n_epochs, spec.seed)
-
-
 def trained_tokens(spec: TrainingSpec, train: Total) -> int:
     """Count all that goes through training to its last step, padding not.
 
@@ -125,7 +112,7 @@ def trained_tokens(spec: TrainingSpec, train: Total) -> int:
     if spec.method != "reinforcement":
         return spec.n_epochs * train.tokens
     chosen = sampling(spec)
-    prompts = order(spec, train.kept).steps_per_epoch * spec.batch_size
+    prompts = order_of(spec, train.kept).steps_per_epoch * spec.batch_size
     filling = (prompts - train.kept) * (train.longest - chosen.max_completion_tokens)
     once = train.tokens + filling + prompts * chosen.max_completion_tokens
     return spec.n_epochs * chosen.completions * once

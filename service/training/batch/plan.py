@@ -15,13 +15,11 @@ from service.rendering.renderer import Renderer
 from service.training import probing
 from service.training.batch import states
 from service.training.batch.examples import Encoded, Sweep, encode
-from service.training.batch.faults import bad_parent
-from service.training.batch.order import Order
+from service.training.batch.faults import bad_parent, check_measurable
+from service.training.batch.order import Order, order_of
 from service.training.batch.schedule import Schedule, schedule
 from service.training.batch.states import Progress, State
 from service.training.checkpoints import Checkpoints
-from service.training.counting import check_measurable
-from service.training.counting import order as order_of
 from service.training.rows import Rows, render
 from service.training.spec import LoraSpec
 from service.training.trainer import Started, TrainingTask
