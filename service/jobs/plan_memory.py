@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from service.base.hardware import Hardware
-from service.base.memory_plan import Demand, Held, by_part, plan
+from service.base.memory_plan import ENOUGH_TOKENS, Demand, Held, by_part, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
 from service.jobs.plan_schemas import MemoryByPart, PlannedDevice
 from service.training.counting import Total
@@ -73,7 +73,7 @@ def _parts(
         targets=frozenset(model.linears),
         training_slots=1,
         training_rank=spec.lora.rank,
-        enough_tokens=min(step, Demand.enough_tokens),
+        enough_tokens=min(step, ENOUGH_TOKENS),
     )
     planned = plan(model, held, demand, memory)
     row = max(longest, min(step, planned.tokens_at_once))
