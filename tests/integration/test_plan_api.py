@@ -1,26 +1,47 @@
 """`POST /v1/fine_tuning/plan`: what a job would be, told without one."""
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import func, select, update
 
 from adapters_store import AdapterStore
+from service.adapters.service import ModelService
 from service.base.description import BaseDescription
 from service.base.hardware import Hardware
 from service.base.memory_plan import Demand, Held, plan
 from service.base.model_shape import shape_of
 from service.database import Database
 from service.database.models import JobRow, TenantRow
+from service.datasets.folder import FileFolder
+from service.jobs.create_schemas import CreateJob
+from service.jobs.plan_survey import Found, Stopped, SurveyStopped
+from service.jobs.planning import PlanService
 from service.jobs.runtimes import Report, RuntimeRepository
+from service.jobs.service import Draft, JobService
+from service.rendering.renderer import Renderer
+from service.settings import Settings
+from service.training.spec import TrainingSpec
+from tests.integration.live import PATIENCE_SECONDS, eventually
 from tests.integration.test_base_adapter_api import Parents
 from tests.integration.test_methods_api import CHECK, PAIR, PROMPT, uploaded
 
 PLAN, JOBS = "/v1/fine_tuning/plan", "/v1/fine_tuning/jobs"
 BASE = "lorehouse-tiny"
 Json = dict[str, Any]
+GPU = Hardware(
+    name="a GPU",
+    device="cuda",
+    free=2**33,
+    quantization="nf4",
+    compute_dtype="bfloat16",
+    memory=None,
+)
 
 
 def chat(question: str, answer: str) -> Json:
@@ -46,15 +67,7 @@ async def planned(client: httpx.AsyncClient, file: Json, **fields: Any) -> Json:
 
 async def told(database: Database, seconds: int = 60, base: str = BASE, **report: Any) -> None:
     """Have a runtime tell of itself."""
-    hardware = Hardware(
-        name="a GPU",
-        device="cuda",
-        free=2**33,
-        quantization="nf4",
-        compute_dtype="bfloat16",
-        memory=None,
-    )
-    given = {"hardware": hardware, "tokens_per_second": {}} | report
+    given = {"hardware": GPU, "tokens_per_second": {}} | report
     async with database.write() as session:
         runtimes = RuntimeRepository(session)
         await runtimes.report(f"runtime-{seconds}", base, Report(**given), seconds)
@@ -164,28 +177,34 @@ async def test_what_a_runtime_will_refuse_is_told_beforehand_with_the_figures(
     assert here["nf4"]["fits"] is False
 
 
-@pytest.mark.parametrize(
-    ("method", "given", "code"),
-    [
-        (supervised(max_length=8), {}, "no_trainable_examples"),
-        (
-            supervised(early_stopping={"patience": 1}, validation_split=0.0),
-            {"validation": chat("so " * 4000, "yes")},
-            "no_validation_examples",
-        ),
-    ],
-)
-async def test_what_the_data_will_fail_is_told_beforehand(
-    acme: httpx.AsyncClient, method: Json, given: Json, code: str
+async def test_what_the_data_will_fail_is_told_beforehand(acme: httpx.AsyncClient) -> None:
+    file = await uploaded(acme, *rows(8))
+    made = await planned(acme, file, method=supervised(max_length=8))
+    assert (made["admitted"], made["reason"]["code"]) == (False, "no_trainable_examples")
+    assert (made["steps"], made["trained_tokens"]) == (None, 0)
+    held_out = await uploaded(acme, chat("so " * 200, "yes"))
+    method = supervised(max_length=60, early_stopping={"patience": 1})
+    made = await planned(acme, file, validation_file=held_out["id"], method=method)
+    assert (made["admitted"], made["reason"]["code"]) == (False, "no_validation_examples")
+    assert made["reason"]["param"] == "method.supervised.early_stopping"
+    ungradable = await uploaded(acme, PROMPT, {"messages": PROMPT["messages"]})
+    method = {"type": "reinforcement", "reinforcement": {"grader": CHECK}}
+    made = await planned(acme, ungradable, method=method)
+    assert (made["admitted"], made["reason"]["code"]) == (False, "invalid_training_file")
+    assert "cannot be graded" in made["reason"]["message"]
+    assert (made["data"], made["steps"], made["trained_tokens"]) == (None, None, None)
+
+
+async def test_a_base_that_is_held_otherwise_is_told_beforehand(
+    acme: httpx.AsyncClient, database: Database
 ) -> None:
     file = await uploaded(acme, *rows(8))
-    fields: Json = {"method": method}
-    if "validation" in given:
-        method["supervised"]["max_length"] = 30
-        del method["supervised"]["validation_split"]
-        fields["validation_file"] = (await uploaded(acme, given["validation"]))["id"]
-    made = await planned(acme, file, **fields)
-    assert (made["admitted"], made["reason"]["code"]) == (False, code)
+    await told(database)
+    made = await planned(acme, file, method=supervised(quantization="nf4"))
+    assert made["admitted"]
+    await told(database, 61, hardware=msgspec.structs.replace(GPU, quantization="none"))
+    made = await planned(acme, file, method=supervised(quantization="nf4"))
+    assert made["reason"]["param"] == "method.supervised.quantization"
 
 
 async def test_a_quota_that_would_not_allow_it_is_told(
@@ -277,3 +296,36 @@ async def test_anothers_file_is_not_there(
     answer = await globex.post(PLAN, json=body)
     assert answer.status_code == 404
     assert answer.json()["error"]["param"] == "training_file"
+
+
+class Waiting(PlanService):
+    """Reads its files until nobody waits for them any more."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.reading, self.ended = threading.Event(), threading.Event()
+
+    def _read(self, tenant_id: str, draft: Draft, spec: TrainingSpec, stopped: Stopped) -> Found:
+        self.reading.set()
+        eventually(stopped)
+        self.ended.set()
+        raise SurveyStopped
+
+
+async def test_reading_ends_when_nobody_waits_for_the_plan(
+    acme: httpx.AsyncClient,
+    settings: Settings,
+    database: Database,
+    store: AdapterStore,
+    renderer: Renderer,
+) -> None:
+    file = await uploaded(acme, *rows(8))
+    jobs = JobService(database, renderer.base, ModelService(database, store, renderer.base))
+    plans = Waiting(jobs, FileFolder(settings.data_dir), renderer)
+    body = CreateJob(model=BASE, training_file=file["id"])
+    planning = asyncio.create_task(plans.plan("acme", body))
+    assert await asyncio.to_thread(plans.reading.wait, PATIENCE_SECONDS)
+    planning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await planning
+    assert await asyncio.to_thread(plans.ended.wait, PATIENCE_SECONDS)
