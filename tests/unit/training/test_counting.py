@@ -43,11 +43,8 @@ def supervised(task: TrainingTask) -> TrainingTask:
 def test_steps_and_tokens_are_those_that_a_trainer_reports(
     renderer: Renderer, tmp_path: Path, make: Any, translate: Any
 ) -> None:
-    task, log, trainer = (
-        translate(a_task(tmp_path, batch_size=8, max_length=24)),
-        Log(),
-        make("nf4", 50),
-    )
+    task, log = translate(a_task(tmp_path, batch_size=8, max_length=24)), Log()
+    trainer = make("nf4", 50)
     outcome = train(trainer, task, log)
     if make is batch_trainer:
         trainer.resident.base.remove()
