@@ -44,6 +44,8 @@ from service.http.metrics import RequestMetrics
 from service.http.requests import JsonRequest
 from service.http.tenant_labels import TenantLabels
 from service.jobs.controller import JobController
+from service.jobs.plan_controller import PlanController
+from service.jobs.planning import PlanService
 from service.jobs.service import JobService
 from service.rendering.renderer import Renderer
 from service.runtime.client import RemoteEngine
@@ -104,6 +106,7 @@ CONTROLLERS = [
     OwnAuditController,
     OwnKeyController,
     OwnLimitsController,
+    PlanController,
     ResidencyController,
     TenantUsageController,
     UploadController,
@@ -201,6 +204,15 @@ def _services(
     quotas = Quotas(from_setting(settings.tenant_limits))
     files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
     meter = UsageMeter(database)
+    jobs = JobService(
+        database,
+        renderer.base,
+        models,
+        quantization=settings.quantization,
+        base_model=settings.base_model,
+        max_rank=settings.max_lora_rank,
+        quotas=quotas,
+    )
     return {
         "answers": Answers(database),
         "audits": AuditService(database),
@@ -229,19 +241,12 @@ def _services(
             settings.max_import_bytes,
             quotas,
         ),
-        "jobs": JobService(
-            database,
-            renderer.base,
-            models,
-            quantization=settings.quantization,
-            base_model=settings.base_model,
-            max_rank=settings.max_lora_rank,
-            quotas=quotas,
-        ),
+        "jobs": jobs,
         "key_watch": KeyWatch(database, in_flight),
         "merges": MergeService(database, store, renderer.base, quotas),
         "meter": meter,
         "models": models,
+        "plans": PlanService(jobs, files.folder, renderer),
         "overrides": Overrides(database, renderer.base),
         "residents": ResidencyService(
             database,

@@ -1,6 +1,7 @@
 """The base's weights on this machine: frozen, in NF4 or plain, and safe to serve and to train."""
 
 import logging
+import os
 import warnings
 from typing import Any, Literal
 
@@ -35,8 +36,7 @@ class LoadedBase(msgspec.Struct, frozen=True):
     quantization: Quantization
     compute_dtype: str
     """`float32` or `bfloat16`."""
-    device: str
-    """`cpu` or `cuda`."""
+    device: Literal["cpu", "cuda"]
 
 
 def load_base(
@@ -53,7 +53,7 @@ def load_base(
     """
     torch.set_num_threads(threads)
     disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = _dtype(compute_dtype, device)
     chosen = _choose(description, quantization, device, dtype)
     model = _load(description, chosen, device, dtype)
@@ -61,6 +61,13 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     return LoadedBase(model, description, chosen, str(dtype).removeprefix("torch."), device)
+
+
+def device_name() -> str:
+    """Say what the base would compute on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores"
 
 
 def free_memory() -> int:

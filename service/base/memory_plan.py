@@ -24,6 +24,7 @@ SPARE = 0.1
 """The share of free memory that is left for fragments, kernels and whoever else is there."""
 LOGITS_AT_ONCE = {"cpu": 2**17, "cuda": 2**27}
 """As in segmented/loss.py."""
+ENOUGH_TOKENS = 4096
 GIB = 2**30
 
 
@@ -65,7 +66,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """Of what base and slots leave, at most, for keys and values."""
     most_tokens: int = 16384
     """In a training row: more are not faster."""
-    enough_tokens: int = 4096
+    enough_tokens: int = ENOUGH_TOKENS
     """In a training row: rather than fewer, compute more and keep less."""
 
 

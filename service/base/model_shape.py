@@ -93,8 +93,7 @@ class ModelShape(msgspec.Struct, frozen=True):
         """
         layer = self.kept(rank, targets, each, fused=fused)
         layers = self.layers * (self.hidden * each if recomputes else layer)
-        ends = self.ends(each, fused=fused) + self.working(each)
-        return layers + (layer if recomputes else 0) + ends
+        return layers + (layer if recomputes else 0) + self.working(each)
 
     def kept(self, rank: int, targets: Collection[str], each: int, *, fused: bool) -> int:
         """Tell what one layer keeps of a token for its backward pass.
@@ -119,23 +118,17 @@ class ModelShape(msgspec.Struct, frozen=True):
         norms = normed * (each if fused else EXACT)
         return EXACT * (scales + self.heads) + norms + attention + each * plain
 
-    def ends(self, each: int, *, fused: bool) -> int:
-        """Tell what is kept of a token outside of the layers.
+    def working(self, each: int) -> int:
+        """Tell what a token takes besides, at the most: in the last layer's MLP, on the way back.
 
-        The last norm; its result, what of it is to predict, and the gradient of that; the cosines
-        and sines of its place; its keys of dropout and its scale.
+        There are the gradients of the product and of both its factors, or, in their place, what
+        comes back through an adapter, before and after its dropout; the gradient of what goes
+        through the layers, the last hidden state, and an adapter's input with dropout; the cosines
+        and sines of the token's place; its keys of dropout and its scale.
         """
         masks = self.layers * len(self.linears)
-        norm = self.hidden * (each if fused else EXACT) + EXACT
-        return norm + EXACT * (masks + 1) + each * (3 * self.hidden + 2 * self.head_dim)
-
-    def working(self, each: int) -> int:
-        """Tell what a token takes for a while in a layer's backward pass, at the most.
-
-        That is in its MLP: the gradients of the product, of both its factors and of the gate, and
-        one more while dropout is applied; beside them the norm's, in fp32.
-        """
-        return each * (5 * self.intermediate + 2 * self.hidden) + EXACT * 3 * self.hidden
+        widths = 3 * self.intermediate + 3 * self.hidden + 2 * self.head_dim
+        return EXACT * (masks + 1) + each * widths
 
     def _inputs(self, adapted: set[str]) -> int:
         first = self.hidden if {"q_proj", "k_proj", "v_proj"} & adapted else 0

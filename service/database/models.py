@@ -342,6 +342,17 @@ class ErasureRow(DefaultBase):
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
+class RuntimeRow(DefaultBase):
+    """What a runtime that trains tells of itself: the device, and how quick it was."""
+
+    __tablename__ = "runtimes"
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    """As it holds leases."""
+    base: Mapped[str] = mapped_column(String(64))
+    alive_until: Mapped[int] = mapped_column(BigInteger)
+    report: Mapped[Json] = mapped_column(JSON)
+
+
 class UsageRow(DefaultBase):
     """What one key did with one model on one day: a counter, added to in the work's transaction."""
 

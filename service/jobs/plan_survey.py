@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from service.datasets.inspection import invalid, lines_of
-from service.datasets.parsing import Fault, Faults, parse
+from service.datasets.inspection import lines_of
+from service.datasets.parsing import Fault, parse
 from service.errors import BadRequest
 from service.jobs.plan_answers import Answers
 from service.rendering.examples import Example
@@ -98,15 +98,15 @@ def survey(
 ) -> Found:
     """Read a job's files; the first comes with its number of rows, of which some are held out.
 
-    Raises TrainingError for what would fail the job, InvalidTrainingFile, and SurveyStopped.
+    Raises TrainingError for what would fail the job, and SurveyStopped.
     """
     found = Survey(counter(renderer, spec), most_compared)
     path, rows = training
     held = measured(rows, spec.validation_split, spec.seed) if validation is None else bytes(rows)
-    for place, example in enumerate(_examples(path, stopped)):
+    for place, example in enumerate(_examples(path, stopped, "training_file")):
         _add(found, "validation" if held[place] else "train", example, place, "training_file")
     if validation is not None:
-        for place, example in enumerate(_examples(validation, stopped)):
+        for place, example in enumerate(_examples(validation, stopped, "validation_file")):
             _add(found, "validation", example, place, "validation_file")
     return found.found()
 
@@ -118,15 +118,13 @@ def row_hash(example: Example) -> int:
     return int.from_bytes(digest.digest())
 
 
-def _examples(path: Path, stopped: Stopped) -> Iterator[Example]:
+def _examples(path: Path, stopped: Stopped, param: str) -> Iterator[Example]:
     with path.open("rb") as stream:
         for found in parse(lines_of(stream)):
             if stopped():
                 raise SurveyStopped
             if isinstance(found, Fault):
-                faults = Faults()
-                faults.add(found)
-                raise invalid(faults)
+                raise unrenderable(found.line, found.reason, param)
             yield found.example
 
 

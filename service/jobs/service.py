@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import cast
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service import tracing
 from service.adapters.names import adapter_name
@@ -38,6 +39,23 @@ from service.training.spec import MAX_RANK
 from service.wire import new_id, now
 
 SEEDS = 2**31
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A job that nobody accepted yet, and the files that it is to learn from."""
+
+    job: JobRow
+    training: FileRow
+    validation: FileRow | None
+
+    @property
+    def asked(self) -> Use:
+        """What it asks of its tenant's quotas, besides its adapter.
+
+        It is not refused at its end: whoever has any room left may begin one.
+        """
+        tokens = job_tokens(self.training.tokens, self.job.spec["n_epochs"])
+        return Use(queued_jobs=1, trained_tokens_per_month=tokens, stored_bytes=1)
 
 
 class JobService:
@@ -74,21 +92,31 @@ class JobService:
         Raises BadRequest, NotFound for the model or a file, Conflict for a base adapter that
         cannot be used here, and QuotaExceeded.
         """
-        self._check_model(body.model)
-        parent = await self._parent(tenant_id, body)
+        parent = await self.parent(tenant_id, body)
         async with self.database.write() as session:
-            files = FileRepository(session)
-            training = await _file(files, tenant_id, body.training_file, "training_file")
-            validation = None
-            if body.validation_file is not None:
-                validation = await _file(files, tenant_id, body.validation_file, "validation_file")
+            draft = await self.draft(session, tenant_id, body, parent)
             if parent is not None:
                 await _hold(RevisionRepository(session), tenant_id, parent)
-            job = self._row(tenant_id, body, self._facts(training, validation, parent))
-            await self.quotas.admit(session, tenant_id, wanted(job, training), adapter=job.adapter)
+            job, asked = draft.job, draft.asked
+            await self.quotas.admit(session, tenant_id, asked, adapter=job.adapter)
             job.key_id = key_id
-            await _tell_created(JobRepository(session), job, training)
+            await _tell_created(JobRepository(session), job, draft.training)
             return made(present.job(job))
+
+    async def draft(
+        self, session: AsyncSession, tenant_id: str, body: CreateJob, parent: Parent | None
+    ) -> Draft:
+        """Work a job out, and keep nothing.
+
+        Raises BadRequest, and NotFound for a file.
+        """
+        files = FileRepository(session)
+        training = await _file(files, tenant_id, body.training_file, "training_file")
+        validation = None
+        if body.validation_file is not None:
+            validation = await _file(files, tenant_id, body.validation_file, "validation_file")
+        job = self._row(tenant_id, body, self._facts(training, validation, parent))
+        return Draft(job, training, validation)
 
     async def retrieve(self, tenant_id: str, job_id: str) -> Job:
         """Show a job. Raises NotFound."""
@@ -175,11 +203,13 @@ class JobService:
             found = await jobs.checkpoints(tenant_id, job_id, after, limit + 1)
         return present.checkpoint_list(found, limit)
 
-    def _check_model(self, model: str) -> None:
-        if model not in self.base_names and not model.startswith(FINE_TUNED):
-            raise model_not_found(model)
+    async def parent(self, tenant_id: str, body: CreateJob) -> Parent | None:
+        """Find what a job goes on from, if it is not the base.
 
-    async def _parent(self, tenant_id: str, body: CreateJob) -> Parent | None:
+        Raises BadRequest, NotFound for the model, and Conflict for one that cannot be used here.
+        """
+        if body.model not in self.base_names and not body.model.startswith(FINE_TUNED):
+            raise model_not_found(body.model)
         wanted = wanted_parent(body)
         if wanted is None:
             return None
@@ -226,15 +256,6 @@ class JobService:
             parent=parent,
             max_rank=self.max_rank,
         )
-
-
-def wanted(job: JobRow, training: FileRow) -> Use:
-    """Say what a job asks of its tenant's quotas, besides its adapter.
-
-    It is not refused at its end: whoever has any room left may begin one.
-    """
-    tokens = job_tokens(training.tokens, job.spec["n_epochs"])
-    return Use(queued_jobs=1, trained_tokens_per_month=tokens, stored_bytes=1)
 
 
 async def _file(files: FileRepository, tenant_id: str, file_id: str, param: str) -> FileRow:

@@ -22,6 +22,7 @@ from service.runtime.metrics import RuntimeMetrics, serve_metrics
 from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
 from service.runtime.server import EngineServer
+from service.runtime.telling import keep_telling
 from service.runtime.training_parts import Parts
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
@@ -86,6 +87,7 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         metrics.row_tokens.set_function(lambda: _row_tokens(residence))
         working = parts(settings, owner, residence, database, renderer, metrics)
         duties.append(training.work(working, stop))
+        duties.append(keep_telling(working, residence.hardware, stop))
         duties.append(merging.work(_merging(working), stop))
     if residence.answers:
         duties.append(_answer(residence, settings, stop))

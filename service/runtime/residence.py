@@ -9,6 +9,7 @@ import msgspec
 
 from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription
+from service.base.hardware import Hardware
 from service.base.memory_plan import GIB, Demand, Held, MemoryPlan, plan
 from service.base.model_shape import UnknownShape, shape_of
 from service.database import Database
@@ -58,6 +59,7 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     """A BatchLoop."""
     trainers: Mapping[str, Trainer]
     healthy: Callable[[], bool]
+    hardware: Hardware
     facts: dict[str, Any]
     """For the log: how the base is held and run."""
 
@@ -95,7 +97,7 @@ def move_in(
 ) -> Residence:
     """Load the base and put together what is to use it. Raises BaseModelError."""
     # Only this process pays for torch.
-    from service.base.loading import free_memory, load_base
+    from service.base.loading import device_name, free_memory, load_base
     from service.base.segmented.base import SegmentedBase
     from service.base.segmented.pace import Pace
     from service.serving.resident_engine import ResidentEngine
@@ -118,7 +120,7 @@ def move_in(
     )
     most_tokens = MOST_TOKENS[loaded.device]
     if memory is not None:
-        most_tokens = max(1, min(most_tokens, memory.tokens_at_once))
+        most_tokens = max(1, memory.tokens_at_once)
     shares, stalls = Shares(settings.training_share), Stalls(settings.max_stall_ms / 1000)
     calm_tokens = CALM_TOKENS[loaded.device]
     conductor = Conductor(
@@ -172,6 +174,14 @@ def move_in(
         batch=batch,
         trainers=trainers,
         healthy=base.computes,
+        hardware=Hardware(
+            name=device_name(),
+            device=loaded.device,
+            free=free,
+            quantization=loaded.quantization,
+            compute_dtype=loaded.compute_dtype,
+            memory=memory,
+        ),
         facts={
             "base": description.name,
             "quantization": loaded.quantization,
@@ -199,6 +209,7 @@ def _planned(
         training_slots=settings.training_slots if trains else 0,
         serving_slots=settings.max_resident_adapters + 1 if generates else EXAMINED + 1,
         kv_tokens=kv_tokens if generates else EXAMINING_TOKENS,
+        most_tokens=MOST_TOKENS[loaded.device],
     )
     each = 2 if loaded.compute_dtype == "bfloat16" else 4
     return plan(model, Held(loaded.quantization, each, loaded.device), demand, free)

@@ -29,6 +29,7 @@ from service.runtime.relay import Relay
 from service.runtime.story import Story
 from service.runtime.training_parts import Parts
 from service.telemetry import logger
+from service.training.batch.faults import held_otherwise
 from service.training.spec import TrainingSpec
 from service.training.split import split
 from service.training.trainer import (
@@ -119,7 +120,8 @@ class _Work:
 
     async def _task(self) -> TrainingTask:
         job, spec = self._job, msgspec.convert(self._job.spec, TrainingSpec)
-        check_quantization(spec.quantization, self._parts.quantization)
+        if spec.quantization not in ("auto", self._parts.quantization):
+            raise held_otherwise(self._parts.quantization)
         train = await self._examples(job.training_file, "training_file")
         if job.validation_file is None:
             train, validation = split(train, spec.validation_split, spec.seed)
@@ -167,6 +169,7 @@ class _Work:
                 self._lease.check()
                 if isinstance(event, StepDone):
                     trained.step(event)
+                    self._parts.speeds.note(task.spec.method, event.tokens_per_second)
                 elif isinstance(event, CheckpointDue):
                     span.add_event("checkpoint", {"step": event.step})
                 relay.report(event)
@@ -211,13 +214,6 @@ class _Work:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def check_quantization(wanted: str, held: str) -> None:
-    """Raise TrainingError if a job wants the base held otherwise than it is here, once for all."""
-    if wanted not in ("auto", held):
-        message = f"This server holds its base as '{held}', and trains on that one base"
-        raise TrainingError(message, "unsupported_value", "method.supervised.quantization")
 
 
 async def _give_up(parts: Parts, job: JobRow) -> None:

@@ -12,6 +12,7 @@ from service.rendering.examples import Example
 from service.runtime.backoff import Backoff
 from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.metrics import RuntimeMetrics, unread
+from service.runtime.speeds import Speeds
 from service.serving.engine import Engine
 from service.training.trainer import Trainer
 
@@ -44,3 +45,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine
     """What answers requests: here, or in another process."""
     metrics: RuntimeMetrics = msgspec.field(default_factory=unread)
+    speeds: Speeds = msgspec.field(default_factory=Speeds)
+    """How quick training was."""

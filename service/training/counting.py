@@ -1,24 +1,29 @@
 """What training makes of examples, without training: tokens, what is cut or left out, steps. Pure.
 
     count = counter(renderer, spec)
-    counts = [count(example) for example in examples]
-    steps, tokens = order(spec, kept).total_steps, trained_tokens(spec, summed(counts))
+    for example in examples:
+        total.add(count(example))
+    steps, tokens = order_of(spec, total.kept).total_steps, trained_tokens(spec, total)
 
 It renders as the trainers do, one example at a time, so that a file of any size can be counted.
 """
 
+import heapq
 from collections.abc import Callable
 
 import msgspec
 
 from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
-from service.training.batch.order import Order
+from service.training.batch.order import order_of
 from service.training.pairs import render_pair
 from service.training.prompts import grader_of, no_room_to_answer, render_prompt
 from service.training.rows import nothing_to_learn, render_row
 from service.training.spec import ReinforcementSpec, TrainingSpec
 from service.training.trainer import TrainingError
+
+MOST_IN_STEP = 256
+"""Examples: the largest batch that a job may ask for."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -38,9 +43,19 @@ class Total(msgspec.Struct):
 
     kept: int = 0
     tokens: int = 0
-    longest: int = 0
     cut: int = 0
     dropped: int = 0
+    largest: list[int] = []
+    """The tokens of the MOST_IN_STEP longest ones, as a heap."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest, 0 if there is none."""
+        return max(self.largest, default=0)
+
+    def most_at_once(self, examples: int) -> int:
+        """Tokens of so many, at the most."""
+        return sum(heapq.nlargest(examples, self.largest))
 
     def add(self, one: Count) -> None:
         """Add an example."""
@@ -50,7 +65,10 @@ class Total(msgspec.Struct):
             return
         self.kept += 1
         self.tokens += one.tokens
-        self.longest = max(self.longest, one.longest)
+        if len(self.largest) < MOST_IN_STEP:
+            heapq.heappush(self.largest, one.longest)
+        else:
+            heapq.heappushpop(self.largest, one.longest)
 
 
 def counter(renderer: Renderer, spec: TrainingSpec) -> Callable[[Example], Count]:
@@ -85,11 +103,6 @@ def _prompts(renderer: Renderer, spec: TrainingSpec) -> Callable[[Example], Coun
     return prompt
 
 
-def order(spec: TrainingSpec, kept: int) -> Order:
-    """Say in what steps a task goes through its examples."""
-    return Order(kept, spec.batch_size, spec.n_epochs, spec.seed)
-
-
 def trained_tokens(spec: TrainingSpec, train: Total) -> int:
     """Count all that goes through training to its last step, padding not.
 
@@ -99,7 +112,7 @@ def trained_tokens(spec: TrainingSpec, train: Total) -> int:
     if spec.method != "reinforcement":
         return spec.n_epochs * train.tokens
     chosen = sampling(spec)
-    prompts = order(spec, train.kept).steps_per_epoch * spec.batch_size
+    prompts = order_of(spec, train.kept).steps_per_epoch * spec.batch_size
     filling = (prompts - train.kept) * (train.longest - chosen.max_completion_tokens)
     once = train.tokens + filling + prompts * chosen.max_completion_tokens
     return spec.n_epochs * chosen.completions * once

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from service.rendering.renderer import Renderer
-from service.training.batch.order import Order
+from service.training.batch.order import Order, order_of
 from service.training.probing import of_prompts
 from service.training.prompts import Prompt, Prompts, render_prompts
 from service.training.reporting import Schedule
@@ -42,7 +42,7 @@ class ReinforcementTrainer(SoloTrainer):
         spec, chosen = task.spec, task.spec.reinforcement
         assert chosen is not None
         prompts = render_prompts(self.renderer, task, chosen)
-        order = Order(len(prompts.train), spec.batch_size, spec.n_epochs, spec.seed)
+        order = order_of(spec, len(prompts.train))
         schedule = Schedule(
             order.steps_per_epoch, order.total_steps, self.checkpoint_steps, chosen.eval_interval
         )

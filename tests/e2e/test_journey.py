@@ -1,10 +1,12 @@
 """The unmodified `openai` SDK against `lorehouse serve`: from upload to deletion."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from openai.types.fine_tuning import FineTuningJob
 
 from tests.e2e.server import Server, ended, wait_for, write_rows
 
@@ -21,22 +23,21 @@ def test_the_sdk_does_the_whole_journey(server: Server, tmp_path: Path) -> None:
     assert (file.model_extra or {})["rows"] == 120
     assert client.files.content(file.id).read() == rows.read_bytes()
 
-    job = client.fine_tuning.jobs.create(
-        model="lorehouse-tiny",
-        training_file=file.id,
-        suffix="secret",
-        method={
-            "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 4}},
-        },
-    )
+    wanted: dict[str, Any] = {
+        "model": "lorehouse-tiny",
+        "training_file": file.id,
+        "suffix": "secret",
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
+    }
+    plan = client.post("/fine_tuning/plan", body=wanted, cast_to=dict[str, Any])
+    job = client.fine_tuning.jobs.create(**wanted, seed=plan["seed"])
     assert job.status in {"validating_files", "queued", "running"}
     assert client.fine_tuning.jobs.list().data[0].id == job.id
 
     _follow_events(server, client, job.id)
     done = ended(client, job.id)
     assert done.status == "succeeded", done.error
-    assert done.trained_tokens
+    _it_was_as_planned(client, plan, done)
     model = done.fine_tuned_model
     assert model is not None
     assert model.startswith("ft:lorehouse-tiny:acme:secret:")
@@ -70,6 +71,20 @@ def test_the_sdk_does_the_whole_journey(server: Server, tmp_path: Path) -> None:
 
     _checkpoints_are_listed_and_callable(client, job.id)
     _models_and_files_are_listed_and_deleted(client, model, file.id)
+
+
+def _it_was_as_planned(client: openai.OpenAI, plan: dict[str, Any], done: FineTuningJob) -> None:
+    assert plan["admitted"]
+    assert done.trained_tokens == plan["trained_tokens"]
+    newest = client.fine_tuning.jobs.list_events(done.id, limit=50).data
+    steps = [e.data["total_steps"] for e in newest if isinstance(e.data, dict)]
+    assert set(steps) == {plan["steps"]["total"]}
+    # What it is trained on is known by now, at the latest.
+    body = {"model": done.model, "training_file": done.training_file}
+    again = client.post("/fine_tuning/plan", body=body, cast_to=dict[str, Any])
+    [here] = again["hardware"]
+    assert here["nf4"]["fits"]
+    assert here["nf4"]["total"] < here["bytes"]
 
 
 def _follow_events(server: Server, client: openai.OpenAI, job: str) -> None:

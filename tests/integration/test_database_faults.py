@@ -34,7 +34,7 @@ async def test_a_cut_connection_is_503_and_the_next_request_gets_another(
     acme: httpx.AsyncClient, database: Database, on_postgresql: None
 ) -> None:
     cut = text("SELECT pg_terminate_backend(pg_backend_pid())")
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable):  # noqa: PT012
         async with database.write() as writing:
             writing.add(TenantRow(id="lost", created_at=1))
             await writing.flush()
@@ -50,7 +50,7 @@ async def test_a_cut_connection_is_503_and_the_next_request_gets_another(
 async def test_a_statement_that_takes_too_long_is_503(
     database: Database, on_postgresql: None
 ) -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable):  # noqa: PT012
         async with database.write() as writing:
             await writing.execute(text("SET LOCAL statement_timeout = 10"))
             await writing.execute(text("SELECT pg_sleep(5)"))

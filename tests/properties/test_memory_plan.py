@@ -118,7 +118,7 @@ def test_a_job_that_cannot_fit_is_refused_with_the_figures() -> None:
     demand = Demand(targets=frozenset(model.linears), training_slots=8)
     planned = plan(model, Held("none", 2, "cuda"), demand, 40 * 2**30)
     assert admit(planned, LoraSpec(), 2048) is None
-    example = admit(planned, LoraSpec(), 32_000)
+    example = admit(planned, LoraSpec(), 40_000)
     assert example is not None
     assert (example.cause, planned.recomputes) == ("example", True)
     assert example.figures == (f"{example.needed / 2**30:.2f} GiB are needed, 36.00 are available")

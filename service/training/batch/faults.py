@@ -1,6 +1,7 @@
 """What the task itself did wrong, in the words of the solo trainer."""
 
 from service.base.memory_plan import Refusal
+from service.training.spec import TrainingSpec
 from service.training.trainer import TrainingError
 
 
@@ -25,6 +26,12 @@ def no_room(refusal: Refusal) -> TrainingError:
     return TrainingError(message, "out_of_memory", f"method.supervised.{field}")
 
 
+def held_otherwise(held: str) -> TrainingError:
+    """Say that the job wants the base held otherwise than it is here, once for all."""
+    message = f"This server holds its base as '{held}', and trains on that one base"
+    return TrainingError(message, "unsupported_value", "method.supervised.quantization")
+
+
 def bad_shape(reason: str) -> TrainingError:
     """Say that the base cannot carry such an adapter."""
     message = f"The base cannot carry this adapter: {reason}"
@@ -35,6 +42,14 @@ def bad_parent(reason: str) -> TrainingError:
     """Say that training cannot go on from the adapter it was told to."""
     message = f"The base adapter cannot be gone on from: {reason}"
     return TrainingError(message, "invalid_adapter", "method.supervised.base_adapter")
+
+
+def check_measurable(spec: TrainingSpec, held_out: int) -> None:
+    """Raise TrainingError if a task has nothing to measure with, though it needs that."""
+    asked = {"early_stopping": spec.early_stopping, "eval_steps": spec.eval_steps}
+    for name, value in asked.items():
+        if value is not None and not held_out:
+            raise nothing_to_measure(name)
 
 
 def nothing_to_measure(field: str) -> TrainingError:

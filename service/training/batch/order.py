@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import msgspec
 
+from service.training.spec import TrainingSpec
+
 
 class Order(msgspec.Struct, frozen=True):
     """Optimizer steps count from 0 and each takes `batch_size` examples, an epoch's last the rest.
@@ -37,6 +39,11 @@ class Order(msgspec.Struct, frozen=True):
     def dropout_seeds(self, step: int) -> tuple[int, ...]:
         """Give each of those examples a number of 63 bits that no other visit of one shares."""
         return tuple(_number(self.seed, step, place) for place, _ in enumerate(self.batch(step)))
+
+
+def order_of(spec: TrainingSpec, examples: int) -> Order:
+    """Give a task's, with so many examples to train on."""
+    return Order(examples, spec.batch_size, spec.n_epochs, spec.seed)
 
 
 @lru_cache(maxsize=256)

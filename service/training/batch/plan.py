@@ -15,13 +15,13 @@ from service.rendering.renderer import Renderer
 from service.training import probing
 from service.training.batch import states
 from service.training.batch.examples import Encoded, Sweep, encode
-from service.training.batch.faults import bad_parent, nothing_to_measure
-from service.training.batch.order import Order
+from service.training.batch.faults import bad_parent, check_measurable
+from service.training.batch.order import Order, order_of
 from service.training.batch.schedule import Schedule, schedule
 from service.training.batch.states import Progress, State
 from service.training.checkpoints import Checkpoints
 from service.training.rows import Rows, render
-from service.training.spec import LoraSpec, TrainingSpec
+from service.training.spec import LoraSpec
 from service.training.trainer import Started, TrainingTask
 
 _FORMAT = "batch 2"
@@ -88,8 +88,8 @@ def plan(
     `shapes` are the (in, out) features of the base's linear layers. Raises TrainingError.
     """
     spec, rows = task.spec, render(renderer, task)
-    _check_measurable(spec, rows)
-    order = Order(len(rows.train), spec.batch_size, spec.n_epochs, spec.seed)
+    check_measurable(spec, len(rows.validation))
+    order = order_of(spec, len(rows.train))
     root, fingerprint = task.workdir / "checkpoints", _fingerprint(loaded, task, rows)
     checkpoints = Checkpoints(root, fingerprint, states.REQUIRED)
     newest = checkpoints.newest()
@@ -106,13 +106,6 @@ def plan(
         parent=None if newest or task.parent is None else _parent(task.parent, spec.lora, shapes),
         probes=probing.of_rows(rows.train, rows.validation),
     )
-
-
-def _check_measurable(spec: TrainingSpec, rows: Rows) -> None:
-    asked = {"early_stopping": spec.early_stopping, "eval_steps": spec.eval_steps}
-    for name, value in asked.items():
-        if value is not None and not rows.validation:
-            raise nothing_to_measure(name)
 
 
 def _parent(

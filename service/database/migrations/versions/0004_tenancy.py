@@ -101,6 +101,14 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_rates_tenant_id"), ["tenant_id"], unique=False)
 
     op.create_table(
+        "runtimes",
+        sa.Column("id", sa.String(length=128), nullable=False),
+        sa.Column("base", sa.String(length=64), nullable=False),
+        sa.Column("alive_until", sa.BigInteger(), nullable=False),
+        sa.Column("report", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_runtimes")),
+    )
+    op.create_table(
         "usage",
         sa.Column(
             "seq",
@@ -280,6 +288,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_usage_tenant_kind_day")
 
     op.drop_table("usage")
+    op.drop_table("runtimes")
     with op.batch_alter_table("rates", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_rates_tenant_id"))
 
