@@ -26,6 +26,7 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int = 0
     files: int = 0
     queued_jobs: int = 0
+    running_jobs: int = 0
     trained_tokens_per_month: int = 0
     adapters: int = 0
     resident_adapters: int = 0
@@ -101,6 +102,14 @@ class Quotas:
         """
         await self._check(session, tenant_id, asked, adapter, lock=True)
 
+    async def may_run(self, session: AsyncSession, tenant_id: str) -> bool:
+        """Tell whether one more job of the tenant may run, in the transaction that claims it."""
+        try:
+            await self.admit(session, tenant_id, Use(running_jobs=1))
+        except QuotaExceeded:
+            return False
+        return True
+
     async def glance(
         self, session: AsyncSession, tenant_id: str, asked: Use, *, adapter: str | None = None
     ) -> None:
@@ -128,5 +137,6 @@ class Quotas:
             raise excess.error
 
     async def _use(self, session: AsyncSession, tenant_id: str, wanted: Sequence[str]) -> Use:
-        since = used.Since(month=month_of(self.clock()), day=day_of(self.clock()))
-        return Use(**{name: await used.COUNTS[name](session, tenant_id, since) for name in wanted})
+        now = self.clock()
+        at = used.At(now, month_of(now), day_of(now))
+        return Use(**{name: await used.COUNTS[name](session, tenant_id, at) for name in wanted})

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import ApiKeyRow, ErasureRow, TenantRow
+from service.database.models import ApiKeyRow, ErasureRow, Json, TenantRow
 from service.errors import Conflict, NotFound
 
 
@@ -73,8 +73,13 @@ class TenantRepository:
             raise NotFound(f"No such API key: '{key_id}'.", param="key_id")
         return row
 
-    async def key_by_hash(self, digest: str) -> tuple[ApiKeyRow, TenantRow] | None:
-        """Find the key that was stored as this keyed hash, whoever's it is, and its tenant."""
-        query = select(ApiKeyRow, TenantRow).join(TenantRow, TenantRow.id == ApiKeyRow.tenant_id)
+    async def key_by_hash(self, digest: str) -> tuple[ApiKeyRow, Json | None] | None:
+        """Find the key that was stored as this keyed hash, whoever's it is.
+
+        With it come its tenant's own limits: every request asks, and once.
+        """
+        query = select(ApiKeyRow, TenantRow.limits).join(
+            TenantRow, TenantRow.id == ApiKeyRow.tenant_id
+        )
         row = (await self.session.execute(query.where(ApiKeyRow.hash == digest))).first()
         return None if row is None else (row[0], row[1])

@@ -18,14 +18,15 @@ from service.database.models import (
 from service.tenants.usage_repository import UsageRepository
 
 
-class Since(msgspec.Struct, frozen=True):
-    """The first seconds of the month and of the day, in UTC."""
+class At(msgspec.Struct, frozen=True):
+    """A time, and the first seconds of its month and day, in UTC."""
 
+    now: float
     month: int
     day: int
 
 
-Count = Callable[[AsyncSession, str, Since], Awaitable[int]]
+Count = Callable[[AsyncSession, str, At], Awaitable[int]]
 
 
 async def has_adapter(session: AsyncSession, tenant_id: str, adapter: str) -> bool:
@@ -39,7 +40,7 @@ def job_tokens(file_tokens: int | None, epochs: int) -> int:
     return (file_tokens or 0) * epochs
 
 
-async def _stored_bytes(session: AsyncSession, tenant_id: str, _: Since) -> int:
+async def _stored_bytes(session: AsyncSession, tenant_id: str, _: At) -> int:
     made = (MergeRow.tenant_id == tenant_id, MergeRow.status.not_in(("failed", "cancelled")))
     sums = (
         select(func.sum(FileRow.bytes)).where(FileRow.tenant_id == tenant_id),
@@ -50,29 +51,35 @@ async def _stored_bytes(session: AsyncSession, tenant_id: str, _: Since) -> int:
     return sum([int(await session.scalar(query) or 0) for query in sums])
 
 
-async def _files(session: AsyncSession, tenant_id: str, _: Since) -> int:
+async def _files(session: AsyncSession, tenant_id: str, _: At) -> int:
     there = select(func.count()).where(FileRow.tenant_id == tenant_id)
     coming = select(func.count()).where(*_arriving(tenant_id))
     return (await session.scalar(there) or 0) + (await session.scalar(coming) or 0)
 
 
-async def _queued_jobs(session: AsyncSession, tenant_id: str, _: Since) -> int:
+async def _queued_jobs(session: AsyncSession, tenant_id: str, _: At) -> int:
     waiting = JobRow.status.not_in([*FINISHED_JOBS, "running"])
     query = select(func.count()).where(JobRow.tenant_id == tenant_id, waiting)
     return await session.scalar(query) or 0
 
 
-async def _adapters_of(session: AsyncSession, tenant_id: str, _: Since) -> int:
+async def _running_jobs(session: AsyncSession, tenant_id: str, at: At) -> int:
+    running = (JobRow.status == "running", JobRow.lease_expires_at >= at.now)
+    query = select(func.count()).where(JobRow.tenant_id == tenant_id, *running)
+    return await session.scalar(query) or 0
+
+
+async def _adapters_of(session: AsyncSession, tenant_id: str, _: At) -> int:
     query = select(func.count()).select_from(_adapters(tenant_id).subquery())
     return await session.scalar(query) or 0
 
 
-async def _resident_adapters(session: AsyncSession, tenant_id: str, _: Since) -> int:
+async def _resident_adapters(session: AsyncSession, tenant_id: str, _: At) -> int:
     query = select(func.count()).where(RevisionRow.tenant_id == tenant_id, RevisionRow.pinned)
     return await session.scalar(query) or 0
 
 
-async def _trained_tokens(session: AsyncSession, tenant_id: str, since: Since) -> int:
+async def _trained_tokens(session: AsyncSession, tenant_id: str, at: At) -> int:
     """Add what this month's training took and what unfinished jobs may still take."""
     accepted = await session.execute(
         select(FileRow.tokens, JobRow.spec, JobRow.accounted_tokens)
@@ -83,7 +90,7 @@ async def _trained_tokens(session: AsyncSession, tenant_id: str, since: Since) -
         max(0, job_tokens(tokens, spec["n_epochs"]) - accounted)
         for tokens, spec, accounted in accepted
     )
-    return await UsageRepository(session).spent(tenant_id, "trained", since.month) + to_come
+    return await UsageRepository(session).spent(tenant_id, "trained", at.month) + to_come
 
 
 async def generated_since(session: AsyncSession, tenant_id: str, day: int) -> int:
@@ -91,14 +98,15 @@ async def generated_since(session: AsyncSession, tenant_id: str, day: int) -> in
     return await UsageRepository(session).spent(tenant_id, "generated", day)
 
 
-async def _generated_tokens(session: AsyncSession, tenant_id: str, since: Since) -> int:
-    return await generated_since(session, tenant_id, since.day)
+async def _generated_tokens(session: AsyncSession, tenant_id: str, at: At) -> int:
+    return await generated_since(session, tenant_id, at.day)
 
 
 COUNTS: Mapping[str, Count] = {
     "stored_bytes": _stored_bytes,
     "files": _files,
     "queued_jobs": _queued_jobs,
+    "running_jobs": _running_jobs,
     "trained_tokens_per_month": _trained_tokens,
     "adapters": _adapters_of,
     "resident_adapters": _resident_adapters,

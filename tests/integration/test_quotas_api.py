@@ -1,6 +1,7 @@
 """Quotas hold where things are created, between API processes too, and are seen and changed."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,28 @@ async def test_waiting_jobs_and_new_adapters(
     async with database.write() as session:
         await session.execute(update(JobRow).values(status="running"))
     assert (await job(acme, suffix="one")).status_code == 200
+
+
+async def test_no_more_jobs_run_than_may(
+    acme: httpx.AsyncClient, database: Database, limited: Callable[..., Any]
+) -> None:
+    await a_file(database, "file-train")
+    await limited(running_jobs=1)
+
+    async def may_run() -> bool:
+        async with database.write() as session:
+            return await Quotas().may_run(session, "acme")
+
+    assert (await job(acme)).status_code == 200
+    assert await may_run()
+    lapses = {"status": "running", "lease_expires_at": time.time() + 60}
+    async with database.write() as session:
+        await session.execute(update(JobRow).values(**lapses))
+    assert not await may_run()
+    # One whose runtime died is to be taken up again.
+    async with database.write() as session:
+        await session.execute(update(JobRow).values(lease_expires_at=1.0))
+    assert await may_run()
 
 
 async def test_a_months_trained_tokens_count_what_jobs_may_still_take(
