@@ -12,6 +12,7 @@ from service.database.models import JobCheckpointRow, JobEventRow, JobRow, Tenan
 from service.jobs import lifecycle
 from service.jobs.lifecycle import Action, Standing, Status
 from service.jobs.turns import Load, gives_way
+from service.tenants.quotas import Quotas
 from service.tenants.usage_counters import Amount, Counter, day_of
 from service.tenants.usage_repository import UsageRepository
 from service.webhooks.outbox import Outbox
@@ -23,6 +24,8 @@ Level = Literal["info", "warn", "error"]
 
 MAX_ATTEMPTS = 5
 """Claims in a row that may end without a farther checkpoint before a job is given up."""
+FULL_SECONDS = 2.0
+"""Between two looks at a job whose tenant has as many running as it may."""
 
 
 class JobLeases(Leases[JobRow]):
@@ -30,21 +33,30 @@ class JobLeases(Leases[JobRow]):
 
     first = (JobRow.priority.desc(),)
 
-    def __init__(self, session: AsyncSession, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        session: AsyncSession,
+        clock: Callable[[], float] = time.time,
+        quotas: Quotas | None = None,
+    ) -> None:
         super().__init__(session, JobRow, clock)
+        self.quotas = quotas or Quotas(clock=clock)
 
     async def claim(self, owner: str, lease_seconds: float) -> JobRow | None:
         """Take a job for `owner`: an interrupted one first, else a queued one, tenants in turn.
 
         Jobs found to be cancelled, or to have crashed their runtime MAX_ATTEMPTS times without
-        progress between, are ended on the way, and those that were about to pause are paused. The
-        row's `lease_token` fences later writes.
+        progress between, are ended on the way, those that were about to pause are paused, and
+        those of tenants that have as many running as they may rest a while. The row's `lease_token`
+        fences later writes.
         """
         while (job := await self.next()) is not None:
             if job.wants_to_stop:
                 await self._put_down(job)
             elif job.attempts >= MAX_ATTEMPTS:
                 await self._give_up(job)
+            elif not await self.quotas.may_run(self.session, job.tenant_id):
+                job.not_before = self.clock() + FULL_SECONDS
             else:
                 return await self._begin(job, owner, lease_seconds)
             await self.session.flush()

@@ -26,6 +26,8 @@ from service.serving.admission import spare_places
 from service.serving.gate import rules_for
 from service.settings import Settings
 from service.telemetry import logger
+from service.tenants.limits import from_setting
+from service.tenants.quotas import Quotas
 from service.training.trainer import Trainer
 
 SWITCH_SECONDS = 0.0005
@@ -255,6 +257,7 @@ def parts(
         trainers=residence.trainers,
         gate=Gatekeeper(residence.engine, rules_for(residence.compute_dtype, settings.gate_margin)),
         at_once=settings.training_slots,
+        quotas=Quotas(from_setting(settings.tenant_limits)),
         healthy=residence.healthy,
         workdirs=root / "jobs",
         examples=files.examples,

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 
 from sqlalchemy import select
 
@@ -51,7 +52,8 @@ async def work(parts: Parts, stop: asyncio.Event) -> None:
 
 
 async def _claim(parts: Parts) -> JobRow | None:
-    return await claim(parts.database, JobRepository, parts.owner, parts.lease_seconds)
+    claims = partial(JobRepository, quotas=parts.quotas)
+    return await claim(parts.database, claims, parts.owner, parts.lease_seconds)
 
 
 class _Bench:

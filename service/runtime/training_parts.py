@@ -14,6 +14,7 @@ from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.metrics import RuntimeMetrics, unread
 from service.runtime.speeds import Speeds
 from service.serving.engine import Engine
+from service.tenants.quotas import Quotas
 from service.training.trainer import Trainer
 
 
@@ -34,6 +35,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gatekeeper
     at_once: int
     """How many jobs may be worked on."""
+    quotas: Quotas = msgspec.field(default_factory=Quotas)
+    """What of them may be one tenant's."""
     healthy: Callable[[], bool]
     """Whether the device still computes, after a fault of ours."""
     workdirs: Path

@@ -104,8 +104,11 @@ class Quotas:
 
     async def may_run(self, session: AsyncSession, tenant_id: str) -> bool:
         """Tell whether one more job of the tenant may run, in the transaction that claims it."""
+        one = Use(running_jobs=1)
         try:
-            await self.admit(session, tenant_id, Use(running_jobs=1))
+            # First without the tenant's row: a claim passes many tenants, in any order.
+            await self.glance(session, tenant_id, one)
+            await self.admit(session, tenant_id, one)
         except QuotaExceeded:
             return False
         return True

@@ -11,7 +11,7 @@ import pytest
 from service.database import Database
 from service.database.models import JobCheckpointRow, JobRow, TenantRow
 from service.errors import NotFound
-from service.jobs.leases import MAX_ATTEMPTS
+from service.jobs.leases import FULL_SECONDS, MAX_ATTEMPTS
 from service.jobs.lifecycle import Action
 from service.jobs.repository import JobRepository, LeaseLost
 from service.runtime.backoff import Backoff
@@ -96,6 +96,23 @@ async def office(database: Database) -> Office:
 
 async def test_nothing_queued_is_nothing_claimed(office: Office) -> None:
     assert await office.claim() is None
+
+
+async def test_a_tenant_has_no_more_running_than_it_may(office: Office) -> None:
+    await office.submit(("acme", "a1"), ("acme", "a2"), ("acme", "a3"), ("globex", "b1"))
+    async with office.database.write() as session:
+        acme = await session.get(TenantRow, "acme")
+        assert acme is not None
+        acme.limits = {"running_jobs": 1}
+    assert [(await office.held()).id for _ in range(2)] == ["a1", "b1"]
+    assert await office.claim() is None
+    async with office.jobs() as jobs:
+        await jobs.finish("a1", (await office.read("acme", "a1")).lease_token, "cancelled")
+    office.clock.time += FULL_SECONDS
+    assert (await office.held()).id == "a2"
+    # Its runtime dies: what was begun is taken up again, and counts once.
+    office.clock.time += LEASE + 1
+    assert (await office.held("two")).id in {"a2", "b1"}
 
 
 async def test_claiming_leases_the_job_and_says_so(office: Office) -> None:
