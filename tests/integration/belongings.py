@@ -14,6 +14,7 @@ from service.adapters.repository import RevisionRepository
 from service.database import Database
 from service.database.models import (
     AdapterRow,
+    AuditRow,
     DeliveryRow,
     ErasureRow,
     JobCheckpointRow,
@@ -37,6 +38,8 @@ Names = dict[str, list[str]]
 
 CURSORS = {
     "listAdapters": "adapter_id",
+    "listAudit": "audit_id",
+    "listOwnAudit": "audit_id",
     "listMerges": "merge",
     "listAliases": "alias",
     "listAliasHistory": "version",
@@ -84,6 +87,7 @@ class Belongings:
         merge = await _post(client, f"/v1/adapters/{adapter}/revisions/{names['rev'][0]}/merge")
         key = await _post(self._admin, f"{ADMIN}/{tenant}/keys", name="more")
         names |= {"merge": [merge["id"]], "key_id": [key["id"]], "tenant": [tenant]}
+        names |= {"audit_id": [await self._audited(tenant)]}
         return _called(names | {"erasure_id": [await self._erased(tenant, number)]})
 
     async def rows(self, tenant: str) -> list[Any]:
@@ -161,6 +165,12 @@ class Belongings:
             session.add(delivery)
         return {"webhook": [webhook.id], "delivery": [delivery.id]}
 
+    async def _audited(self, tenant: str) -> str:
+        """Find a line of what was done until here."""
+        mine = select(AuditRow.id).where(AuditRow.tenant_id == tenant)
+        async with self._database.read() as session:
+            return str(await session.scalar(mine.order_by(AuditRow.seq.desc())))
+
     async def _erased(self, tenant: str, number: int) -> str:
         row = ErasureRow(
             id=f"erasure_{number}", tenant_id=tenant, status="done", report={}, created_at=now()
@@ -178,7 +188,7 @@ def nothing() -> Names:
     spelled = [model, adapter, f"{adapter}@{rev}", f"{adapter}@{digest}", f"{adapter}@to-{adapter}"]
     names = {"tenant": ["nobody"], "adapter": [adapter], "rev": [rev, digest], "model": spelled}
     names |= {"alias": [f"to-{adapter}"], "version": [VERSION]}
-    ids = "file upload part job event checkpoint key adapter revision erasure"
+    ids = "file upload part job event checkpoint key adapter revision erasure audit"
     names |= {kind: [f"{kind}-nothing"] for kind in ("merge", "webhook", "delivery")}
     return _called(names | {f"{kind}_id": ["nothing"] for kind in ids.split()})
 

@@ -10,10 +10,12 @@ from sqlalchemy import select, text
 
 from service.database import Database
 from service.database.models import TenantRow, UsageRow
+from service.settings import Settings
 from service.tenants.usage_counters import Amount, Counter
 from service.tenants.usage_meter import UsageMeter
 from tests.conftest import running
 from tests.fakes.engine import FakeEngine
+from tests.integration import dying
 from tests.integration.generating import (
     BASE,
     CHAT,
@@ -47,7 +49,9 @@ class Request:
 
 async def rows(database: Database) -> Sequence[UsageRow]:
     async with database.read() as session:
-        return (await session.scalars(select(UsageRow).order_by(UsageRow.seq))).all()
+        # Not by their age: which are made together, the clock decides.
+        order = (UsageRow.key_id, UsageRow.adapter)
+        return (await session.scalars(select(UsageRow).order_by(*order))).all()
 
 
 async def totals(database: Database) -> tuple[int, int, int]:
@@ -115,6 +119,17 @@ async def test_the_end_writes_what_is_left(meter: UsageMeter, database: Database
     async with meter.running():
         Request(meter).generate(3)
     assert await totals(database) == (1, 10, 3)
+
+
+async def test_a_kill_loses_nothing_that_is_older_than_a_second(
+    meter: UsageMeter, database: Database, settings: Settings
+) -> None:
+    used = Amount(1, 10, 5)
+    async with asyncio.timeout(30):
+        with dying.generating(settings, BASES, used):
+            while await totals(database) == (0, 0, 0):  # noqa: ASYNC110  it is a row
+                await asyncio.sleep(0.05)
+    assert await totals(database) == (1, 10, 5)
 
 
 async def test_a_tenant_that_is_gone_keeps_nobody_elses_usage_from_being_written(

@@ -14,9 +14,9 @@ ITEM, VALUE = "[]", "{}"
 FORM = "multipart/form-data"
 FREE = frozenset({
     "adapter_config", "adapter_model", "calculate_output", "content", "data", "description", "file",
-    "filename", "input", "md5", "metadata", "mime_type", "name", "prompt", "prompt_cache_key",
-    "prompt_cache_breakpoint", "purpose", "reason", "reference", "safety_identifier", "stop",
-    "suffix", "target_modules", "text", "tool_call_id", "url", "user",
+    "filename", "input", "md5", "metadata", "mime_type", "name", "page", "prompt",
+    "prompt_cache_key", "prompt_cache_breakpoint", "purpose", "reason", "reference",
+    "safety_identifier", "stop", "suffix", "target_modules", "text", "tool_call_id", "url", "user",
 })  # fmt: skip
 """Texts that are the caller's own: they name nothing that is there."""
 MAKES = frozenset({
@@ -78,6 +78,10 @@ class Operation:
                     url = url.replace(f"{{{name}}}", quote(value, safe=""))
                 case "query" if (place := Place("query", (name,))) in ids:
                     query[name] = ids[place]
+                case "query" if parameter.get("required"):
+                    query[name] = _Example(self.id, self._schemas, {}, names).of(
+                        parameter["schema"]
+                    )
                 case "header" if name in GIVEN:
                     headers[name] = GIVEN[name]
         made = {"method": self.method, "url": url, "params": query, "headers": headers}
