@@ -67,7 +67,7 @@ class Office:
 
     async def messages(self, tenant: str, job_id: str) -> list[str]:
         async with self.database.read() as session:
-            events = await JobRepository(session).events_since(tenant, job_id, 0, 100)
+            events, _ = await JobRepository(session).news(tenant, job_id, 0, 100)
             return [event.message for event in events]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -152,6 +153,10 @@ class Workshop:
         before = (await self.job(job_id)).lease_expires_at or 0
         await self.until(lambda job: (job.lease_expires_at or 0) > before, job_id)
 
+    async def lapsed(self, job_id: str = "ftjob-a1") -> bool:
+        """Tell whether nobody has renewed a job's lease in time."""
+        return ((await self.job(job_id)).lease_expires_at or 0) < time.time()
+
     async def ended(self, job_id: str = "ftjob-a1") -> JobRow:
         """Wait for a job's end."""
         return await self.until(lambda job: job.finished_at is not None, job_id)
@@ -170,7 +175,8 @@ class Workshop:
         job = await self.job(job_id)
         async with self.database.read() as session:
             repository = JobRepository(session)
-            return list(await repository.events_since(job.tenant_id, job.id, 0, 1000))
+            events, _ = await repository.news(job.tenant_id, job.id, 0, 1000)
+            return list(events)
 
     async def messages(self, job_id: str = "ftjob-a1") -> list[str]:
         return [event.message for event in await self.events(job_id)]
