@@ -8,6 +8,7 @@ BENCHES = {
     "coserve": "training and generation at once, against each alone",
     "fairness": "a light tenant's first token beside fifty times its load, against alone",
     "registry": "ten thousand revisions: lists, names, a cold one's first token (cpu only)",
+    "control": "2,000 listeners and 200 calls a second, against a bare Litestar app (cpu only)",
     "memory": "what training is said to take of a device, against what it takes",
     "kernels": "each kernel on a GPU, against torch's own way and a copy",
 }

@@ -18,13 +18,14 @@ START_SECONDS = 300
 
 
 class Service:
-    """`lorehouse serve` on a free port, ready inside the `with`."""
+    """`lorehouse serve`, or `api` alone, on a free port; it answers inside the `with`."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, command: str = "serve", **settings: str) -> None:
         self._log = folder / "server.log"
+        self._command = command
         self._settings = {
             "LOREHOUSE_DATA_DIR": str(folder / "data"),
-            "LOREHOUSE_PORT": str(_free_port()),
+            "LOREHOUSE_PORT": str(free_port()),
             "LOREHOUSE_ADMIN_KEY": ADMIN_KEY,
             "LOREHOUSE_BASE_NAME": BASE,
         } | settings
@@ -32,7 +33,7 @@ class Service:
 
     def __enter__(self) -> Self:
         others = {k: v for k, v in os.environ.items() if not k.startswith("LOREHOUSE_")}
-        command = [sys.executable, "-m", "service", "serve"]
+        command = [sys.executable, "-m", "service", self._command]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 command, cwd=ROOT, env=others | self._settings, stdout=log, stderr=log
@@ -54,6 +55,11 @@ class Service:
         if kind is not None:
             print(self._log.read_text()[-8000:])
 
+    @property
+    def pid(self) -> int:
+        """The API's process."""
+        return self._process.pid
+
     def tenant(self, name: str) -> httpx.Client:
         """Make a tenant, and a client with a key of its."""
         admin = self._client(ADMIN_KEY)
@@ -66,10 +72,12 @@ class Service:
         return httpx.Client(base_url=self.url, headers=headers, timeout=120)
 
     def _wait(self) -> None:
+        # Without a runtime it never is ready for everything.
+        path = "/health/ready" if self._command == "serve" else "/health/live"
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/health/ready").status_code == httpx.codes.OK:
+                if httpx.get(self.url + path).status_code == httpx.codes.OK:
                     return
             except httpx.TransportError:
                 pass
@@ -99,7 +107,8 @@ def start_job(client: httpx.Client, file: str, **supervised: Any) -> str:
     return str(made.raise_for_status().json()["id"])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 import sqlite3
@@ -32,6 +33,7 @@ def serve(settings: Settings, *, supervised: bool, tell: Callable[[str], None]) 
     Raises SettingsError when the settings name something unusable.
     """
     configure_tracing("api")
+    _allow_many_streams()
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     holding = held(settings.data_dir.resolve(), shared=not settings.on_sqlite)
     with holding as hold, _listen(settings) as listener, runner:
@@ -144,6 +146,12 @@ class _Server(uvicorn.Server):
         for ending in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(ending, self.handle_exit, ending, None)
         yield
+
+
+def _allow_many_streams() -> None:
+    """Raise the soft limit of open files, which is often 1024: each listener is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(settings: Settings) -> socket.socket:
