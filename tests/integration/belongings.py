@@ -46,6 +46,8 @@ CURSORS = {
     "listFineTuningJobs": "job_id",
     "listFineTuningJobCheckpoints": "checkpoint_id",
     "listFineTuningJobEvents": "event_id",
+    "listAudit": "audit_id",
+    "listOwnAudit": "audit_id",
     "listWebhooks": "webhook",
     "listWebhookDeliveries": "delivery",
 }
@@ -83,6 +85,8 @@ class Belongings:
         names |= await self._told(tenant, number)
         merge = await _post(client, f"/v1/adapters/{adapter}/revisions/{names['rev'][0]}/merge")
         key = await _post(self._admin, f"{ADMIN}/{tenant}/keys", name="more")
+        audited = (await self._admin.get(f"/v1/admin/audit?tenant={tenant}")).json()["data"]
+        names |= {"audit_id": [audited[0]["id"]]}
         names |= {"merge": [merge["id"]], "key_id": [key["id"]], "tenant": [tenant]}
         return _called(names | {"erasure_id": [await self._erased(tenant, number)]})
 
@@ -178,7 +182,7 @@ def nothing() -> Names:
     spelled = [model, adapter, f"{adapter}@{rev}", f"{adapter}@{digest}", f"{adapter}@to-{adapter}"]
     names = {"tenant": ["nobody"], "adapter": [adapter], "rev": [rev, digest], "model": spelled}
     names |= {"alias": [f"to-{adapter}"], "version": [VERSION]}
-    ids = "file upload part job event checkpoint key adapter revision erasure"
+    ids = "file upload part job event checkpoint key adapter revision erasure audit"
     names |= {kind: [f"{kind}-nothing"] for kind in ("merge", "webhook", "delivery")}
     return _called(names | {f"{kind}_id": ["nothing"] for kind in ids.split()})
 

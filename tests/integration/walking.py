@@ -14,9 +14,9 @@ ITEM, VALUE = "[]", "{}"
 FORM = "multipart/form-data"
 FREE = frozenset({
     "adapter_config", "adapter_model", "calculate_output", "content", "data", "description", "file",
-    "filename", "input", "md5", "metadata", "mime_type", "name", "prompt", "prompt_cache_key",
-    "prompt_cache_breakpoint", "purpose", "reason", "reference", "safety_identifier", "stop",
-    "suffix", "target_modules", "text", "tool_call_id", "url", "user",
+    "filename", "input", "md5", "metadata", "mime_type", "name", "page", "prompt", "suffix",
+    "prompt_cache_key", "prompt_cache_breakpoint", "purpose", "reason", "reference",
+    "safety_identifier", "stop", "target_modules", "text", "tool_call_id", "url", "user",
 })  # fmt: skip
 """Texts that are the caller's own: they name nothing that is there."""
 MAKES = frozenset({
@@ -69,6 +69,8 @@ class Operation:
 
     def request(self, ids: Mapping[Place, str], names: Mapping[str, str]) -> Json:
         """Make the smallest request that has these ids; what else it needs is from `names`."""
+        in_body = {place.path: value for place, value in ids.items() if place.where == "body"}
+        example = _Example(self.id, self._schemas, in_body, names)
         url, query, headers = self.path, {}, {}
         for parameter in self._parameters:
             name = parameter["name"]
@@ -78,11 +80,12 @@ class Operation:
                     url = url.replace(f"{{{name}}}", quote(value, safe=""))
                 case "query" if (place := Place("query", (name,))) in ids:
                     query[name] = ids[place]
+                case "query" if parameter.get("required"):
+                    query[name] = example.of(parameter["schema"])
                 case "header" if name in GIVEN:
                     headers[name] = GIVEN[name]
         made = {"method": self.method, "url": url, "params": query, "headers": headers}
-        in_body = {place.path: value for place, value in ids.items() if place.where == "body"}
-        return made | self._content(_Example(self.id, self._schemas, in_body, names))
+        return made | self._content(example)
 
     def _content(self, example: "_Example") -> Json:
         if not self._media:
