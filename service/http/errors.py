@@ -24,6 +24,7 @@ ALWAYS = (400, 401, 403, 429, 500)
 _FAULT = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _NO_BODY = "Object missing required field `data`"
+_NOT_GIVEN = re.compile(r"Missing required \w+ parameter '(?P<name>[^']+)'")
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
 
 
@@ -76,11 +77,14 @@ def describe_fault(fault: str) -> ErrorDetail:
     if what == _NO_BODY and path is None:
         return _invalid("This request needs a JSON body.", None, "missing_body")
     if missing := _MISSING.fullmatch(what):
-        param = _join(param, missing["field"])
-        message = f"Missing required parameter: '{param}'."
-        return _invalid(message, param, "missing_required_parameter")
+        return _lacking(_join(param, missing["field"]))
     where = f"Invalid value for '{param}': " if param else "Invalid request body: "
     return _invalid(where + what, param, "invalid_value")
+
+
+def _lacking(param: str) -> ErrorDetail:
+    message = f"Missing required parameter: '{param}'."
+    return _invalid(message, param, "missing_required_parameter")
 
 
 def _dotted(path: str | None) -> str | None:
@@ -159,6 +163,8 @@ def _validation(request: Request[Any, Any, Any], fault: ValidationException) -> 
     cause = fault.__cause__
     if isinstance(cause, msgspec.ValidationError):
         return _respond(HTTPStatus.BAD_REQUEST, describe_fault(str(cause)))
+    if missing := _NOT_GIVEN.match(fault.detail):
+        return _respond(HTTPStatus.BAD_REQUEST, _lacking(missing["name"]))
     return _http_exception(request, fault)
 
 

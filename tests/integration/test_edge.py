@@ -1,11 +1,14 @@
 """Whatever comes in: OpenAI's error body, a request id, one log line, right counts."""
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 from litestar import Litestar, get
 from structlog.testing import capture_logs
+
+from service.telemetry import configure_logging
 
 TENANTS = "/v1/admin/tenants"
 
@@ -157,28 +160,6 @@ async def test_metrics_count_every_answer_by_route(admin: httpx.AsyncClient) -> 
     assert "coffee" not in text
 
 
-async def test_anothers_thing_and_an_unknown_one_are_told_apart_by_nobody(
-    acme: httpx.AsyncClient, globex: httpx.AsyncClient
-) -> None:
-    row = b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
-    files = {"file": ("rows.jsonl", row * 20), "purpose": (None, "fine-tune")}
-    file = (await acme.post("/v1/files", files=files)).json()["id"]
-    wanted = {"model": "lorehouse-tiny", "training_file": file}
-    job = (await acme.post("/v1/fine_tuning/jobs", json=wanted)).json()["id"]
-    for template, mine in (
-        ("/v1/files/{}", file),
-        ("/v1/files/{}/content", file),
-        ("/v1/fine_tuning/jobs/{}", job),
-        ("/v1/fine_tuning/jobs/{}/events", job),
-        ("/v1/fine_tuning/jobs/{}/checkpoints", job),
-    ):
-        assert (await acme.get(template.format(mine))).status_code == 200, template
-        foreign = await globex.get(template.format(mine))
-        unknown = await globex.get(template.format("nothing"))
-        assert foreign.status_code == unknown.status_code == 404, template
-        assert foreign.text.replace(mine, "nothing") == unknown.text, template
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -196,3 +177,35 @@ async def test_a_field_of_another_type_is_not_converted(
     asked = {"model": "lorehouse-tiny", "messages": [{"role": "user", "content": "Hello"}]}
     answer = await acme.post("/v1/chat/completions", json={**asked, field: value})
     assert assert_error(answer, 400)["param"] == field
+
+
+async def test_a_parameter_that_was_left_out_is_named(acme: httpx.AsyncClient) -> None:
+    answer = await acme.get("/v1/usage")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "start_time"
+    assert answer.json()["error"]["code"] == "missing_required_parameter"
+
+
+async def test_options_name_all_that_a_path_takes(acme: httpx.AsyncClient) -> None:
+    answer = await acme.options("/v1/files")
+    assert answer.status_code == 204
+    assert answer.headers["allow"] == "GET, OPTIONS, POST"
+
+
+async def test_to_json_a_whole_float_is_an_integer(acme: httpx.AsyncClient) -> None:
+    chat = {"model": "lorehouse-tiny", "messages": [{"role": "user", "content": "hi"}]}
+    assert (await acme.post("/v1/chat/completions", json=chat | {"n": 1.0})).status_code == 200
+    refused = await acme.post("/v1/chat/completions", json=chat | {"n": 1.5})
+    assert refused.json()["error"]["param"] == "n"
+    assert (await acme.post("/v1/chat/completions", json=chat | {"n": "1"})).status_code == 400
+
+
+async def test_lines_carry_the_request_and_its_tenant(
+    acme: httpx.AsyncClient, capsys: pytest.CaptureFixture[str], logging_restored: None
+) -> None:
+    configure_logging("info")
+    form = {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "user_data"}}
+    await acme.post("/v1/files", **form, headers={"x-request-id": "mine"})  # type: ignore[arg-type]
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (created,) = [line for line in lines if line["event"] == "file.created"]
+    assert (created["request_id"], created["tenant"]) == ("mine", "acme")

@@ -22,6 +22,8 @@ from tests.conftest import ADMIN_KEY
 from tests.fakes.engine import FakeEngine
 from tests.integration.live import key_of, serving
 
+pytestmark = pytest.mark.sqlite("what it explores is the document, and time is short")
+
 ROOT = Path(__file__).parents[2]
 OPERATORS = "^/(v1/admin|metrics)"
 LONG = hypothesis.settings.get_current_profile_name() == "long"

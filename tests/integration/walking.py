@@ -69,6 +69,8 @@ class Operation:
 
     def request(self, ids: Mapping[Place, str], names: Mapping[str, str]) -> Json:
         """Make the smallest request that has these ids; what else it needs is from `names`."""
+        in_body = {place.path: value for place, value in ids.items() if place.where == "body"}
+        example = _Example(self.id, self._schemas, in_body, names)
         url, query, headers = self.path, {}, {}
         for parameter in self._parameters:
             name = parameter["name"]
@@ -79,14 +81,11 @@ class Operation:
                 case "query" if (place := Place("query", (name,))) in ids:
                     query[name] = ids[place]
                 case "query" if parameter.get("required"):
-                    query[name] = _Example(self.id, self._schemas, {}, names).of(
-                        parameter["schema"]
-                    )
+                    query[name] = example.of(parameter["schema"])
                 case "header" if name in GIVEN:
                     headers[name] = GIVEN[name]
         made = {"method": self.method, "url": url, "params": query, "headers": headers}
-        in_body = {place.path: value for place, value in ids.items() if place.where == "body"}
-        return made | self._content(_Example(self.id, self._schemas, in_body, names))
+        return made | self._content(example)
 
     def _content(self, example: "_Example") -> Json:
         if not self._media:
