@@ -11,6 +11,7 @@ from service.http.hanging_up import unless_gone
 from service.jobs.create_schemas import CreateJob
 from service.jobs.plan_schemas import JobPlan
 from service.jobs.planning import PlanService
+from service.tenants.audit import CHANGES_NOTHING
 from service.tenants.auth import requires
 
 
@@ -21,7 +22,12 @@ class PlanController(Controller):
     tags = ["fine-tuning"]
     guards = [requires("jobs")]
 
-    @post(operation_id="planFineTuningJob", responses=errors(404, 409), status_code=200)
+    @post(
+        operation_id="planFineTuningJob",
+        responses=errors(404, 409),
+        status_code=200,
+        opt={CHANGES_NOTHING: True},
+    )
     async def plan_job(
         self,
         request: Request[Any, Any, Any],
