@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format openapi bench base data clean
+.PHONY: help install demo serve test soak lint format openapi bench base data clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ serve: $(READY) ## Start the service on http://127.0.0.1:8000
 # By file: tests of one share what is slow to make.
 test: $(READY) ## Run the whole test-suite
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+soak: $(READY) ## Kill every process at random, and count (half an hour; see bench/RESULTS.md)
+	@$(BIN)/python -m tests.e2e.soak $(ARGS)
 
 lint: $(READY) ## ruff, mypy strict, import-linter, OpenAPI comparison, Alembic check
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ RETRIED = {429, 500, 502, 503}
 SETTINGS = {
     "LOREHOUSE_ADMIN_KEY": ADMIN_KEY,
     "LOREHOUSE_CHECKPOINT_STEPS": "1",
-    "LOREHOUSE_LEASE_SECONDS": "3",
+    "LOREHOUSE_LEASE_SECONDS": "60",
     "LOREHOUSE_TORCH_THREADS": "1",
     "LOREHOUSE_WEBHOOKS_PRIVATE": "true",
 }
@@ -70,15 +70,15 @@ class Member:
 class Fleet:
     """Two APIs, a runtime that also generates, and two that only train; nobody supervises."""
 
-    def __init__(self, folder: Path, database: Postgres, apis: int = 2, trainers: int = 2) -> None:
-        self.folder, self.database = folder, database
-        ports = [free_port() for _ in range(apis)]
+    def __init__(self, folder: Path, database: Postgres, **settings: str) -> None:
+        self.folder, self.database, self.settings = folder, database, settings
+        ports = [free_port() for _ in range(2)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.apis = [
             self._member(f"api-{n}", ("api",), LOREHOUSE_PORT=str(port))
             for n, port in enumerate(ports)
         ]
-        roles = ["resident"] + ["training"] * trainers
+        roles = ("resident", "training", "training")
         self.runtimes = [
             self._member(f"runtime-{n}", ("runtime", role)) for n, role in enumerate(roles)
         ]
@@ -140,7 +140,7 @@ class Fleet:
             "LOREHOUSE_DATA_DIR": str(self.folder / "data"),
             "LOREHOUSE_DATABASE_URL": self.database.url(DATABASE),
         }
-        return Member(name, command, others | SETTINGS | own | settings)
+        return Member(name, command, others | SETTINGS | own | self.settings | settings)
 
 
 class Caller:

@@ -25,6 +25,8 @@ from tests.postgres import Postgres
 
 TOLERANCE = 1e-3
 DATA_SETS = 2
+LEASE = "5"
+"""Seconds after which a killed runtime's jobs are another's: nobody here tells of its death."""
 ENDED = {"succeeded", "failed", "cancelled"}
 
 
@@ -93,7 +95,11 @@ class Job(msgspec.Struct, frozen=True):
 def soak(plan: Plan, folder: Path) -> Report:
     """Run the plan in a folder."""
     began, draw = time.monotonic(), random.Random(plan.seed)
-    with Postgres() as database, Fleet(folder, database) as fleet, Receiver() as receiver:
+    with (
+        Postgres() as database,
+        Fleet(folder, database, LOREHOUSE_LEASE_SECONDS=LEASE) as fleet,
+        Receiver() as receiver,
+    ):
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         undisturbed = _undisturbed(fleet, folder)
         tenants = {f"tenant-{n}": fleet.tenant(f"tenant-{n}") for n in range(plan.tenants)}

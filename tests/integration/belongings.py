@@ -49,8 +49,6 @@ CURSORS = {
     "listFineTuningJobs": "job_id",
     "listFineTuningJobCheckpoints": "checkpoint_id",
     "listFineTuningJobEvents": "event_id",
-    "listAudit": "audit_id",
-    "listOwnAudit": "audit_id",
     "listWebhooks": "webhook",
     "listWebhookDeliveries": "delivery",
 }
