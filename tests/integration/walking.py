@@ -21,7 +21,7 @@ FREE = frozenset({
 """Texts that are the caller's own: they name nothing that is there."""
 MAKES = frozenset({
     ("createTenant", "id"), ("importAdapter", "adapter"), ("importAdapter", "alias"),
-    ("createFineTuningJob", "alias"),
+    ("createFineTuningJob", "alias"), ("planFineTuningJob", "alias"),
 })  # fmt: skip
 """Names of what the operation makes."""
 NEEDED = frozenset({("generate", ("messages",))})
