@@ -56,8 +56,8 @@ class UsageController(Controller):
     ) -> UsagePage:
         """Show tokens generated and trained, by day, in buckets as OpenAI's usage has them.
 
-        Generated tokens are counted within a second, trained ones with the progress of their job:
-        each once, also when a job trains steps again after a crash.
+        Generated tokens are counted within a second, trained ones with the checkpoints of their
+        job: each once, also when a job trains steps again after a crash.
         """
         groups = {*(group_by or ()), *(bracketed or ())}
         return await usage.page(

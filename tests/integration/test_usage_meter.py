@@ -160,6 +160,7 @@ async def test_answers_say_what_is_accounted_to_key_adapter_and_revision(
     assert refused.status_code == 404
     await used.flush()
     [key] = (await admin.get("/v1/admin/tenants/acme/keys")).json()["data"]
+    assert [answer.text for answer in (*asked, mine) if not answer.is_success] == []
     told = [answer.json()["usage"] for answer in (*asked, mine)]
     support = ("support", digest_of("acme", "support"), model)
     assert [
