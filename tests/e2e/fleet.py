@@ -51,9 +51,10 @@ class Member:
 
     def kill(self) -> None:
         """kill -9."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(60)
+        process = self.process  # another one may take its place at once
+        assert process is not None
+        process.kill()
+        process.wait(60)
 
     def stop(self) -> int:
         """End it as an operator would, and give the exit code."""
@@ -72,6 +73,8 @@ class Fleet:
 
     def __init__(self, folder: Path, database: Postgres, **settings: str) -> None:
         self.folder, self.database, self.settings = folder, database, settings
+        self._ending = threading.Event()
+        self._tending: threading.Thread | None = None
         ports = [free_port() for _ in range(2)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.apis = [
@@ -104,11 +107,25 @@ class Fleet:
         fault: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ending.set()
+        if self._tending is not None:
+            self._tending.join()
         for member in self.members:
             if member.process is not None and not member.ended:
                 member.kill()
             if kind is not None and member.log.exists():
                 print(f"--- {member.name}\n{member.log.read_text()[-5000:]}")
+
+    def tend(self) -> None:
+        """From now on start anew whoever ends, as whatever supervises a service does."""
+        self._tending = threading.Thread(target=self._tend)
+        self._tending.start()
+
+    def _tend(self) -> None:
+        while not self._ending.wait(0.1):
+            for member in self.members:
+                if member.ended:
+                    member.start()
 
     def lives(self, number: int) -> bool:
         """Whether an API answers."""

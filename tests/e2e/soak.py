@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from tests.e2e.fleet import Caller, Fleet
+from tests.e2e.fleet import Caller, Fleet, Member
 from tests.e2e.records import Records, records
 from tests.e2e.server import wait_for, write_rows
 from tests.postgres import Postgres
@@ -105,6 +105,7 @@ def soak(plan: Plan, folder: Path) -> Report:
         tenants = {f"tenant-{n}": fleet.tenant(f"tenant-{n}") for n in range(plan.tenants)}
         for caller in tenants.values():
             caller.ask("POST", "/v1/webhooks", json={"url": receiver.url})
+        fleet.tend()
         jobs: list[Job] = []
         submitting = threading.Thread(target=_submit, args=(plan, folder, tenants, jobs))
         submitting.start()
@@ -158,17 +159,18 @@ def _disturb(plan: Plan, fleet: Fleet, draw: random.Random) -> dict[str, int]:
     killed: dict[str, int] = {}
     for number in range(plan.kills):
         time.sleep(draw.expovariate(1 / plan.pause_seconds))
-        victim = draw.choice(fleet.members)
+        victim = wait_for(lambda: _living(fleet, draw), "anybody who lives")
         victim.kill()
         killed[victim.name] = killed.get(victim.name, 0) + 1
-        victim.start()
         if number in crashes:
             fleet.restart_database()
             killed["database"] = killed.get("database", 0) + 1
-        for member in fleet.members:
-            if member.ended:
-                member.start()  # as whoever supervises it does
     return killed
+
+
+def _living(fleet: Fleet, draw: random.Random) -> Member | None:
+    member = draw.choice(fleet.members)
+    return None if member.ended else member
 
 
 def rows_of(folder: Path, data_set: int) -> Path:
