@@ -1,4 +1,4 @@
-"""The runtime ends, in order or by kill -9, training or answering: nothing accepted is lost."""
+"""A job pauses, the runtime ends, in order or by kill -9: nothing accepted is lost."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ def _weights(server: Server, tenant: str) -> list[str]:
     return [hashlib.sha256(f.read_bytes()).hexdigest() for f in found if tenant in f.parts]
 
 
-def test_a_runtime_that_ends_while_it_trains_resumes_to_the_same_adapter(
+def test_a_job_that_pauses_and_whose_runtime_ends_twice_makes_the_same_adapter(
     server: Server, rows: Path, calm: str
 ) -> None:
     client = server.client("stormy")
@@ -57,6 +57,14 @@ def test_a_runtime_that_ends_while_it_trains_resumes_to_the_same_adapter(
         return any(message.startswith(f"Step {step}/") for message in told())
 
     wait_for(lambda: reached(3), "step 3")
+    client.fine_tuning.jobs.pause(job.id)
+    wait_for(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "paused", "the pause")
+    trained = [m for m in told() if "training loss" in m]
+    folders = Path(server.settings["LOREHOUSE_DATA_DIR"], "jobs", job.id, "checkpoints")
+    kept = [int(folder.name[5:]) for folder in folders.glob("step-*")]
+    assert trained[0].startswith(f"Step {max(kept)}/"), "at the step that it was at"
+    assert client.fine_tuning.jobs.resume(job.id).status == "queued"
+    wait_for(lambda: len([m for m in told() if "training loss" in m]) > len(trained), "a step")
     os.kill(server.runtime_pid(), signal.SIGTERM)
     wait_for(lambda: reached(33), "step 33")
     messages = told()
@@ -73,7 +81,7 @@ def test_a_runtime_that_ends_while_it_trains_resumes_to_the_same_adapter(
 
     done = ended(client, job.id)
     assert done.status == "succeeded", done.error
-    # Equal to the last byte, although it ended twice and dropout was on.
+    # Equal to the last byte, although it was broken off three times and dropout was on.
     assert _weights(server, "stormy") == _weights(server, "calm")
     assert (done.fine_tuned_model or "").rsplit(":", 1)[1] == calm.rsplit(":", 1)[1]
     assert len([m for m in told() if m.startswith("New fine-tuned model created")]) == 1

@@ -345,6 +345,35 @@ async def test_a_tenant_of_more_weight_runs_more_jobs(office: Office) -> None:
     assert claimed.count("globex") == 6
 
 
+@pytest.mark.parametrize("weight", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("places", [1, 3])
+async def test_fifty_queued_jobs_delay_anothers_first_by_no_more_than_one_turn(
+    office: Office, places: int, weight: float
+) -> None:
+    async with office.database.write() as session:
+        (await session.get_one(TenantRow, "acme")).weight = weight
+    await office.submit(*(("acme", f"a{n}") for n in range(50)))
+    running = [await office.held(str(n)) for n in range(places)]
+    for arrival in range(3):
+        newcomer = f"g{arrival}"
+        await office.submit(("globex", newcomer))
+        office.clock.time += 1
+        ended = running.pop(0)
+        async with office.jobs() as jobs:
+            await jobs.finish(
+                ended.id, ended.lease_token, "failed", error_code="any", error_message="any"
+            )
+        begun = await office.held("next")
+        assert begun.id == newcomer
+        async with office.jobs() as jobs:
+            await jobs.finish(
+                begun.id, begun.lease_token, "failed", error_code="any", error_message="any"
+            )
+        office.clock.time += 1
+        running.append(await office.held("again"))
+        assert running[-1].tenant_id == "acme"
+
+
 async def test_the_job_that_makes_room_is_the_least_of_who_holds_the_most(office: Office) -> None:
     async with office.jobs() as jobs:
         for job_id, priority in (("a1", 0), ("a2", 5), ("a3", 0)):
