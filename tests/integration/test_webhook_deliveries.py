@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 
 from service.database import Database
-from service.database.leases import MAX_ATTEMPTS
 from service.database.models import DeliveryRow, JobRow, TenantRow, WebhookRow
+from service.jobs.leases import MAX_ATTEMPTS
 from service.jobs.repository import JobRepository, LeaseLost
 from service.webhooks.courier import EACH, HOLD_SECONDS, KEPT_SECONDS, Courier
 from service.webhooks.events import EVENT_TYPES
