@@ -33,7 +33,7 @@ class GenerationMetrics:
         )
         self.refused = Counter(
             "lorehouse_generations_refused",
-            "Requests that the engine let nobody wait for: too many did",
+            "Requests that the engine refused because too many waited",
             ("tenant",),
             registry=registry,
         )
