@@ -152,6 +152,7 @@ def more_rows(tenant: str, secret: str) -> list[DefaultBase]:
             key="k",
             operation="createJob",
             request_sha256="0" * 64,
+            status=200,
             answer={"note": secret},
             created_at=1,
         ),
