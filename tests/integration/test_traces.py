@@ -1,7 +1,9 @@
 """One trace from a request to the engine's steps, across processes; and from a job to its end."""
 
 import asyncio
+import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -80,14 +82,15 @@ def collector() -> Iterator[Collector]:
 
 
 @asynccontextmanager
-async def runtime(settings: Settings, collector: Collector) -> AsyncIterator[None]:
-    """Run a real runtime that traces; it has told all when this ends."""
+async def runtime(settings: Settings, collector: Collector, port: int) -> AsyncIterator[None]:
+    """Run a real runtime that traces, and serves metrics; it has told all when this ends."""
     environment = {
         "PATH": "/usr/bin:/bin",
         "OMP_NUM_THREADS": "1",
         "LOREHOUSE_DATA_DIR": str(settings.data_dir),
         "LOREHOUSE_QUANTIZATION": "none",
         "LOREHOUSE_LOG_LEVEL": "warning",
+        "LOREHOUSE_RUNTIME_METRICS_PORT": str(port),
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
     }
     process = await asyncio.create_subprocess_exec(
@@ -116,12 +119,16 @@ async def test_a_request_is_one_trace_from_the_api_to_the_steps_of_the_engine(
     collector: Collector,
 ) -> None:
     app = create_app(settings, base=base, database=database)
-    async with runtime(settings, collector), app.lifespan(), served(app) as url:
+    port = free_port()
+    async with runtime(settings, collector, port), app.lifespan(), served(app) as url:
         key = await asyncio.to_thread(key_of, url, ADMIN_KEY, "acme")
         body = {"model": BASE, "messages": [{"role": "user", "content": SECRET}], "max_tokens": 8}
         headers = {"authorization": f"Bearer {key}"} | TRACED
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+            before = await turns(client, port)
             answer = (await client.post(CHAT, json=body)).raise_for_status().json()
+            made = answer["usage"]["completion_tokens"]
+            assert await turns(client, port) >= before + made
     (request,) = [span for span in spans.get_finished_spans() if span.name == f"POST {CHAT}"]
     assert hex_of(request) == (TRACE, SENDER)
     attributes = dict(request.attributes or {})
@@ -140,6 +147,19 @@ async def test_a_request_is_one_trace_from_the_api_to_the_steps_of_the_engine(
     told = b"".join(collector.bodies) + ours.encode()
     assert SECRET.encode() not in told
     assert key.encode() not in told
+
+
+async def turns(client: httpx.AsyncClient, port: int) -> float:
+    """How many turns a runtime says that generation had on its base."""
+    text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    name = re.escape('lorehouse_base_turn_seconds_count{kind="generation"}')
+    return sum(map(float, re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def hex_of(span: ReadableSpan) -> tuple[str, str]:
