@@ -450,16 +450,6 @@ async def test_a_stream_of_no_job_is_404(acme: httpx.AsyncClient) -> None:
     assert answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_what_is_not_there_yet_is_not_routed(
-    acme: httpx.AsyncClient, training_file: str, verb: str
-) -> None:
-    job = (await create(acme))["id"]
-    answer = await acme.post(f"{JOBS}/{job}/{verb}")
-    assert answer.status_code == 404
-    assert answer.json()["error"]["code"] == "unknown_url"
-
-
 async def test_a_key_without_the_scope_is_403(
     admin: httpx.AsyncClient, acme: httpx.AsyncClient, client: httpx.AsyncClient
 ) -> None:
