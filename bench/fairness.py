@@ -133,6 +133,8 @@ def beside(url: str, heavy: str, key: str, args: Any) -> tuple[list[float], list
         target=flood, args=(url, heavy, args, theirs)
     )
     process.start()
+    # Ours alone is left open then: if the process fails, the end is seen here.
+    theirs.close()
     time.sleep(LEAD_SECONDS)
     found = light(url, key, args)
     asked = [Asked(*one) for one in ours.recv()]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Streams may have no end; and a container's own patience (10 s) must last for the runtimes too.
 GRACE_SECONDS = 5
 BACKLOG = 2048
+# Longer than clients keep idle connections (httpx: 5 s): who closes last never cuts a request short.
+KEEP_ALIVE_SECONDS = 75
 
 
 def serve(settings: Settings, *, supervised: bool, tell: Callable[[str], None]) -> None:
@@ -79,6 +81,7 @@ def _config(app: Lobby) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
 
 

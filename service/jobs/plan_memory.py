@@ -73,7 +73,8 @@ def _parts(
         targets=frozenset(model.linears),
         training_slots=1,
         training_rank=spec.lora.rank,
-        enough_tokens=min(step, ENOUGH_TOKENS),
+        # A way that cannot hold its longest example is none for this job, however quick.
+        enough_tokens=max(longest, min(step, ENOUGH_TOKENS)),
     )
     planned = plan(model, held, demand, memory)
     row = max(longest, min(step, planned.tokens_at_once))

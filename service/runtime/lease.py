@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.database import Database
 from service.database.leases import LeaseLost, Leases
 from service.database.models import Leased
-from service.errors import Unavailable
+from service.errors import EngineUnavailable, Unavailable
 from service.telemetry import logger
 
 HEARTBEAT_SECONDS = 0.5
@@ -101,6 +101,9 @@ class Lease:
         while True:
             try:
                 return await write()
+            except EngineUnavailable:
+                # No database's, and whoever asked the engine has waited for it already.
+                raise
             except AWAY:
                 self.check()
                 if time.monotonic() > until:
