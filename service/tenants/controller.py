@@ -61,7 +61,10 @@ class TenantController(Controller):
     async def update_tenant(
         self, tenant: FromPath[str], data: JSONBody[UpdateTenant], tenants: Tenants
     ) -> Tenant:
-        """Change what a tenant may have and do. It holds from the next request on."""
+        """Change what a tenant may have and do.
+
+        Limits hold from the next request on, its weight within ten seconds.
+        """
         return tenant_of(await tenants.update(tenant, data))
 
     @get(

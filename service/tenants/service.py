@@ -67,7 +67,7 @@ class TenantService:
             return await TenantRepository(session).get(tenant_id)
 
     async def update(self, tenant_id: str, wanted: UpdateTenant) -> TenantRow:
-        """Change a tenant's weight and limits, from the next request on; raises NotFound."""
+        """Change a tenant's weight and limits; raises NotFound."""
         async with self.database.write() as session:
             await hold(session, tenant_id)
             row = await TenantRepository(session).present(tenant_id)

@@ -588,6 +588,7 @@ class Tenants(RuleBasedStateMachine):
         return await of.call("PUT", f"/v1/adapters/{adapter}/aliases/{alias}", body, _if(seen))
 
 
+@pytest.mark.sqlite("its steps take minutes, and what they ask other tests ask of both databases")
 @pytest.mark.usefixtures("logging_restored")
 def test_the_right_adapter_answers(
     settings: Settings, base: BaseDescription, tmp_path: Path
