@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Streams may have no end; and a container's own patience (10 s) must last for the runtimes too.
 GRACE_SECONDS = 5
 BACKLOG = 2048
-# Longer than clients keep idle ones (httpx: 5 s): a request is never sent into a closing connection.
+# Longer than clients keep idle ones (httpx: 5 s): no request meets one that is being closed.
 KEEP_ALIVE_SECONDS = 75
 
 
