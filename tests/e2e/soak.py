@@ -234,8 +234,7 @@ def _events(found: Records, tenants: dict[str, Caller], jobs: Sequence[Job]) -> 
     faults = []
     for job in jobs:
         rows = found.events[job.id]
-        # Interruptions may be told as often as they happen.
-        told = [row["message"] for row in rows if "nterrupt" not in row["message"]]
+        told = [row["message"] for row in rows if not _may_recur(row["message"])]
         doubled = {message for message in told if told.count(message) > 1}
         if doubled - {"Fine-tuning job started"}:
             faults.append(f"{job.id} was told twice: {sorted(doubled)}")
@@ -245,6 +244,11 @@ def _events(found: Records, tenants: dict[str, Caller], jobs: Sequence[Job]) -> 
         if any([event["id"] for event in data] != newest for data in shown):
             faults.append(f"{job.id}: the APIs tell its events differently")
     return faults
+
+
+def _may_recur(message: str) -> bool:
+    """Tell whether it is told as often as it happens: interruptions, and room made for others."""
+    return "nterrupt" in message or "made room" in message
 
 
 def _usage(found: Records) -> list[str]:
