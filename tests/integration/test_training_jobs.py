@@ -153,9 +153,9 @@ class Workshop:
         before = (await self.job(job_id)).lease_expires_at or 0
         await self.until(lambda job: (job.lease_expires_at or 0) > before, job_id)
 
-    async def lapsed(self, job_id: str = "ftjob-a1") -> bool:
-        """Tell whether nobody has renewed a job's lease in time."""
-        return ((await self.job(job_id)).lease_expires_at or 0) < time.time()
+    async def lapsed(self, job_id: str = "ftjob-a1", by: float = 0.0) -> bool:
+        """Tell whether nobody has renewed a job's lease in time, and for `by` seconds after."""
+        return ((await self.job(job_id)).lease_expires_at or 0) + by < time.time()
 
     async def ended(self, job_id: str = "ftjob-a1") -> JobRow:
         """Wait for a job's end."""
