@@ -22,13 +22,17 @@ class Asked(msgspec.Struct, frozen=True):
     prompt_tokens: int
 
 
+LIGHT = 2
+"""A tenant that has less than this part of an equal share running is a light one."""
+
+
 class Decision(msgspec.Struct):
     """Evict and load, for each of `loads` (revision, evicted first or None); run each of `run`."""
 
     run: list[int]
     loads: list[tuple[RevisionRef, RevisionRef | None]]
     ahead: set[int] = set()
-    """Of `run`, those of tenants of whom nothing ran."""
+    """Of `run`, those of tenants of whom next to nothing ran."""
 
 
 class _Waiting(msgspec.Struct):
@@ -44,17 +48,17 @@ class _Waiting(msgspec.Struct):
 
 
 def spare_places(max_batch: int) -> int:
-    """Tell how many places beyond `max_batch` are kept for tenants of whom nothing runs."""
+    """Tell how many places beyond `max_batch` are kept for tenants of whom next to nothing runs."""
     return max(1, max_batch // 8)
 
 
 class Admission:
     """The tenant that was served least comes next, and of its requests the first that came.
 
-    While the batch is full, it comes next all the same if nothing of it runs: places are spare for
-    that. Who waits for an adapter's place is passed by those who need none, and keeps its turn.
-    Never for ever: once PATIENCE others went past, the least recently used adapter takes no new
-    work until it can be evicted.
+    While the batch is full, it comes next all the same if next to nothing of it runs: places are
+    spare for that. Who waits for an adapter's place is passed by those who need none, and keeps its
+    turn. Never for ever: once PATIENCE others went past, the least recently used adapter takes no
+    new work until it can be evicted.
     """
 
     def __init__(self, max_batch: int, residency: Residency) -> None:
@@ -123,8 +127,13 @@ class Admission:
         return decision
 
     def _has_room(self, tenant: str) -> bool:
-        most = self._max_batch if self._turns.running(tenant) else self._most
+        most = self._most if self._is_light(tenant) else self._max_batch
         return self.running < most
+
+    def _is_light(self, tenant: str) -> bool:
+        """Tell whether it has next to nothing in the batch, against an equal share of it."""
+        running, present = self._turns.running(tenant), self._turns.present
+        return not running or (present > 1 and LIGHT * running * present < self._max_batch)
 
     def _admit(self, waiting: _Waiting, stuck: list[_Waiting], decision: Decision) -> bool:
         """Let one sequence in, if its adapter is there; note who is stuck for want of a place."""
@@ -149,7 +158,7 @@ class Admission:
             waiting.begun = True
             self._turns.charge(asked.tenant, read=asked.prompt_tokens)
         key = waiting.keys.popleft()
-        if not self._turns.running(asked.tenant):
+        if self._is_light(asked.tenant):
             decision.ahead.add(key)
         self._running[key] = asked
         self._turns.began(asked.tenant)

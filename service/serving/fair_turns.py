@@ -66,6 +66,11 @@ class FairTurns:
         """Tell how many of its sequences run."""
         return self._accounts[tenant].running
 
+    @property
+    def present(self) -> int:
+        """How many tenants have something waiting or running."""
+        return sum(1 for one in self._accounts.values() if one.waiting or one.running)
+
     def next(self, tenants: Iterable[str]) -> str:
         """Tell whose turn it is among these; of equals, who has the fewest running."""
         return min(tenants, key=self._rank)
