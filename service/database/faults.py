@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from service.errors import BadRequest, ServiceError, StorageFull, Unavailable
 
 BUSY = "The database is busy; try again."
-AWAY = "The database does not answer; try again."
+NO_ANSWER = "The database does not answer; try again."
 
 # Of PostgreSQL's SQLSTATEs. Deadlocks and serialization faults pass when the request is made again.
 _UNTEXT = ("22021", "22P05")
@@ -18,6 +18,8 @@ _FULL = ("53100",)
 _BUSY = ("40001", "40P01", "53200", "53300", "55P03", "57014")
 _AWAY = ("08", "57P", "25P03")
 
+AWAY = (DBAPIError, OSError, Unavailable)
+"""What may pass: whoever works beside the requests goes on, and tries again."""
 FOREIGN = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What the layers below raise: connecting, asyncpg's own errors come as they are."""
 
@@ -28,7 +30,7 @@ def reached() -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        raise Unavailable(AWAY) from fault
+        raise Unavailable(NO_ANSWER) from fault
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def translate(fault: BaseException) -> ServiceError | None:
         return Unavailable(BUSY)
     if isinstance(fault, DBAPIError):
         if fault.connection_invalidated:
-            return Unavailable(AWAY)
+            return Unavailable(NO_ANSWER)
         fault = fault.orig or fault
     if sqlite := getattr(fault, "sqlite_errorname", ""):
         return _of_sqlite(sqlite)
@@ -71,4 +73,4 @@ def _of_postgres(state: str) -> ServiceError | None:
         return StorageFull()
     if state.startswith(_BUSY):
         return Unavailable(BUSY)
-    return Unavailable(AWAY) if state.startswith(_AWAY) else None
+    return Unavailable(NO_ANSWER) if state.startswith(_AWAY) else None

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import msgspec
 from sqlalchemy import Table
-from sqlalchemy.exc import DBAPIError
 
 from adapters_store import AdapterStore, files
 from service.adapters.removing import removing_alone, unbroken
 from service.database import Database
+from service.database.faults import AWAY
 from service.database.models import ErasureRow
 from service.erasure.repository import DONE, TABLES, ErasureRepository
 from service.erasure.schemas import ErasureReport
 from service.erasure.work import end_work
-from service.errors import Unauthenticated, Unavailable
+from service.errors import Unauthenticated
 from service.http.in_flight import InFlight
 from service.telemetry import logger
 from service.waiting import pass_time
@@ -90,7 +90,7 @@ class ErasureService:
         try:
             async with self.database.read() as session:
                 rows = await ErasureRepository(session).running()
-        except (DBAPIError, OSError, Unavailable):
+        except AWAY:
             log.exception("erasure.not_begun")
             return
         for row in rows:

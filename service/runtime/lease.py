@@ -6,20 +6,17 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database import Database
+from service.database.faults import AWAY
 from service.database.leases import LeaseLost, Leases
 from service.database.models import Leased
-from service.errors import EngineUnavailable, Unavailable
+from service.errors import EngineUnavailable
 from service.telemetry import logger
 
 HEARTBEAT_SECONDS = 0.5
 """Also how long a cancellation or a pause may go unseen."""
-
-AWAY = (DBAPIError, OSError, Unavailable)
-"""What a database raises that may come back."""
 
 Row = TypeVar("Row", bound=Leased, covariant=True)
 T = TypeVar("T")

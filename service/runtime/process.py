@@ -1,7 +1,6 @@
 """The runtime process: it owns one base, and trains and generates on it."""
 
 import asyncio
-import contextlib
 import os
 import secrets
 import signal
@@ -27,6 +26,7 @@ from service.runtime.training_parts import Parts
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
 from service.tracing import configure_tracing, end_tracing
+from service.waiting import pass_time
 
 Role = Literal["resident", "training", "generation"]
 """What it does: both, or one of the two."""
@@ -127,8 +127,7 @@ async def _answer(residence: Residence, settings: Settings, stop: asyncio.Event)
             if got:
                 await _serve(residence, settings, stop)
                 return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), STANDBY_SECONDS)
+        await pass_time(stop, STANDBY_SECONDS)
 
 
 async def _serve(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:

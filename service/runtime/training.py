@@ -7,10 +7,11 @@ from functools import partial
 
 from sqlalchemy import select
 
+from service.database.faults import AWAY
 from service.database.models import JobRow
 from service.jobs.lifecycle import is_terminal
 from service.jobs.repository import JobRepository
-from service.runtime.lease import AWAY, claim
+from service.runtime.lease import claim
 from service.runtime.training_job import work_on
 from service.runtime.training_parts import Parts
 from service.telemetry import logger

@@ -16,13 +16,14 @@ from opentelemetry.trace import SpanKind
 from adapters_store import InvalidAdapter, Revision, RevisionRef
 from service import tracing
 from service.adapters.parents import open_parent
+from service.database.faults import AWAY
 from service.database.models import JobRow
 from service.errors import ServiceError
 from service.jobs.lifecycle import is_terminal
 from service.jobs.repository import JobRepository, LeaseLost
 from service.rendering.examples import Example
 from service.runtime import ledger
-from service.runtime.lease import AWAY, Lease
+from service.runtime.lease import Lease
 from service.runtime.ledger import Ledger
 from service.runtime.publishing import Publisher, dataset_digests, origin
 from service.runtime.relay import Relay

@@ -7,9 +7,9 @@ long answers: they end within two looks.
 import asyncio
 
 from sqlalchemy import or_, select
-from sqlalchemy.exc import DBAPIError
 
 from service.database import Database
+from service.database.faults import AWAY
 from service.database.models import ApiKeyRow
 from service.errors import Unauthenticated
 from service.http.in_flight import InFlight
@@ -33,14 +33,15 @@ class KeyWatch:
         """Look for ever."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            try:
-                await self.look()
-            except (DBAPIError, OSError):
-                log.warning("keys.not_watched", exc_info=True)
+            await self.look()
 
     async def look(self) -> None:
         """End the requests of keys that were bad the last time already: short ones may end."""
-        bad = await self._no_good(self._in_flight.keys())
+        try:
+            bad = await self._no_good(self._in_flight.keys())
+        except AWAY:
+            log.warning("keys.not_watched", exc_info=True)
+            return
         cut = self._in_flight.cut(bad & self._bad, Unauthenticated("The API key has ended."))
         if cut:
             log.info("keys.requests_cut", requests=cut)

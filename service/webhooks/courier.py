@@ -12,11 +12,10 @@ from contextlib import suppress
 
 import msgspec
 import prometheus_client
-from sqlalchemy.exc import DBAPIError
 
 from service.database import Database
+from service.database.faults import AWAY
 from service.database.models import DeliveryRow, WebhookRow
-from service.errors import Unavailable
 from service.telemetry import logger
 from service.webhooks.outbox import DELIVERED, FAILED, PENDING, Outbox
 from service.webhooks.schedule import DAY, HOUR, delay
@@ -71,7 +70,7 @@ class Courier:
                 self._wake.clear()
                 try:
                     await self.go_round()
-                except (DBAPIError, OSError, Unavailable):
+                except AWAY:
                     log.exception("webhooks.failed")
                 # Not `wait_for`: in 3.11 it loses a cancellation that comes beside the event.
                 with suppress(TimeoutError):
@@ -117,7 +116,7 @@ class Courier:
         try:
             status, error = await self._send(delivery, webhook)
             await self._settle(delivery, status, error)
-        except (DBAPIError, OSError, Unavailable):
+        except AWAY:
             log.exception("webhook.not_settled", webhook=webhook.id, delivery=delivery.id)
         finally:
             self._under_way[webhook.id] -= 1

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 from litestar import Litestar
 from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.app import create_app
 from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import ApiKeyRow
+from service.errors import Unavailable
+from service.http.exchange import Exchange
+from service.http.in_flight import InFlight
 from service.settings import Settings
 from service.tenants.key_watch import KeyWatch
 from service.tenants.last_used import ACCURACY_SECONDS, LastUsed
@@ -195,6 +199,20 @@ async def test_others_streams_go_on(
     await watch.look()
     engine.resume()
     assert (await asking).status_code == 200
+
+
+async def test_a_database_that_is_away_does_not_end_the_watch(settings: Settings) -> None:
+    class Away(Database):
+        @asynccontextmanager
+        async def read(self) -> AsyncIterator[AsyncSession]:
+            raise Unavailable("The database does not answer; try again.")
+            yield
+
+    away, in_flight = Away(settings.sqlalchemy_url), InFlight()
+    with in_flight.entered("acme", "key_1", exchange := Exchange("req_1")):
+        await KeyWatch(away, in_flight).look()
+    assert exchange.cut is None
+    await away.close()
 
 
 def app_in_flight(app: Litestar) -> Any:

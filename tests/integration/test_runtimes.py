@@ -1,14 +1,19 @@
 """What runtimes tell of themselves: while they are there, and how quick they were."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.base.hardware import Hardware
 from service.database import Database
+from service.errors import Unavailable
 from service.jobs.runtimes import KEPT_SECONDS, Report, RuntimeRepository
 from service.runtime.telling import keep_telling
+from service.settings import Settings
 from service.training.spec import Method
 from tests.integration.test_plan_api import GPU
 from tests.integration.test_training_jobs import Workshop, shop  # noqa: F401  a fixture
@@ -76,3 +81,26 @@ async def test_a_runtime_tells_of_itself_from_its_start_to_its_end(
     stop.set()
     await telling
     assert await told() == []
+
+
+async def test_a_database_that_is_away_does_not_end_a_runtime_that_tells(
+    shop: Workshop,  # noqa: F811  a fixture
+    settings: Settings,
+) -> None:
+    asked = asyncio.Event()
+
+    class Away(Database):
+        @asynccontextmanager
+        async def write(self) -> AsyncIterator[AsyncSession]:
+            asked.set()
+            raise Unavailable("The database does not answer; try again.")
+            yield
+
+    away, stop = Away(settings.sqlalchemy_url), asyncio.Event()
+    parts = msgspec.structs.replace(shop.parts, database=away)
+    telling = asyncio.create_task(keep_telling(parts, GPU, stop))
+    async with asyncio.timeout(20):
+        await asked.wait()
+    stop.set()
+    await telling
+    await away.close()
