@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.adapters.repository import Named
 from service.database.models import AdapterRow, FineTunedModelRow, RevisionRow
-from service.errors import BadRequest
+from service.database.pages import newest
 
 
 class AdapterRepository:
@@ -26,13 +26,7 @@ class AdapterRepository:
     async def page(self, tenant_id: str, after: str | None, limit: int) -> Sequence[AdapterRow]:
         """List adapters, newest first; `after` is an adapter's id."""
         query = select(AdapterRow).where(AdapterRow.tenant_id == tenant_id)
-        if after is not None:
-            seq = select(AdapterRow.seq).where(
-                AdapterRow.tenant_id == tenant_id, AdapterRow.id == after
-            )
-            query = query.where(AdapterRow.seq < _known(await self.session.scalar(seq), after))
-        ordered = query.order_by(AdapterRow.seq.desc()).limit(limit)
-        return (await self.session.scalars(ordered)).all()
+        return await newest(self.session, query, AdapterRow, after, limit)
 
     async def newest(self, tenant_id: str, adapters: Collection[str]) -> dict[str, Named]:
         """Find the latest result of a job of each adapter; checkpoints do not count."""
@@ -55,13 +49,10 @@ class AdapterRepository:
         self, tenant_id: str, adapter: str, after: str | None, limit: int | None
     ) -> Sequence[RevisionRow]:
         """List an adapter's revisions, newest first; `after` is a revision's id."""
-        of_adapter = (RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter)
-        query = select(RevisionRow).where(*of_adapter)
-        if after is not None:
-            seq = select(RevisionRow.seq).where(*of_adapter, RevisionRow.id == after)
-            query = query.where(RevisionRow.seq < _known(await self.session.scalar(seq), after))
-        ordered = query.order_by(RevisionRow.seq.desc()).limit(limit)
-        return (await self.session.scalars(ordered)).all()
+        query = select(RevisionRow).where(
+            RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter
+        )
+        return await newest(self.session, query, RevisionRow, after, limit)
 
     async def named(
         self, tenant_id: str, revisions: Sequence[RevisionRow]
@@ -99,9 +90,3 @@ class AdapterRepository:
             query = query.where(RevisionRow.adapter == adapter)
         row: RevisionRow | None = await self.session.scalar(query.order_by(RevisionRow.seq))
         return row
-
-
-def _known(seq: int | None, after: str) -> int:
-    if seq is None:
-        raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
-    return seq

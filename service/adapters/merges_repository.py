@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.leases import Leases
 from service.database.models import FINISHED_JOBS, MergeRow
-from service.errors import BadRequest, NotFound
+from service.database.pages import newest
+from service.errors import NotFound
 
 CRASHED = "merge_crashed"
 MAX_ATTEMPTS = 3
@@ -40,14 +41,8 @@ class MergeRepository(Leases[MergeRow]):
 
     async def page(self, tenant_id: str, after: str | None, limit: int) -> Sequence[MergeRow]:
         """List merges, newest first; `after` is a merge's id."""
-        mine = MergeRow.tenant_id == tenant_id
-        query = select(MergeRow).where(mine).order_by(MergeRow.seq.desc())
-        if after is not None:
-            seq = await self.session.scalar(select(MergeRow.seq).where(mine, MergeRow.id == after))
-            if seq is None:
-                raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
-            query = query.where(MergeRow.seq < seq)
-        return (await self.session.scalars(query.limit(limit))).all()
+        mine = select(MergeRow).where(MergeRow.tenant_id == tenant_id)
+        return await newest(self.session, mine, MergeRow, after, limit)
 
     async def remove(self, tenant_id: str, merge_id: str) -> None:
         """Forget a merge."""

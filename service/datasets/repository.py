@@ -6,7 +6,8 @@ from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.models import FINISHED_JOBS, FileRow, JobRow
-from service.errors import BadRequest, Conflict, NotFound
+from service.database.pages import place
+from service.errors import Conflict, NotFound
 from service.wire import now
 
 
@@ -44,7 +45,9 @@ class FileRepository:
         if purpose is not None:
             query = query.where(FileRow.purpose == purpose)
         if after is not None:
-            seq = await self._seq(tenant_id, after)
+            # Also behind one that has expired since it was seen.
+            mine = select(FileRow).where(FileRow.tenant_id == tenant_id)
+            seq = await place(self.session, mine, FileRow, after)
             query = query.where(FileRow.seq < seq if newest else FileRow.seq > seq)
         order = FileRow.seq.desc() if newest else FileRow.seq
         return (await self.session.scalars(query.order_by(order).limit(limit))).all()
@@ -73,13 +76,6 @@ class FileRepository:
         """List the ids of all of a tenant's rows, expired ones too."""
         query = select(FileRow.id).where(FileRow.tenant_id == tenant_id)
         return frozenset(await self.session.scalars(query))
-
-    async def _seq(self, tenant_id: str, after: str) -> int:
-        query = select(FileRow.seq).where(FileRow.tenant_id == tenant_id, FileRow.id == after)
-        seq = await self.session.scalar(query)
-        if seq is None:
-            raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
-        return seq
 
 
 def not_found(file_id: str) -> NotFound:

@@ -6,7 +6,8 @@ from sqlalchemy import Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.models import ApiKeyRow, AuditRow, ErasureRow, FileRow, JobRow, TenantRow
-from service.errors import BadRequest, NotFound
+from service.database.pages import newest
+from service.errors import NotFound
 from service.wire import new_id, now
 
 RUNNING, DONE = "running", "done"
@@ -67,13 +68,7 @@ class ErasureRepository:
 
     async def page(self, after: str | None, limit: int) -> Sequence[ErasureRow]:
         """List erasures, newest first. Raises BadRequest for an unknown `after`."""
-        query = select(ErasureRow).order_by(ErasureRow.seq.desc()).limit(limit)
-        if after is not None:
-            seq = await self.session.scalar(select(ErasureRow.seq).where(ErasureRow.id == after))
-            if seq is None:
-                raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
-            query = query.where(ErasureRow.seq < seq)
-        return (await self.session.scalars(query)).all()
+        return await newest(self.session, select(ErasureRow), ErasureRow, after, limit)
 
     async def running(self) -> Sequence[ErasureRow]:
         """List what is not done, oldest first."""

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Select, and_, func, select
 
 from service.database.models import JobCheckpointRow, JobEventRow, JobRow
-from service.errors import BadRequest, NotFound
+from service.database.pages import newest, place
+from service.errors import NotFound
 from service.jobs import lifecycle
 from service.jobs.leases import JobLeases, LeaseLost, standing
 from service.jobs.lifecycle import Action, Standing, Status
@@ -49,15 +50,14 @@ class JobRepository(JobLeases):
         self, tenant_id: str, after: str | None, limit: int, metadata: Mapping[str, str] | None
     ) -> Sequence[JobRow]:
         """List jobs, newest first; `metadata` keeps those that carry all its pairs."""
-        query = select(JobRow).where(JobRow.tenant_id == tenant_id).order_by(JobRow.seq.desc())
-        if after is not None:
-            earlier = select(JobRow.seq).where(JobRow.tenant_id == tenant_id, JobRow.id == after)
-            query = query.where(JobRow.seq < _known(await self.session.scalar(earlier), after))
+        query = select(JobRow).where(JobRow.tenant_id == tenant_id)
         if not metadata:
-            return (await self.session.scalars(query.limit(limit))).all()
+            return await newest(self.session, query, JobRow, after, limit)
+        if after is not None:
+            query = query.where(JobRow.seq < await place(self.session, query, JobRow, after))
         # Keys are the tenant's own text, which no database's JSON path takes safely.
         found: list[JobRow] = []
-        async for job in await self.session.stream_scalars(query):
+        async for job in await self.session.stream_scalars(query.order_by(JobRow.seq.desc())):
             if metadata.items() <= (job.job_metadata or {}).items():
                 found.append(job)
             if len(found) == limit:
@@ -68,10 +68,7 @@ class JobRepository(JobLeases):
         self, tenant_id: str, job_id: str, after: str | None, limit: int
     ) -> Sequence[JobEventRow]:
         """List a job's events, newest first."""
-        query = _events(tenant_id, job_id).order_by(JobEventRow.seq.desc()).limit(limit)
-        if after is not None:
-            query = query.where(JobEventRow.seq < await self.event_seq(tenant_id, job_id, after))
-        return (await self.session.scalars(query)).all()
+        return await newest(self.session, _events(tenant_id, job_id), JobEventRow, after, limit)
 
     async def news(
         self, tenant_id: str, job_id: str, seq: int, limit: int
@@ -105,31 +102,16 @@ class JobRepository(JobLeases):
 
     async def event_seq(self, tenant_id: str, job_id: str, event_id: str) -> int:
         """Find an event's place. Raises BadRequest if the job has no such event."""
-        query = select(JobEventRow.seq).where(
-            JobEventRow.tenant_id == tenant_id,
-            JobEventRow.job_id == job_id,
-            JobEventRow.id == event_id,
-        )
-        return _known(await self.session.scalar(query), event_id)
+        return await place(self.session, _events(tenant_id, job_id), JobEventRow, event_id)
 
     async def checkpoints(
         self, tenant_id: str, job_id: str, after: str | None, limit: int
     ) -> Sequence[JobCheckpointRow]:
         """List a job's checkpoints, newest first."""
-        query = (
-            select(JobCheckpointRow)
-            .where(JobCheckpointRow.tenant_id == tenant_id, JobCheckpointRow.job_id == job_id)
-            .order_by(JobCheckpointRow.seq.desc())
+        made = select(JobCheckpointRow).where(
+            JobCheckpointRow.tenant_id == tenant_id, JobCheckpointRow.job_id == job_id
         )
-        if after is not None:
-            earlier = select(JobCheckpointRow.seq).where(
-                JobCheckpointRow.tenant_id == tenant_id,
-                JobCheckpointRow.job_id == job_id,
-                JobCheckpointRow.id == after,
-            )
-            last = _known(await self.session.scalar(earlier), after)
-            query = query.where(JobCheckpointRow.seq < last)
-        return (await self.session.scalars(query.limit(limit))).all()
+        return await newest(self.session, made, JobCheckpointRow, after, limit)
 
 
 _AT_NEXT = "was requested; training stops at its next step"
@@ -152,9 +134,3 @@ def _events(tenant_id: str, job_id: str) -> Select[JobEventRow]:
 
 def _no_job(job_id: str) -> NotFound:
     return NotFound(f"Could not find fine-tuning job: {job_id}", param="fine_tuning_job_id")
-
-
-def _known(seq: int | None, after: str) -> int:
-    if seq is None:
-        raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
-    return seq

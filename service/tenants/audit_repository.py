@@ -6,7 +6,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.models import AuditRow
-from service.errors import BadRequest
+from service.database.pages import newest
 
 
 class AuditRepository:
@@ -33,11 +33,4 @@ class AuditRepository:
         query = select(AuditRow).where(AuditRow.created_at >= since)
         if tenant_id is not None:
             query = query.where(AuditRow.tenant_id == tenant_id)
-        if after is not None:
-            seq = await self.session.scalar(
-                query.where(AuditRow.id == after).with_only_columns(AuditRow.seq)
-            )
-            if seq is None:
-                raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
-            query = query.where(AuditRow.seq < seq)
-        return (await self.session.scalars(query.order_by(AuditRow.seq.desc()).limit(limit))).all()
+        return await newest(self.session, query, AuditRow, after, limit)

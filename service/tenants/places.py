@@ -7,21 +7,18 @@ needs, unless there are few: then each goes back at once, for whoever asks next.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database import Database
+from service.database.inserts import insert
 from service.database.models import PlaceRow
 from service.tenants.portions import portion, surplus
 from service.tenants.repository import hold
 
 LAPSE_SECONDS = 30.0
 RENEW_SECONDS = 10.0
-
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class Lane:
@@ -119,9 +116,7 @@ class Places:
             await session.execute(delete(PlaceRow).where(*mine))
             return
         row = {"held": held, "expires_at": lane.renewed + LAPSE_SECONDS}
-        new = _INSERTS[session.get_bind().dialect.name](PlaceRow).values(
-            tenant_id=tenant_id, holder=self._holder, **row
-        )
+        new = insert(session, PlaceRow).values(tenant_id=tenant_id, holder=self._holder, **row)
         await session.execute(
             new.on_conflict_do_update(index_elements=["tenant_id", "holder"], set_=row)
         )

@@ -11,17 +11,15 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database import Database
+from service.database.inserts import insert
 from service.database.models import RateRow
 from service.tenants.portions import portion, surplus
 
 AGAIN_SECONDS = 1.0
 """How long what was refused is refused again without asking: others give back meanwhile."""
-
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -144,8 +142,7 @@ class Rates:
         given = await session.scalar(found)
         if given is None:
             before = 0 if rate.before is None else await rate.before(session, tenant_id, window)
-            insert = _INSERTS[session.get_bind().dialect.name]
-            new = insert(RateRow).values(
+            new = insert(session, RateRow).values(
                 tenant_id=tenant_id, kind=rate.kind, window=window, used=before
             )
             await session.execute(new.on_conflict_do_nothing())

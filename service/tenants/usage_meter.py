@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from service.database import Database
 from service.telemetry import logger
 from service.tenants.usage_counters import Amount, Counter, day_of
 from service.tenants.usage_repository import UsageRepository
+from service.waiting import pass_time
 
 FLUSH_SECONDS = 1.0
 LAST_TRIES = 3
@@ -70,8 +71,7 @@ class UsageMeter:
 
     async def _run(self) -> None:
         while not self._stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), FLUSH_SECONDS)
+            await pass_time(self._stop, FLUSH_SECONDS)
             await self._try()
         for _ in range(LAST_TRIES):
             if await self._try():

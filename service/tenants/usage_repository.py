@@ -1,17 +1,15 @@
 """The rows of usage: counters that only grow, each added to in the transaction of the work."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database.inserts import insert
 from service.database.models import ErasureRow, FineTunedModelRow, RevisionRow, TenantRow, UsageRow
 from service.tenants.usage_counters import Amount, Counter, Kind
 
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _KEY = ("tenant_id", "day", "kind", "key_id", "adapter", "digest")
 
 
@@ -23,9 +21,10 @@ class UsageRepository:
 
     async def add(self, counter: Counter, day: int, amount: Amount) -> None:
         """Add to a counter; `day` is `day_of` the time. Whoever adds to several sorts them."""
-        insert = _INSERTS[self.session.get_bind().dialect.name]
         added = msgspec.structs.asdict(amount)
-        statement = insert(UsageRow).values(**msgspec.structs.asdict(counter), day=day, **added)
+        statement = insert(self.session, UsageRow).values(
+            **msgspec.structs.asdict(counter), day=day, **added
+        )
         grown = {name: getattr(UsageRow, name) + more for name, more in added.items()}
         await self.session.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=grown))
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import DeliveryRow, TenantRow, WebhookRow
-from service.errors import BadRequest, NotFound
+from service.database.models import DeliveryRow, WebhookRow
+from service.database.pages import newest
+from service.errors import NotFound
+from service.tenants.repository import hold
 
 
 class WebhookRepository:
@@ -17,8 +19,7 @@ class WebhookRepository:
 
     async def count(self, tenant_id: str) -> int:
         """Count a tenant's webhooks; until this transaction ends none is added by another."""
-        tenant = select(TenantRow.id).where(TenantRow.id == tenant_id)
-        await self.session.execute(tenant.with_for_update(key_share=True))
+        await hold(self.session, tenant_id)
         mine = select(func.count()).where(WebhookRow.tenant_id == tenant_id)
         return await self.session.scalar(mine) or 0
 
@@ -40,13 +41,7 @@ class WebhookRepository:
 
     async def page(self, tenant_id: str, after: str | None, limit: int) -> Sequence[WebhookRow]:
         """List webhooks, newest first."""
-        query = _webhooks(tenant_id).order_by(WebhookRow.seq.desc()).limit(limit)
-        if after is not None:
-            earlier = select(WebhookRow.seq).where(
-                WebhookRow.tenant_id == tenant_id, WebhookRow.id == after
-            )
-            query = query.where(WebhookRow.seq < _known(await self.session.scalar(earlier), after))
-        return (await self.session.scalars(query)).all()
+        return await newest(self.session, _webhooks(tenant_id), WebhookRow, after, limit)
 
     async def remove(self, webhook: WebhookRow) -> None:
         """Forget a webhook that this transaction has locked, and its deliveries."""
@@ -69,11 +64,7 @@ class WebhookRepository:
     ) -> Sequence[DeliveryRow]:
         """List a webhook's deliveries, newest first."""
         mine = _deliveries(tenant_id, webhook_id)
-        query = mine.order_by(DeliveryRow.seq.desc()).limit(limit)
-        if after is not None:
-            earlier = mine.with_only_columns(DeliveryRow.seq).where(DeliveryRow.id == after)
-            query = query.where(DeliveryRow.seq < _known(await self.session.scalar(earlier), after))
-        return (await self.session.scalars(query)).all()
+        return await newest(self.session, mine, DeliveryRow, after, limit)
 
 
 def _webhooks(tenant_id: str) -> Select[WebhookRow]:
@@ -84,9 +75,3 @@ def _deliveries(tenant_id: str, webhook_id: str) -> Select[DeliveryRow]:
     return select(DeliveryRow).where(
         DeliveryRow.tenant_id == tenant_id, DeliveryRow.webhook_id == webhook_id
     )
-
-
-def _known(seq: int | None, after: str) -> int:
-    if seq is None:
-        raise BadRequest(f"Nothing in this list has the id {after!r}", param="after")
-    return seq
