@@ -28,7 +28,7 @@ serve: $(READY) ## Start the service on http://127.0.0.1:8000
 test: $(READY) ## Run the whole test-suite
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-soak: $(READY) ## Kill every process at random, and count (half an hour; see bench/RESULTS.md)
+soak: $(READY) ## Kill every process at random, and count (five minutes; see bench/RESULTS.md)
 	@$(BIN)/python -m tests.e2e.soak $(ARGS)
 
 lint: $(READY) ## ruff, mypy strict, import-linter, OpenAPI comparison, Alembic check

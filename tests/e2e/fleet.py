@@ -35,7 +35,6 @@ class Member:
         self._environment = environment
         self.log = Path(environment["LOREHOUSE_DATA_DIR"]).parent / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.starts = 0
 
     def start(self) -> None:
         """Start it; also in the place of one that has ended."""
@@ -47,7 +46,6 @@ class Member:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.starts += 1
 
     def kill(self) -> None:
         """kill -9."""

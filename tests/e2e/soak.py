@@ -11,10 +11,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -127,8 +127,8 @@ def soak(plan: Plan, folder: Path) -> Report:
     return Report(
         plan=plan,
         seconds=round(time.monotonic() - began, 1),
-        killed=killed,
-        statuses=_counted(row["status"] for row in mine),
+        killed=dict(killed),
+        statuses=dict(Counter(row["status"] for row in mine)),
         attempts=sum(row["lease_token"] for row in mine),
         deliveries=len(receiver.came),
         faults=faults,
@@ -153,18 +153,18 @@ def _submit(plan: Plan, folder: Path, tenants: dict[str, Caller], jobs: list[Job
         jobs.append(Job(made, tenant, data_set))
 
 
-def _disturb(plan: Plan, fleet: Fleet, draw: random.Random) -> dict[str, int]:
+def _disturb(plan: Plan, fleet: Fleet, draw: random.Random) -> Counter[str]:
     """Kill one after the other; count the kills by name."""
     crashes = {plan.kills * (n + 1) // (plan.crashes + 1) for n in range(plan.crashes)}
-    killed: dict[str, int] = {}
+    killed: Counter[str] = Counter()
     for number in range(plan.kills):
         time.sleep(draw.expovariate(1 / plan.pause_seconds))
         victim = wait_for(lambda: _living(fleet, draw), "anybody who lives")
         victim.kill()
-        killed[victim.name] = killed.get(victim.name, 0) + 1
+        killed[victim.name] += 1
         if number in crashes:
             fleet.restart_database()
-            killed["database"] = killed.get("database", 0) + 1
+            killed["database"] += 1
     return killed
 
 
@@ -266,13 +266,6 @@ def _webhooks(came: Sequence[tuple[str, str]]) -> list[str]:
     return [
         f"{job} was told under {len(names)} ids" for job, names in ids.items() if len(names) > 1
     ]
-
-
-def _counted(names: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
 
 
 def main() -> int:

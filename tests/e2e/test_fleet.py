@@ -1,6 +1,5 @@
 """Two API processes and three runtimes on one PostgreSQL: one service, whoever is asked."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,10 @@ from tests.postgres import Postgres
 pytestmark = [pytest.mark.e2e, pytest.mark.postgresql, pytest.mark.timeout(600)]
 
 
-@pytest.fixture
-def database() -> Iterator[Postgres]:
-    with Postgres() as server:
-        yield server
-
-
 def test_two_apis_and_three_runtimes_train_each_job_once(
-    database: Postgres, tmp_path: Path
+    postgres: Postgres, tmp_path: Path
 ) -> None:
-    with Fleet(tmp_path, database) as fleet:
+    with Fleet(tmp_path, postgres) as fleet:
         tenants = {name: fleet.tenant(name) for name in ("acme", "globex", "initech")}
         jobs = {
             create(caller, rows_of(tmp_path, n % 2), n % 2, f"{name}-{n}"): caller
@@ -32,7 +25,7 @@ def test_two_apis_and_three_runtimes_train_each_job_once(
         }
         for job, caller in jobs.items():
             assert ended(caller, job) == "succeeded"
-        found = records(database)
+        found = records(postgres)
         for job, caller in jobs.items():
             assert len(found.revisions[job]) == 1
             assert found.jobs[job]["lease_token"] == 1, "claimed once"

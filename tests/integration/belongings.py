@@ -86,8 +86,6 @@ class Belongings:
         names |= await self._told(tenant, number)
         merge = await _post(client, f"/v1/adapters/{adapter}/revisions/{names['rev'][0]}/merge")
         key = await _post(self._admin, f"{ADMIN}/{tenant}/keys", name="more")
-        audited = (await self._admin.get(f"/v1/admin/audit?tenant={tenant}")).json()["data"]
-        names |= {"audit_id": [audited[0]["id"]]}
         names |= {"merge": [merge["id"]], "key_id": [key["id"]], "tenant": [tenant]}
         names |= {"audit_id": [await self._audited(tenant)]}
         return _called(names | {"erasure_id": [await self._erased(tenant, number)]})

@@ -106,7 +106,8 @@ async def test_a_text_that_cannot_be_kept_is_the_callers_fault(
             writing.add(TenantRow(id="a\0b", created_at=1))
 
 
-def test_a_server_that_is_away_is_503_and_found_again_when_it_is_back() -> None:
+@pytest.mark.postgresql
+def test_a_server_that_is_away_is_503_and_found_again_when_it_is_back(postgres: Postgres) -> None:
     async def look(database: Database) -> int:
         async with database.read() as reading:
             return int(await reading.scalar(text("SELECT 1")) or 0)
@@ -115,12 +116,13 @@ def test_a_server_that_is_away_is_503_and_found_again_when_it_is_back() -> None:
         database = Database(server.url("postgres"))
         assert await look(database) == 1
         server.stop()
-        for _ in range(2):
-            with pytest.raises(Unavailable):
-                await look(database)
-        server.start()
+        try:
+            for _ in range(2):
+                with pytest.raises(Unavailable):
+                    await look(database)
+        finally:
+            server.start()
         assert await look(database) == 1
         await database.close()
 
-    with Postgres() as server:
-        asyncio.run(all_of_it(server))
+    asyncio.run(all_of_it(postgres))

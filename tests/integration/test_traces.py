@@ -185,6 +185,7 @@ async def test_a_job_keeps_the_trace_of_the_request_that_made_it(
     assert kept == f"00-{TRACE}-{request.context.span_id:016x}-01"
 
 
+@pytest.mark.sqlite("the database has no part in it")
 @pytest.mark.parametrize(
     "given", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "x" * 9000]
 )
@@ -205,6 +206,7 @@ async def test_a_fault_is_marked_and_its_words_are_not_told(spans: InMemorySpanE
     assert SECRET not in span.to_json()
 
 
+@pytest.mark.sqlite("the database has no part in it")
 async def test_nothing_is_traced_unless_a_collector_is_named(client: httpx.AsyncClient) -> None:
     await client.get("/health/live", headers=TRACED)
     with tracing.span("work", parent=TRACED["traceparent"]) as span:
