@@ -16,6 +16,7 @@ ServiceError
 ├── QuotaExceeded             429  the tenant has as much as it may have
 ├── RateLimited               429  the tenant asks faster than it may
 └── Unavailable               503  ours, temporary: the client may retry
+    ├── DatabaseUnavailable   503
     ├── EngineUnavailable     503
     │   └── EngineBusy        503  too many requests wait, of all tenants or of this one
     ├── ShuttingDown          503
@@ -227,6 +228,10 @@ class Unavailable(ServiceError):
     type = "server_error"
     code = "unavailable"
     headers: ClassVar[dict[str, str]] = {"retry-after": "1"}
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database is busy, or does not answer."""
 
 
 class EngineUnavailable(Unavailable):

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from service.database import Database
+from service.database.leases import RUNNING, free
 from service.database.models import DeliveryRow, JobRow
 from service.errors import EngineUnavailable
 from service.serving.engine import Engine, EngineStatus
@@ -64,9 +65,7 @@ class Snapshot(Collector):
     async def _look(self) -> Work:
         now = time.time()
         by_status = select(JobRow.status, func.count()).group_by(JobRow.status)
-        lapsed = select(func.count()).where(
-            JobRow.status == "running", JobRow.lease_expires_at < now
-        )
+        lapsed = select(func.count()).where(JobRow.status == RUNNING, free(JobRow, now))
         waiting = select(func.count(), func.min(DeliveryRow.created_at)).where(
             DeliveryRow.status == "pending"
         )

@@ -7,7 +7,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from service.errors import BadRequest, ServiceError, StorageFull, Unavailable
+from service.errors import BadRequest, DatabaseUnavailable, ServiceError, StorageFull
 
 BUSY = "The database is busy; try again."
 NO_ANSWER = "The database does not answer; try again."
@@ -18,7 +18,7 @@ _FULL = ("53100",)
 _BUSY = ("40001", "40P01", "53200", "53300", "55P03", "57014")
 _AWAY = ("08", "57P", "25P03")
 
-AWAY = (DBAPIError, OSError, Unavailable)
+AWAY = (DBAPIError, OSError, DatabaseUnavailable, StorageFull)
 """What may pass: whoever works beside the requests goes on, and tries again."""
 FOREIGN = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What the layers below raise: connecting, asyncpg's own errors come as they are."""
@@ -30,12 +30,12 @@ def reached() -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        raise Unavailable(NO_ANSWER) from fault
+        raise DatabaseUnavailable(NO_ANSWER) from fault
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Tell the caller of the database's faults. Raises StorageFull, Unavailable and BadRequest."""
+    """Tell the caller of the database's faults. Raises its ServiceErrors."""
     try:
         yield
     except FOREIGN as fault:
@@ -47,10 +47,10 @@ def translated() -> Iterator[None]:
 def translate(fault: BaseException) -> ServiceError | None:
     """Say what the caller is to be told; None for what is our own mistake."""
     if isinstance(fault, PoolTimeout):
-        return Unavailable(BUSY)
+        return DatabaseUnavailable(BUSY)
     if isinstance(fault, DBAPIError):
         if fault.connection_invalidated:
-            return Unavailable(NO_ANSWER)
+            return DatabaseUnavailable(NO_ANSWER)
         fault = fault.orig or fault
     if sqlite := getattr(fault, "sqlite_errorname", ""):
         return _of_sqlite(sqlite)
@@ -62,7 +62,7 @@ def _of_sqlite(name: str) -> ServiceError | None:
         case "SQLITE_FULL":
             return StorageFull()
         case "SQLITE_BUSY":
-            return Unavailable(BUSY)
+            return DatabaseUnavailable(BUSY)
     return None
 
 
@@ -72,5 +72,5 @@ def _of_postgres(state: str) -> ServiceError | None:
     if state.startswith(_FULL):
         return StorageFull()
     if state.startswith(_BUSY):
-        return Unavailable(BUSY)
-    return Unavailable(NO_ANSWER) if state.startswith(_AWAY) else None
+        return DatabaseUnavailable(BUSY)
+    return DatabaseUnavailable(NO_ANSWER) if state.startswith(_AWAY) else None

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.faults import BUSY, reached, translated
 from service.database.locks import locks
-from service.errors import Unavailable
+from service.errors import DatabaseUnavailable
 
 WRITE = "lorehouse_write"
 BUSY_TIMEOUT_SECONDS = 30
@@ -73,7 +73,7 @@ class Database:
     async def read(self) -> AsyncIterator[AsyncSession]:
         """Open a session that sees one consistent state; nothing in it is committed.
 
-        Raises Unavailable when the database does not answer.
+        Raises DatabaseUnavailable when the database does not answer.
         """
         with translated():
             async with self._sessions(bind=self._snapshots) as session:  # type: ignore[call-arg]
@@ -86,8 +86,8 @@ class Database:
         """Open a transaction that commits at the end, or rolls back on any error.
 
         Whoever accompanies the request writes along. Raises StorageFull when the disk has no room
-        for it, and Unavailable when other writers left it no turn or the database does not answer.
-        It may then have been committed all the same: its answer can be what was lost.
+        for it, and DatabaseUnavailable when other writers left it no turn or the database does not
+        answer. It may then have been committed all the same: its answer can be what was lost.
         """
         along = companions.get()
         try:
@@ -114,8 +114,8 @@ class Database:
     async def scrub(self) -> None:
         """Leave nothing in SQLite's files of the rows that were deleted.
 
-        Writers wait meanwhile. PostgreSQL's own vacuum does so in its time. Raises Unavailable when
-        a reader kept the old pages.
+        Writers wait meanwhile. PostgreSQL's own vacuum does so in its time. Raises
+        DatabaseUnavailable when a reader kept the old pages.
         """
         url = self.engine.url
         if url.get_backend_name() == "sqlite":
@@ -133,7 +133,7 @@ def _scrub(path: str) -> None:
         # The log still has the pages as they were.
         [busy, *_] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
-        raise Unavailable(BUSY)
+        raise DatabaseUnavailable(BUSY)
 
 
 def _engine_options(url: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from service.datasets.present import file_of
 from service.datasets.receive import Received
 from service.datasets.repository import FileRepository, not_found
 from service.datasets.schemas import FINE_TUNE, Purpose
-from service.errors import ServiceError
+from service.errors import DatabaseUnavailable, ServiceError
 from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
 from service.telemetry import logger
@@ -65,6 +65,9 @@ class FileService:
                 await self.quotas.admit(session, tenant_id, wanted)
                 await FileRepository(session).add(file)
                 made(file_of(file))
+        except DatabaseUnavailable:
+            # Its answer may be what was lost: a row that is there all the same needs its bytes.
+            raise
         except ServiceError:
             await asyncio.to_thread(self.folder.remove_file, tenant_id, file.id)
             raise

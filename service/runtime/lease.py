@@ -12,7 +12,6 @@ from service.database import Database
 from service.database.faults import AWAY
 from service.database.leases import LeaseLost, Leases
 from service.database.models import Leased
-from service.errors import EngineUnavailable
 from service.telemetry import logger
 
 HEARTBEAT_SECONDS = 0.5
@@ -98,9 +97,6 @@ class Lease:
         while True:
             try:
                 return await write()
-            except EngineUnavailable:
-                # No database's, and whoever asked the engine has waited for it already.
-                raise
             except AWAY:
                 self.check()
                 if time.monotonic() > until:

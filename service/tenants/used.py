@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import ColumnElement, CompoundSelect, exists, func, select, union
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database.leases import live
 from service.database.models import (
     FINISHED_JOBS,
     AdapterRow,
@@ -64,8 +65,7 @@ async def _queued_jobs(session: AsyncSession, tenant_id: str, _: At) -> int:
 
 
 async def _running_jobs(session: AsyncSession, tenant_id: str, at: At) -> int:
-    running = (JobRow.status == "running", JobRow.lease_expires_at >= at.now)
-    query = select(func.count()).where(JobRow.tenant_id == tenant_id, *running)
+    query = select(func.count()).where(JobRow.tenant_id == tenant_id, live(JobRow, at.now))
     return await session.scalar(query) or 0
 
 

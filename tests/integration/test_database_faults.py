@@ -1,16 +1,27 @@
 """What passes with time is a 503 that says so, on both databases; never a 500."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from adapters_store import AdapterStore
+from service.app import create_app
+from service.base.description import BaseDescription
 from service.database import Database, session
 from service.database.models import TenantRow
-from service.errors import BadRequest, Unavailable
+from service.errors import BadRequest, DatabaseUnavailable, Unavailable
 from service.settings import Settings
+from tests.conftest import ADMIN_KEY, _client, _tenant, running
+from tests.fakes.engine import FakeEngine
 from tests.postgres import Postgres
+
+ROW = json.dumps({"prompt": "a", "completion": "b"}).encode() + b"\n"
 
 
 @pytest.fixture
@@ -126,3 +137,31 @@ def test_a_server_that_is_away_is_503_and_found_again_when_it_is_back(postgres: 
         await database.close()
 
     asyncio.run(all_of_it(postgres))
+
+
+class AnswerLost(Database):
+    """A real one whose answer to a commit gets lost, on demand."""
+
+    lost = False
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        async with super().write() as session:
+            yield session
+        if self.lost:
+            raise DatabaseUnavailable("The database does not answer; try again.")
+
+
+async def test_a_file_whose_row_may_be_there_keeps_its_bytes(
+    settings: Settings, base: BaseDescription, engine: FakeEngine, store: AdapterStore
+) -> None:
+    database = AnswerLost(settings.sqlalchemy_url)
+    app = create_app(settings, base=base, engine=engine, store=store, database=database)
+    async with running(app), _client(app, ADMIN_KEY) as admin, _tenant(app, admin, "acme") as acme:
+        database.lost = True
+        form = {"files": {"file": ("a.jsonl", ROW)}, "data": {"purpose": "fine-tune"}}
+        assert (await acme.post("/v1/files", **form)).status_code == 503
+        database.lost = False
+        (file,) = (await acme.get("/v1/files")).json()["data"]
+        assert (await acme.get(f"/v1/files/{file['id']}/content")).content == ROW
+    await database.close()

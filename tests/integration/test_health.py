@@ -104,8 +104,10 @@ async def test_metrics_tell_of_what_is_late(
 ) -> None:
     silent = _job("ftjob-1", "running")
     silent.lease_expires_at = time.time() - 1
+    resting = _job("ftjob-2", "running")
+    resting.lease_expires_at, resting.not_before = 0.0, time.time() + 60
     async with database.write() as session:
-        session.add_all([silent, _webhook()])
+        session.add_all([silent, resting, _webhook()])
         await session.flush()
         session.add(_delivery(created_at=now() - 100))
     text = (await admin.get("/metrics")).text

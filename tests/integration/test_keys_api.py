@@ -15,7 +15,7 @@ from service.app import create_app
 from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import ApiKeyRow
-from service.errors import Unavailable
+from service.errors import DatabaseUnavailable
 from service.http.exchange import Exchange
 from service.http.in_flight import InFlight
 from service.settings import Settings
@@ -205,7 +205,7 @@ async def test_a_database_that_is_away_does_not_end_the_watch(settings: Settings
     class Away(Database):
         @asynccontextmanager
         async def read(self) -> AsyncIterator[AsyncSession]:
-            raise Unavailable("The database does not answer; try again.")
+            raise DatabaseUnavailable("The database does not answer; try again.")
             yield
 
     away, in_flight = Away(settings.sqlalchemy_url), InFlight()

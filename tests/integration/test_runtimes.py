@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.base.hardware import Hardware
 from service.database import Database
-from service.errors import Unavailable
+from service.errors import DatabaseUnavailable
 from service.jobs.runtimes import KEPT_SECONDS, Report, RuntimeRepository
 from service.runtime.telling import keep_telling
 from service.settings import Settings
@@ -93,7 +93,7 @@ async def test_a_database_that_is_away_does_not_end_a_runtime_that_tells(
         @asynccontextmanager
         async def write(self) -> AsyncIterator[AsyncSession]:
             asked.set()
-            raise Unavailable("The database does not answer; try again.")
+            raise DatabaseUnavailable("The database does not answer; try again.")
             yield
 
     away, stop = Away(settings.sqlalchemy_url), asyncio.Event()
