@@ -27,6 +27,8 @@ HEADER = "traceparent"
 LONGEST = 55
 """Characters of a trace context, in the version of it that there is."""
 
+NANO = 1_000_000_000
+
 Attributes = Mapping[str, str | int | float | bool]
 
 _w3c = TraceContextTextMapPropagator()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 
 import msgspec
 
@@ -54,9 +55,14 @@ class MergeService:
         self.base = base
         self.quotas = quotas or Quotas()
 
+    @cached_property
+    def _size(self) -> int:
+        """Bytes of any merged model: the base's files are read for it, once."""
+        return merged_bytes(self.base)
+
     async def create(self, tenant_id: str, adapter: str, rev: str, body: CreateMerge) -> Merge:
         """Accept a merge, and queue it. Raises Conflict for a rejected revision, QuotaExceeded."""
-        size = await asyncio.to_thread(merged_bytes, self.base)
+        size = await asyncio.to_thread(getattr, self, "_size")
         async with self.database.write() as session:
             revisions = RevisionRepository(session)
             if rejected := await revisions.rejected(tenant_id, adapter, rev):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 
 from service.training.graders.shapes import Grader
-from service.training.spec import MAX_LENGTH, MAX_RANK, Method
+from service.training.spec import MAX_BATCH, MAX_LENGTH, MAX_RANK, Method
 from service.wire import Input
 
 Auto = Literal["auto"]
@@ -41,7 +41,7 @@ class HyperparameterChoice(Input):
     """OpenAI's knobs; `auto` is chosen for you and shown resolved in the job."""
 
     batch_size: Annotated[
-        Auto | Annotated[int, Meta(ge=1, le=256)],
+        Auto | Annotated[int, Meta(ge=1, le=MAX_BATCH)],
         Meta(description="Examples in each optimizer step. `auto` is 8."),
     ] = "auto"
     learning_rate_multiplier: Annotated[

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from service.database import Database
@@ -15,6 +15,7 @@ from service.jobs.feed import Feed
 from service.jobs.lifecycle import is_terminal
 from service.jobs.repository import JobRepository
 from service.telemetry import logger
+from service.waiting import pass_time
 
 LOOK_SECONDS = 0.25
 SWEEP_SECONDS = 60.0
@@ -84,7 +85,7 @@ class Hub:
                     yield rows
                 elif feed.ended:
                     return
-                elif not began or not await _set(changed, silence):
+                elif not began or not await pass_time(changed, silence):
                     silence = heartbeat if began else silence
                     yield ()
                 began = True
@@ -97,7 +98,8 @@ class Hub:
         silent = time.monotonic() - SWEEP_SECONDS
         told = [one for one in begun if newest.get(one[0][1], 0) > (one[1].seq or 0)]
         swept = islice((one for one in begun if one[1].looked_at < silent), SWEPT_AT_ONCE)
-        for key, feed in [*told, *swept]:
+        # One after the other: who is told is silent no more.
+        for key, feed in chain(told, swept):
             if (seq := feed.seq) is not None:
                 await self._tell(key, feed, seq)
 
@@ -159,12 +161,3 @@ class StoredEvents:
         async with self.database.read() as session:
             rows, status = await JobRepository(session).news(tenant_id, job_id, seq, limit + 1)
         return rows[:limit], len(rows) <= limit and is_terminal(status)
-
-
-async def _set(event: asyncio.Event, seconds: float) -> bool:
-    # Not `wait_for`: in Python 3.11 it loses a cancellation that comes beside the event.
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False

@@ -91,11 +91,6 @@ class JobLeases(Leases[JobRow]):
         rows = await self.session.execute(query)
         return [Load(name, weight, running, bool(waits)) for name, weight, running, waits in rows]
 
-    async def weight(self, tenant_id: str) -> float:
-        """Tell a tenant's share of training, against the others' weights."""
-        query = select(TenantRow.weight).where(TenantRow.id == tenant_id)
-        return (await self.session.scalars(query)).one()
-
     async def append_event(
         self,
         job_id: str,

@@ -16,10 +16,10 @@ from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
 from service.training.counting import Count, Total, counter
 from service.training.graders.faults import GraderFault
+from service.training.prompts import ungradable
 from service.training.rows import unrenderable
 from service.training.spec import TrainingSpec
 from service.training.split import measured
-from service.training.trainer import TrainingError
 
 MOST_COMPARED = 1_000_000
 """Rows that are remembered by their hash; those after them are not compared."""
@@ -134,5 +134,4 @@ def _add(survey: Survey, side: Side, example: Example, place: int, param: str) -
     except BadRequest as fault:
         raise unrenderable(place + 1, fault.message, param) from None
     except GraderFault as fault:
-        message = f"Example {place + 1} cannot be graded: {fault.message}"
-        raise TrainingError(message, "invalid_training_file", param) from None
+        raise ungradable(place + 1, fault.message, param) from None

@@ -119,9 +119,7 @@ _ASKED = {
     Standing(Status.PAUSED): "The job was paused",
     Standing(Status.QUEUED): "The job was resumed, and is queued again",
     Standing(Status.RUNNING): "The pause was called off",
-    Standing(
-        Status.RUNNING, pausing=True
-    ): "A pause was requested; training stops at its next step",
+    Standing(Status.RUNNING, pausing=True): f"A pause {_AT_NEXT}",
     Standing(Status.RUNNING, cancelling=True): f"Cancellation {_AT_NEXT}",
 }
 

@@ -22,6 +22,7 @@ from service.runtime.lease import Lease
 from service.runtime.publishing import Metrics, Publisher
 from service.runtime.story import Story, Told
 from service.serving.gate import Verdict
+from service.tenants.repository import TenantRepository
 from service.training.trainer import (
     CheckpointDue,
     EpochDone,
@@ -233,7 +234,7 @@ async def told_before(database: Database, job: JobRow) -> list[tuple[str, dict[s
 async def weight(database: Database, job: JobRow) -> float:
     """Read the weight of a job's tenant."""
     async with database.read() as session:
-        return await JobRepository(session).weight(job.tenant_id)
+        return (await TenantRepository(session).get(job.tenant_id)).weight
 
 
 async def fail(database: Database, job: JobRow, message: str, code: str, param: str | None) -> None:

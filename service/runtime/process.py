@@ -83,8 +83,8 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
     _log.info("runtime.ready", runtime_id=owner, role=role, **residence.facts)
     duties: list[Coroutine[Any, Any, None]] = []
     database = Database(settings.sqlalchemy_url)
-    if residence.training is not None:
-        metrics.row_tokens.set_function(lambda: _row_tokens(residence))
+    if (batch := residence.training) is not None:
+        metrics.row_tokens.set_function(lambda: batch.row_tokens)
         working = parts(settings, owner, residence, database, renderer, metrics)
         duties.append(training.work(working, stop))
         duties.append(keep_telling(working, residence.hardware, stop))
@@ -103,10 +103,6 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
             await working.engine.close()
         await database.close()
     _log.info("runtime.stopped", runtime_id=owner)
-
-
-def _row_tokens(residence: Residence) -> int:
-    return 0 if residence.training is None else residence.training.row_tokens
 
 
 def _merging(working: Parts) -> merging.MergeParts:

@@ -50,8 +50,6 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     """One loaded base and who uses it. What is not done here is None, or empty."""
 
     description: BaseDescription
-    quantization: str
-    compute_dtype: str
     conductor: Conductor
     engine: Any
     """A ResidentEngine: it answers requests, or only examines what is trained here."""
@@ -168,8 +166,6 @@ def move_in(
         }
     return Residence(
         description=description,
-        quantization=loaded.quantization,
-        compute_dtype=loaded.compute_dtype,
         conductor=conductor,
         engine=engine,
         answers=generates,
@@ -246,16 +242,17 @@ def parts(
     """Put together what working on jobs needs."""
     root = settings.data_dir.resolve()
     files = FileService(database, root, renderer, settings.max_file_bytes)
+    held = residence.hardware
     return Parts(
         owner=owner,
         lease_seconds=settings.lease_seconds,
         database=database,
         store=adapter_store(settings),
         base=residence.description,
-        quantization=residence.quantization,
-        compute_dtype=residence.compute_dtype,
+        quantization=held.quantization,
+        compute_dtype=held.compute_dtype,
         trainers=residence.trainers,
-        gate=Gatekeeper(residence.engine, rules_for(residence.compute_dtype, settings.gate_margin)),
+        gate=Gatekeeper(residence.engine, rules_for(held.compute_dtype, settings.gate_margin)),
         at_once=settings.training_slots,
         quotas=Quotas(from_setting(settings.tenant_limits)),
         healthy=residence.healthy,

@@ -10,8 +10,6 @@ from opentelemetry.trace import SpanKind
 from service import tracing
 from service.serving.engine import GenerationRequest, Piece
 
-NANO = 1_000_000_000
-
 
 @contextmanager
 def generating(request: GenerationRequest) -> Iterator["Stretches"]:
@@ -41,7 +39,7 @@ class Stretches:
         self._last = time.time_ns()
         if not self._first:
             self._first = self._last
-            self._admitted = self._began + round((piece.queued or 0) * NANO)
+            self._admitted = self._began + round((piece.queued or 0) * tracing.NANO)
         self._tokens[piece.index] = piece.tokens
 
     def tell(self, prompt_tokens: int) -> None:

@@ -33,7 +33,6 @@ async def work(parts: Parts, stop: asyncio.Event) -> None:
     A fault of ours gives its job back, for another try; it is raised only where the device no
     longer computes.
     """
-    await _sweep(parts)
     bench = _Bench(parts, stop)
     jobs: set[asyncio.Task[None]] = set()
     tidying = asyncio.create_task(_keep_tidy(parts, stop))
@@ -112,11 +111,11 @@ async def _pass_time(jobs: set[asyncio.Task[None]], stop: asyncio.Event) -> set[
 async def _keep_tidy(parts: Parts, stop: asyncio.Event) -> None:
     """Sweep now and again: a paused job that is cancelled leaves its checkpoints to nobody."""
     while not stop.is_set():
-        await pass_time(stop, TIDY_SECONDS)
         try:
             await _sweep(parts)
         except AWAY:
             _log.warning("job.not_swept", exc_info=True)
+        await pass_time(stop, TIDY_SECONDS)
 
 
 async def _sweep(parts: Parts) -> None:

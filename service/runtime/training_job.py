@@ -43,7 +43,6 @@ from service.training.trainer import (
 )
 
 SERVER_ERRORS = 500
-NANO = 1_000_000_000
 
 Interrupted = Callable[[], str | None]
 """Says why a job is to be put down now, or None."""
@@ -66,7 +65,7 @@ async def work_on(parts: Parts, job: JobRow, thread: Executor, interrupted: Inte
         parts.metrics.jobs.track_inprogress(),
     ):
         _log.info("job.claimed", attempt=job.attempts)
-        tracing.past("job.queue", job.created_at * NANO, time.time_ns())
+        tracing.past("job.queue", job.created_at * tracing.NANO, time.time_ns())
         try:
             async with Lease(parts.database, job, parts.lease_seconds, JobRepository) as lease:
                 await _Work(parts, job, lease, thread, interrupted).go()

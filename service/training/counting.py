@@ -19,11 +19,8 @@ from service.training.batch.order import order_of
 from service.training.pairs import render_pair
 from service.training.prompts import grader_of, no_room_to_answer, render_prompt
 from service.training.rows import nothing_to_learn, render_row
-from service.training.spec import ReinforcementSpec, TrainingSpec
+from service.training.spec import MAX_BATCH, ReinforcementSpec, TrainingSpec
 from service.training.trainer import TrainingError
-
-MOST_IN_STEP = 256
-"""Examples: the largest batch that a job may ask for."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -46,7 +43,7 @@ class Total(msgspec.Struct):
     cut: int = 0
     dropped: int = 0
     largest: list[int] = []
-    """The tokens of the MOST_IN_STEP longest ones, as a heap."""
+    """The tokens of the MAX_BATCH longest ones, as a heap."""
 
     @property
     def longest(self) -> int:
@@ -65,7 +62,7 @@ class Total(msgspec.Struct):
             return
         self.kept += 1
         self.tokens += one.tokens
-        if len(self.largest) < MOST_IN_STEP:
+        if len(self.largest) < MAX_BATCH:
             heapq.heappush(self.largest, one.longest)
         else:
             heapq.heappushpop(self.largest, one.longest)

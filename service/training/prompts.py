@@ -60,9 +60,14 @@ def _render(
         except BadRequest as fault:
             raise unrenderable(number, fault.message, param) from None
         except GraderFault as fault:
-            message = f"Example {number} cannot be graded: {fault.message}"
-            raise TrainingError(message, "invalid_training_file", param) from None
+            raise ungradable(number, fault.message, param) from None
     return prompts
+
+
+def ungradable(number: int, reason: str, param: str) -> TrainingError:
+    """Say which example, counted from 1, cannot be graded."""
+    message = f"Example {number} cannot be graded: {reason}"
+    return TrainingError(message, "invalid_training_file", param)
 
 
 def render_prompt(renderer: Renderer, example: Example, grade: Grade) -> Prompt:

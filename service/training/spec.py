@@ -10,6 +10,7 @@ from service.training.graders.shapes import Grader
 Method = Literal["supervised", "dpo", "reinforcement"]
 
 MAX_RANK = 256
+MAX_BATCH = 256
 MAX_LENGTH = 32768
 DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 

@@ -8,7 +8,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 
 import msgspec
 import prometheus_client
@@ -17,6 +16,7 @@ from service.database import Database
 from service.database.faults import AWAY
 from service.database.models import DeliveryRow, WebhookRow
 from service.telemetry import logger
+from service.waiting import pass_time
 from service.webhooks.outbox import DELIVERED, FAILED, PENDING, Outbox
 from service.webhooks.schedule import DAY, HOUR, delay
 from service.webhooks.sender import SECONDS, NotSent, Sender
@@ -72,10 +72,7 @@ class Courier:
                     await self.go_round()
                 except AWAY:
                     log.exception("webhooks.failed")
-                # Not `wait_for`: in 3.11 it loses a cancellation that comes beside the event.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await self._wake.wait()
+                await pass_time(self._wake, LOOK_SECONDS)
         finally:
             await self.finish(GRACE_SECONDS)
             self.sender.close()
