@@ -51,9 +51,9 @@ class ServiceError(Exception):
         return {}
 
     @property
-    def further_headers(self) -> Mapping[str, str]:
-        """Headers that depend on the case."""
-        return {}
+    def sent_headers(self) -> Mapping[str, str]:
+        """Headers of the answer."""
+        return self.headers
 
 
 class BadRequest(ServiceError):
@@ -208,7 +208,7 @@ class RateLimited(ServiceError):
         self.told = {**told, "retry-after": str(max(1, math.ceil(retry_after))), **again}
 
     @property
-    def further_headers(self) -> Mapping[str, str]:
+    def sent_headers(self) -> Mapping[str, str]:
         """When to come again, and what the limits are."""
         return self.told
 

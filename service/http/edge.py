@@ -111,7 +111,7 @@ async def turn_away(send: Send, fault: ServiceError) -> None:
     """Answer with an error where there is no app to do it."""
     content = msgspec.json.encode(body(detail_of(fault)))
     headers = {"content-type": "application/json", "content-length": str(len(content))}
-    pairs = [(k.encode(), v.encode()) for k, v in {**headers, **fault.headers}.items()]
+    pairs = [(k.encode(), v.encode()) for k, v in {**headers, **fault.sent_headers}.items()]
     await send({"type": "http.response.start", "status": fault.status, "headers": pairs})
     await send({"type": "http.response.body", "body": content, "more_body": False})
 

@@ -123,8 +123,7 @@ def _respond(
 
 
 def _service_error(_: Request[Any, Any, Any], fault: ServiceError) -> Response[Any]:
-    headers = {**fault.headers, **fault.further_headers}
-    return _respond(fault.status, detail_of(fault), fault.extra, headers)
+    return _respond(fault.status, detail_of(fault), fault.extra, {**fault.sent_headers})
 
 
 def _http_exception(request: Request[Any, Any, Any], fault: HTTPException) -> Response[Any]:

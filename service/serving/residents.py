@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from adapters_store import AdapterStore, RevisionRef
 from service.adapters.adapters import Prefetch
 from service.adapters.adapters_schemas import Held
@@ -50,13 +52,20 @@ class ResidencyService:
         status, pinned = await asyncio.gather(self._engine.status(), self._pinned())
         there = {resident.ref: resident for resident in status.residents}
         refs = [*there, *(ref for ref in pinned if ref not in there)]
+        held = _held(status)
+        # One session for all of them: they are more than connections that the database gives.
+        async with self._database.read() as session:
+            named = [await _named(session, ref) for ref in refs]
         data = await asyncio.gather(
-            *(self._shown(ref, there.get(ref), pinned, _held(status)) for ref in refs)
+            *(
+                self._shown(ref, there.get(ref), pinned, held, names)
+                for ref, names in zip(refs, named, strict=True)
+            )
         )
         return Residency(
             object="residency",
             places=self._places,
-            held=_held(status),
+            held=held,
             totals=_totals(status, pinned),
             data=data,
         )
@@ -89,7 +98,9 @@ class ResidencyService:
         residents = [] if status is None else status.residents
         there = next((resident for resident in residents if resident.ref == ref), None)
         held = None if status is None else _held(status)
-        return await self._shown(ref, there, await self._pinned(), held)
+        async with self._database.read() as session:
+            names = await _named(session, ref)
+        return await self._shown(ref, there, await self._pinned(), held, names)
 
     async def _pinned(self) -> list[RevisionRef]:
         async with self._database.read() as session:
@@ -101,17 +112,16 @@ class ResidencyService:
         place: Resident | None,
         pinned: Iterable[RevisionRef],
         held: Held | None,
+        names: tuple[str | None, int | None],
     ) -> ResidentRevision:
-        async with self._database.read() as session:
-            found = await RevisionRepository(session).revision(ref.tenant, ref.adapter, ref.digest)
-            engine_id = await EngineIds(session).find(ref)
+        model, engine_id = names
         used_at = None if place is None else place.used_at
         return ResidentRevision(
             object="residency.revision",
             tenant=ref.tenant,
             adapter=ref.adapter,
             digest=ref.digest,
-            model=None if found is None else found[0].name,
+            model=model,
             engine_id=engine_id,
             state="absent" if place is None else place.state,
             pinned=ref in pinned,
@@ -121,6 +131,12 @@ class ResidencyService:
             last_used_at=None if used_at is None else int(used_at),
             parity=await asyncio.to_thread(parity_in, self._store, ref, self._base, held),
         )
+
+
+async def _named(session: AsyncSession, ref: RevisionRef) -> tuple[str | None, int | None]:
+    """Find a revision's callable name and its number."""
+    found = await RevisionRepository(session).revision(ref.tenant, ref.adapter, ref.digest)
+    return None if found is None else found[0].name, await EngineIds(session).find(ref)
 
 
 async def served(engine: Engine) -> Held | None:

@@ -84,10 +84,10 @@ class Outbox:
         delivery: DeliveryRow,
         status: str,
         *,
-        next_attempt_at: float | None = None,
-        delivered_at: int | None = None,
-        last_status: int | None = None,
-        last_error: str | None = None,
+        next_attempt_at: float | None,
+        delivered_at: int | None,
+        last_status: int | None,
+        last_error: str | None,
     ) -> None:
         """Write down what came of a delivery that was taken; nothing if another has it by now."""
         held = (
