@@ -8,6 +8,7 @@ within a transaction. docs/decisions/0015 says why it is so.
 import asyncio
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
+from enum import Enum, auto
 from typing import TypeVar
 
 from adapters_store import AdapterStore, RevisionNotFound, RevisionRef, StoreUnavailable
@@ -31,6 +32,14 @@ def removing_alone(database: Database, tenant_id: str) -> AbstractAsyncContextMa
     return database.locks.alone(_lock(tenant_id))
 
 
+class _End(Enum):
+    """How a removal ended. What is left is somebody's, or the collector's."""
+
+    REMOVED = auto()
+    HELD = auto()
+    LEFT = auto()
+
+
 class Remover:
     """Removes files that no row speaks of and no request of this process needs."""
 
@@ -42,18 +51,14 @@ class Remover:
 
     async def remove(self, ref: RevisionRef) -> bool:
         """Remove a revision's files; False where somebody needs them, or is publishing."""
-        async with removing_alone(self.database, ref.tenant) as got:
-            # The row first: a lease that is opened once there is none does not find the revision.
-            if not got or await self._spoken_of(ref) or self.leases.held(ref):
-                return False
-            return await unbroken(asyncio.to_thread(self._delete, ref))
+        return await self._remove(ref) is _End.REMOVED
 
     async def remove_when_free(self, ref: RevisionRef) -> None:
         """Remove the files of a revision whose row has gone: now, or when its last lease ends.
 
         What cannot be removed then is the collector's.
         """
-        if not await self.remove(ref) and self.leases.held(ref):
+        if await self._remove(ref) is _End.HELD:
             task = asyncio.create_task(self._wait_and_remove(ref))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
@@ -65,9 +70,20 @@ class Remover:
         await asyncio.gather(*self._waiting, return_exceptions=True)
 
     async def _wait_and_remove(self, ref: RevisionRef) -> None:
-        while self.leases.held(ref):
+        await self._free(ref)
+        while await self._remove(ref) is _End.HELD:
             await self._free(ref)
-            await self.remove(ref)
+
+    async def _remove(self, ref: RevisionRef) -> "_End":
+        async with removing_alone(self.database, ref.tenant) as got:
+            # The row first: a lease that is opened once there is none does not find the revision.
+            if not got or await self._spoken_of(ref):
+                return _End.LEFT
+            # Said once: asked again, the lease may have ended, and nobody would remove the files.
+            if self.leases.held(ref):
+                return _End.HELD
+            gone = await unbroken(asyncio.to_thread(self._delete, ref))
+            return _End.REMOVED if gone else _End.LEFT
 
     async def _free(self, ref: RevisionRef) -> None:
         loop, free = asyncio.get_running_loop(), asyncio.Event()

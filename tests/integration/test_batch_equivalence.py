@@ -57,8 +57,8 @@ def crowded(dtype: torch.dtype, size: int, seed: int, budget: int, root: Path) -
     trainer.close()
     assert len(crowd.futures) > size
     # Else this would prove nothing.
-    assert max(together) == (size + 1 if size < 3 or budget > 160 else 4)
-    assert sum(count for tasks, count in together.items() if tasks > 1) > STEPS
+    assert max(together) >= min(size + 1, 4)
+    assert sum(count for tasks, count in together.items() if tasks > 1) > STEPS // 2
     return log, crowd
 
 

@@ -10,6 +10,8 @@ import pytest
 from litestar import Litestar
 
 from adapters_store import AdapterStore, RevisionRef
+from service.adapters.leases import Leases
+from service.adapters.removing import Remover
 from service.adapters.repository import RevisionRepository
 from service.database import Database
 from service.serving.engine import GenerationRequest, Piece
@@ -150,6 +152,29 @@ async def test_equal_content_that_is_published_again_stays(
     remover = (await app.dependencies["models"].dependency()).remover  # type: ignore[operator]
     await asyncio.gather(*remover._waiting)
     assert store.open(ref).ref == ref
+
+
+class LeaseThatEndsWhenLookedAt(Leases):
+    """The last lease ends right after somebody was told that there is one."""
+
+    def held(self, ref: RevisionRef) -> bool:
+        held = super().held(ref)
+        for number in [*self._open]:
+            self.close(number)
+        return held
+
+
+async def test_files_go_when_the_last_lease_ends_as_their_removal_looks_at_it(
+    store: AdapterStore, database: Database, tmp_path: Path
+) -> None:
+    ref = store.publish("acme", "desk", a_peft_folder(tmp_path / "a", seed=1), an_origin()).ref
+    leases = LeaseThatEndsWhenLookedAt()
+    lease = leases.open()
+    remover = Remover(database, store, leases)
+    await remover.remove_when_free(ref)
+    await asyncio.gather(*remover._waiting)
+    lease.close()
+    assert [*store.list("acme")] == []
 
 
 async def test_every_end_of_a_request_ends_its_lease(
