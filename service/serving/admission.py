@@ -158,7 +158,8 @@ class Admission:
             waiting.begun = True
             self._turns.charge(asked.tenant, read=asked.prompt_tokens)
         key = waiting.keys.popleft()
-        if self._is_light(asked.tenant):
+        # Whoever is alone would go ahead of itself.
+        if self._turns.present > 1 and self._is_light(asked.tenant):
             decision.ahead.add(key)
         self._running[key] = asked
         self._turns.began(asked.tenant)

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.base.generating.blocks import Blocks, chain, root
-from service.base.generating.schedule import BETWEEN, Schedule, Step
+from service.base.generating.schedule import (
+    BETWEEN,
+    SHORT_ROWS,
+    SHORT_STEPS,
+    Schedule,
+    Step,
+)
 
 SIZE, COUNT, MOST, CHUNK, BESIDE = 4, 12, 5, 7, 3
 ROOTS = [root("acme", None), root("acme", "one"), root("globex", None)]
@@ -335,3 +341,33 @@ def test_those_that_go_ahead_never_take_the_blocks_that_another_waits_for(
         if {0, 1} <= ended:
             return
     raise AssertionError(f"only {ended & {0, 1}} ended")
+
+
+@pytest.mark.parametrize("beside", [BESIDE, 0])
+def test_steps_are_short_after_one_that_went_ahead_and_all_others_take_turns(beside: int) -> None:
+    rows = 3 * SHORT_ROWS - 5
+    schedule = Schedule(Blocks(10_000, SIZE), rows + 2, rows, beside)
+    for key in range(rows):
+        schedule.add(key, root(str(key), None), [1])
+    going_on(schedule, rows)
+    schedule.add(rows, ROOTS[2], [1], ahead=True)
+    steps = going_on(schedule, SHORT_STEPS)
+    if not beside:
+        assert steps[-1] == set(range(rows + 1)), "what is replayed is as long in any case"
+        return
+    assert max(map(len, steps)) == SHORT_ROWS + 1
+    assert all(rows in step for step in steps), "who goes ahead is in every one"
+    for at in range(1, len(steps) - 3):
+        assert set().union(*steps[at : at + 3]) == set(range(rows + 1))
+    assert going_on(schedule, 2)[-1] == set(range(rows + 1)), "not for ever"
+
+
+def going_on(schedule: Schedule, steps: int) -> list[set[int]]:
+    """Compute; tell whose tokens each step had."""
+    seen = []
+    for _ in range(steps):
+        chunks = schedule.next().chunks
+        for chunk in chunks:
+            schedule.advance(chunk, 1)
+        seen.append({chunk.key for chunk in chunks})
+    return seen

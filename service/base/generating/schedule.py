@@ -8,9 +8,10 @@ next tokens alone are replayed from a graph and prompts are not, prompts have st
 once when nobody is running, else after `BETWEEN` steps of next tokens, all that came meanwhile
 together.
 
-The prompt of one that goes ahead, as the only one of its tenant, has a step of its own before
+The prompt of one that goes ahead, as one of the few of its tenant, has a step of its own before
 that. Every second one at most is, so that all others go on; and it takes no block that is needed by
-one that came before it.
+one that came before it. Where a pass costs by its tokens, steps are short for a while after: more
+of its tenant's may come, and each waits for the step under way. All others take turns in them.
 
 Else first come, first served. Blocks for the whole prompt are taken when a sequence is let in,
 others as it grows. When none is left, the youngest goes back to wait, with what it has generated as
@@ -28,6 +29,10 @@ CHUNK_TOKENS = 512
 """Prompt tokens in one step, so that whoever runs goes on."""
 BETWEEN = 8
 """Steps of next tokens before prompts have another of their own."""
+SHORT_ROWS = 16
+"""Next tokens in a short step. On a CPU, twice as many take about twice as long."""
+SHORT_STEPS = 512
+"""After the last came that goes ahead: seconds of a small model's."""
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -70,6 +75,8 @@ class _Sequence(msgspec.Struct):
     blocks: list[int] = []
     done: int = 0
     """Tokens in the cache."""
+    turn: int = 0
+    """The step of its last next token."""
 
     @property
     def left(self) -> int:
@@ -98,6 +105,8 @@ class Schedule:
         """Whether the last step was one's that goes ahead."""
         self._since_prompts = BETWEEN
         """Steps of next tokens."""
+        self._steps = 0
+        self._short_until = 0
         self._waiting: list[_Sequence] = []
         self._running: dict[int, _Sequence] = {}
         self._added = 0
@@ -124,6 +133,8 @@ class Schedule:
         digests = chain(start, tokens, self._blocks.size) if shared else []
         self._waiting.append(_Sequence(self._added, key, tokens, digests, start, shared, ahead))
         self._added += 1
+        if ahead and self._beside:
+            self._short_until = self._steps + SHORT_STEPS
 
     def drop(self, keys: Collection[int]) -> None:
         """Let sequences go, wherever they are."""
@@ -135,6 +146,7 @@ class Schedule:
     def next(self) -> Step:
         """Say what to compute, and take the blocks for it."""
         step = Step([], [], [])
+        self._steps += 1
         self._let_ahead = not self._let_ahead and self._take_in(step, ahead=True)
         if self._let_ahead:
             return step
@@ -170,18 +182,30 @@ class Schedule:
         for one in self._waiting:
             assert not one.blocks, "who waits holds blocks"
 
+    @property
+    def _short(self) -> bool:
+        return self._steps <= self._short_until
+
     def _go_on(self, step: Step) -> None:
-        """Compute everyone's next token, as far as there is room."""
-        for one in sorted(self._running.values(), key=_order):
-            if one.left == 1 and one.key in self._running and self._grow(one, step):
+        """Compute everyone's next token, as far as there is room; in a short step, of some."""
+        for one in sorted(self._next_tokens(), key=_order):
+            if one.key in self._running and self._grow(one, step):
                 step.chunks.append(self._chunk(one, 1))
+                one.turn = self._steps
         step.chunks = [chunk for chunk in step.chunks if chunk.key in self._running]
         self._since_prompts += 1
+
+    def _next_tokens(self) -> list[_Sequence]:
+        going = [one for one in self._running.values() if one.left == 1]
+        if not self._short:
+            return going
+        others = sorted((one for one in going if not one.ahead), key=lambda one: one.turn)
+        return [one for one in going if one.ahead] + others[:SHORT_ROWS]
 
     def _take_in(self, step: Step, *, lets_in: bool = True, ahead: bool = False) -> bool:
         """Compute chunks of prompts, or of those only that go ahead; tell whether there are any."""
         running = len(step.chunks)
-        budget = self._beside if running else self._chunk_tokens
+        budget = self._prompt_tokens(beside=running > 0, ahead=ahead)
         for one in sorted(self._running.values(), key=_order):
             if one.left > 1 and budget and (one.ahead or not ahead):
                 step.chunks.append(self._chunk(one, budget))
@@ -191,6 +215,11 @@ class Schedule:
         if len(step.chunks) > running and not ahead:
             self._since_prompts = 0
         return len(step.chunks) > running
+
+    def _prompt_tokens(self, *, beside: bool, ahead: bool) -> int:
+        if self._short and not ahead:
+            return max(1, self._beside // 2)
+        return self._beside if beside else self._chunk_tokens
 
     def _grow(self, one: _Sequence, step: Step) -> bool:
         """Take the block for the next token if it needs one; False if it had to go itself."""
