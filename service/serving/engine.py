@@ -37,6 +37,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: no log-probabilities; k: of the chosen token and of the k likeliest."""
+    structure: str | None = None
+    """A grammar that the text keeps to, in the Lark that llguidance and vLLM's `guidance` backend
+    read (`%json` for schemas). It may end only where the grammar does: by a token that ends it, or
+    cut by `max_tokens`."""
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
