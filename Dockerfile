@@ -3,6 +3,8 @@
 #   docker build --target cpu  -t lorehouse:cpu  --build-arg TORCH_INDEX=<index of CPU builds> .
 #   docker build --target cuda -t lorehouse:cuda .
 # torch is pinned to one version; which build of it (CPU or CUDA) is a question of the package index.
+# The CUDA target takes the extra `gpu`, by the exact pins that `make check-pins` resolves for its
+# Python (3.12) without installing them. README, On a GPU, says what of it was built and run.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG CUDA_IMAGE=nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
@@ -45,10 +47,11 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3 python3
 WORKDIR /src
 RUN python3 -m venv /opt/lorehouse
 ENV PATH=/opt/lorehouse/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt constraints-gpu.txt pyproject.toml README.md LICENSE ./
 COPY service/__init__.py service/__init__.py
 RUN mkdir -p adapters_store && touch adapters_store/__init__.py \
-    && pip install -c constraints.txt torch==2.13.0 . && pip uninstall -y lorehouse
+    && pip install -c constraints.txt -c constraints-gpu.txt torch==2.13.0 '.[gpu]' \
+    && pip uninstall -y lorehouse
 COPY adapters_store adapters_store
 COPY service service
 RUN pip install --no-deps .

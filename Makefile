@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test soak lint format openapi bench base data clean
+.PHONY: help install demo serve doctor test soak lint check-pins format openapi bench base data clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(READY) ## Make the environment (about two minutes)
 
@@ -24,6 +24,9 @@ demo: $(READY) ## Two tenants, from nothing to their first answers (KEEP=1 leave
 serve: $(READY) ## Start the service on http://127.0.0.1:8000
 	@exec $(BIN)/lorehouse serve
 
+doctor: $(READY) ## Say whether it would run here, and what would
+	@$(BIN)/lorehouse doctor $(ARGS)
+
 # By file: tests of one share what is slow to make.
 test: $(READY) ## Run the whole test-suite
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
@@ -38,6 +41,9 @@ lint: $(READY) ## ruff, mypy strict, import-linter, OpenAPI comparison, Alembic 
 	$(BIN)/lint-imports
 	$(BIN)/lorehouse openapi --check openapi/openapi.json
 	$(BIN)/lorehouse check-migrations
+
+check-pins: $(READY) ## Resolve the extra `gpu` by its exact pins, without installing it
+	@$(BIN)/python -m tools.check_pins $(ARGS)
 
 format: $(READY) ## Let ruff rewrite what it can
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
