@@ -20,6 +20,8 @@ class Asked(msgspec.Struct, frozen=True):
     weight: float
     ref: RevisionRef | None
     prompt_tokens: int
+    places: int | None = None
+    """Most places that its tenant's revisions may have; None: as many as there are."""
 
 
 LIGHT = 2
@@ -82,6 +84,8 @@ class Admission:
     def offer(self, keys: Collection[int], asked: Asked) -> None:
         """Queue one request's sequences."""
         self._turns.came(asked.tenant, asked.weight)
+        if asked.ref is not None:
+            self._residency.limit(asked.ref.tenant, asked.places)
         self._queue.append(_Waiting(deque(keys), asked))
 
     def withdraw(self, keys: Collection[int]) -> None:
@@ -111,7 +115,8 @@ class Admission:
     def decide(self) -> Decision:
         """Say who runs and what is loaded now. The caller does all of it, evictions first."""
         decision = Decision([], [])
-        self._residency.drain(any(self._starves(waiting) for waiting in self._queue))
+        starving = (waiting.ref for waiting in self._queue if self._starves(waiting))
+        self._residency.drain(next(starving, None))
         stuck: list[_Waiting] = []
         queues: dict[str, deque[_Waiting]] = {}
         for waiting in self._queue:

@@ -3,8 +3,9 @@
     absent -> loading -> resident (leases 0..n) -> absent
 
 A lease is a running sequence's. A pin is the operator's: what has one is loaded without being asked
-for, and never evicted. One owner calls all this; it never loads anything itself. `acquire` and
-`prefetch` say what to do, `loaded` and `failed` report how it went.
+for, and never evicted. A tenant may have a limit of its own: then its own make room for each other.
+One owner calls all this; it never loads anything itself. `acquire` and `prefetch` say what to do,
+`loaded` and `failed` report how it went.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -32,7 +33,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
 
 class Wait(msgspec.Struct, frozen=True, tag=True):
-    """Ask again later: it is being loaded, leaves soon, or every place is in use."""
+    """Ask again later: it is being loaded, leaves soon, or every place it may have is in use."""
 
     reason: Literal["loading", "draining", "full"]
 
@@ -62,6 +63,7 @@ class Residency:
         self._clock = clock
         self._places: dict[RevisionRef, _Place] = {}  # least recently acquired first
         self._pins: frozenset[RevisionRef] = frozenset()
+        self._limits: dict[str, int] = {}  # tenants' own
         self._wanted: dict[RevisionRef, None] = {}  # without a request; longest wanted first
         self.hits = self.misses = self.loads = self.evictions = self.failures = 0
         self.load_times = LoadTimes()
@@ -89,6 +91,16 @@ class Residency:
             )
             for ref, place in self._places.items()
         ]
+
+    def limit(self, tenant: str, most: int | None) -> None:
+        """Let at most so many of a tenant's revisions have a place; those it has, it keeps.
+
+        Beside its pins one place is left at least, as of all places.
+        """
+        if most is None:
+            self._limits.pop(tenant, None)
+        else:
+            self._limits[tenant] = most
 
     def ready(self, ref: RevisionRef) -> bool:
         """Whether `acquire` would lease it now."""
@@ -172,17 +184,22 @@ class Residency:
         reserved = self._reserve(ref, needed)
         return (ref, reserved) if isinstance(reserved, Load) else None
 
-    def drain(self, wanted: bool) -> None:
-        """While wanted, let one go as soon as nothing uses it: the least recently acquired.
+    def drain(self, wanted: RevisionRef | None) -> None:
+        """While one is wanted, let one go for it as soon as nothing uses it.
 
-        For a revision that would otherwise wait as long as the others stay busy.
+        The least recently acquired; of its tenant's, where that has no more places. For a revision
+        that would otherwise wait as long as the others stay busy.
         """
         places = self._places.values()
-        if not wanted:
+        if wanted is None:
             for place in places:
                 place.draining = False
-        elif len(places) == self._limit and not any(p.draining or p.loading for p in places):
-            next(p for ref, p in self._places.items() if ref not in self._pins).draining = True
+        elif self._needs_room(wanted) and not any(p.draining or p.loading for p in places):
+            rivals = self._rivals(wanted)
+            if (
+                leaving := next((ref for ref in rivals if ref not in self._pins), None)
+            ) is not None:
+                self._places[leaving].draining = True
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books are wrong."""
@@ -199,8 +216,8 @@ class Residency:
 
     def _reserve(self, ref: RevisionRef, needed: Collection[RevisionRef] = ()) -> Load | Wait:
         evict = None
-        if len(self._places) >= self._limit:
-            evict = self._victim(needed)
+        if self._needs_room(ref):
+            evict = self._victim(ref, needed)
             if evict is None:
                 return Wait("full")
             del self._places[evict]
@@ -209,14 +226,34 @@ class Residency:
         self._places[ref] = _Place(loading=True)
         return Load(evict)
 
-    def _victim(self, needed: Collection[RevisionRef]) -> RevisionRef | None:
+    def _needs_room(self, ref: RevisionRef) -> bool:
+        return len(self._places) >= self._limit or self._is_at_limit(ref)
+
+    def _is_at_limit(self, ref: RevisionRef) -> bool:
+        limit = self._limits.get(ref.tenant)
+        if limit is None or ref in self._pins:
+            return False
+        pins = sum(pin.tenant == ref.tenant for pin in self._pins)
+        own = sum(one.tenant == ref.tenant for one in self._places if one not in self._pins)
+        return own >= max(1, limit - pins)
+
+    def _rivals(self, ref: RevisionRef) -> list[RevisionRef]:
+        """Walk those that may have to make room for it, the least recently acquired first."""
+        own = self._is_at_limit(ref)
+        return [other for other in self._places if not own or other.tenant == ref.tenant]
+
+    def _victim(self, wanted: RevisionRef, needed: Collection[RevisionRef]) -> RevisionRef | None:
         free = [
             ref
-            for ref, place in self._places.items()
-            if not (place.leases or place.loading or ref in self._pins or ref in needed)
+            for ref in self._rivals(wanted)
+            if not self._is_used(ref) and ref not in self._pins and ref not in needed
         ]
         draining = [ref for ref in free if self._places[ref].draining]
         return next(iter([*draining, *free]), None)
+
+    def _is_used(self, ref: RevisionRef) -> bool:
+        place = self._places[ref]
+        return place.loading or place.leases > 0
 
     def _refresh(self, ref: RevisionRef) -> None:
         self._places[ref] = self._places.pop(ref)

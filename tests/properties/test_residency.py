@@ -12,12 +12,13 @@ from service.serving.admission import PATIENCE, Admission, Asked, spare_places
 from service.serving.load_times import BOUNDS, LoadTimes
 from service.serving.residency import Load, Ready, Residency, TooManyPins
 
-REFS = [RevisionRef("acme", f"a{n}", f"{n:064x}") for n in range(6)]
+REFS = [RevisionRef("acme" if n % 3 else "globex", f"a{n}", f"{n:064x}") for n in range(6)]
+LIMIT = st.sampled_from([None, None, 1, 2])
 SOME = st.sets(st.sampled_from(REFS), max_size=4)
 
 
-def asked(ref: RevisionRef | None, tenant: str = "acme") -> Asked:
-    return Asked(tenant, 1.0, ref, 3)
+def asked(ref: RevisionRef | None, tenant: str = "acme", places: int | None = None) -> Asked:
+    return Asked(tenant, 1.0, ref, 3, places)
 
 
 def residency_of(limit: int) -> Residency:
@@ -33,6 +34,7 @@ class ResidencyMachine(RuleBasedStateMachine):
         self.leases: dict[RevisionRef, int] = {}
         self.loading: set[RevisionRef] = set()
         self.pins: set[RevisionRef] = set()
+        self.limits: dict[str, int | None] = {}
         self.draining = False
         self.loads = self.failures = 0
 
@@ -40,10 +42,19 @@ class ResidencyMachine(RuleBasedStateMachine):
     def full(self) -> bool:
         return len(self.leases) + len(self.loading) == 3
 
+    def limited(self, ref: RevisionRef) -> bool:
+        """Whether its tenant may have no more than it has."""
+        limit = self.limits.get(ref.tenant)
+        own = {r for r in [*self.leases, *self.loading] if r.tenant == ref.tenant} - self.pins
+        pins = [pin for pin in self.pins if pin.tenant == ref.tenant]
+        limited = limit is not None and len(own) >= max(1, limit - len(pins))
+        return limited and ref not in self.pins
+
     def reserved(self, ref: RevisionRef, evict: RevisionRef | None) -> None:
         assert ref not in self.leases
         assert ref not in self.loading
-        assert (evict is not None) == self.full
+        assert (evict is not None) == (self.full or self.limited(ref))
+        assert evict is None or not self.limited(ref) or evict.tenant == ref.tenant
         if evict is not None:
             assert evict not in self.pins
             assert self.leases.pop(evict) == 0
@@ -59,13 +70,28 @@ class ResidencyMachine(RuleBasedStateMachine):
                 self.leases[ref] += 1
             case Load(evict):
                 if evict is not None:
-                    older = order[: order.index(evict)]
+                    older = [
+                        other
+                        for other in order[: order.index(evict)]
+                        if not self.limited(ref) or other.tenant == ref.tenant
+                    ]
                     held = [self.leases[other] or other in self.pins for other in older]
                     assert self.draining or all(held)
                 self.reserved(ref, evict)
             case _:
-                idle = [r for r, leases in self.leases.items() if not leases and r not in self.pins]
-                assert ref in self.loading or (self.full and not idle) or self.draining
+                limited = self.limited(ref)
+                idle = [
+                    r
+                    for r, leases in self.leases.items()
+                    if not (leases or r in self.pins or (limited and r.tenant != ref.tenant))
+                ]
+                waits = (self.full or limited) and not idle
+                assert ref in self.loading or waits or self.draining
+
+    @rule(tenant=st.sampled_from(["acme", "globex"]), most=LIMIT)
+    def limit(self, tenant: str, most: int | None) -> None:
+        self.residency.limit(tenant, most)
+        self.limits[tenant] = most
 
     @precondition(lambda self: any(self.leases.values()))
     @rule(data=st.data())
@@ -112,13 +138,13 @@ class ResidencyMachine(RuleBasedStateMachine):
             self.reserved(ref, load.evict)
         elif wanted and not self.loading and not self.draining:
             held = {r for r, leases in self.leases.items() if leases} | self.pins | needed
-            assert self.full
-            assert set(self.leases) <= held
+            assert self.full or any(most is not None for most in self.limits.values())
+            assert set(self.leases) <= held or not self.full
 
-    @rule(wanted=st.booleans())
-    def drain(self, wanted: bool) -> None:
+    @rule(wanted=st.sampled_from([None, *REFS]))
+    def drain(self, wanted: RevisionRef | None) -> None:
         self.residency.drain(wanted)
-        self.draining = wanted
+        self.draining = wanted is not None
 
     @invariant()
     def the_books_are_right(self) -> None:
@@ -147,6 +173,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.running: set[int] = set()
         self.loading: set[RevisionRef] = set()
         self.pins: set[RevisionRef] = set()
+        self.places: dict[str, int | None] = {}
         self.asked = 0
         self.withdrawn = False
 
@@ -181,11 +208,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         ref=st.sampled_from([None, *REFS[:4]]),
         n=st.integers(1, 3),
         tenant=st.sampled_from(["acme", "globex"]),
+        places=LIMIT,
     )
-    def offer(self, ref: RevisionRef | None, n: int, tenant: str) -> None:
+    def offer(self, ref: RevisionRef | None, n: int, tenant: str, places: int | None) -> None:
         keys = list(range(self.number, self.number + n))
         self.number += n
-        self.admission.offer(keys, asked(ref, tenant))
+        self.admission.offer(keys, asked(ref, tenant, places))
+        if ref is not None:
+            self.places[ref.tenant] = places
         self.refs |= dict.fromkeys(keys, ref)
         self.waiting += keys
         self.asked += ref is not None
@@ -232,7 +262,10 @@ class AdmissionMachine(RuleBasedStateMachine):
             ref = self.refs[key]
             assert ref is not None
             held = leased | self.loading | (self.pins & set(self.residency))
-            assert ref in self.loading or len(held) == 2, "it neither runs, loads nor has to wait"
+            own = {other for other in held if other.tenant == ref.tenant}
+            limited = self.places[ref.tenant] is not None and own - self.pins
+            waits = len(held) == 2 or limited
+            assert ref in self.loading or waits, "it neither runs, loads nor has to wait"
 
     @invariant()
     def it_ends(self) -> None:
@@ -358,3 +391,46 @@ def test_every_load_is_in_one_bucket_and_in_all_wider_ones(loads: list[float]) -
     for (name, count), bound in zip(told, BOUNDS, strict=True):
         assert float(name) == bound
         assert count == sum(seconds <= bound for seconds in loads)
+
+
+def test_a_tenant_at_its_limit_makes_room_for_itself_only() -> None:
+    residency = residency_of(4)
+    admission = Admission(8, residency)
+    other, first, second = REFS[0], REFS[1], REFS[2]
+    for key, ref in enumerate([other, first]):
+        admission.offer([key], asked(ref, places=1))
+        assert admission.decide().loads == [(ref, None)]
+        residency.loaded(ref, 0.1)
+        admission.decide()
+    admission.withdraw([0])
+    admission.offer([2], asked(second, places=1))
+    assert admission.decide().loads == [], "its one place is in use, and another's is not its own"
+    admission.withdraw([1])
+    assert admission.decide().loads == [(second, first)]
+
+
+def test_a_tenants_second_adapter_is_not_passed_for_ever_by_its_first() -> None:
+    residency = residency_of(4)
+    admission = Admission(8, residency)
+    admission.offer([0], asked(REFS[1], places=1))
+    admission.decide()
+    residency.loaded(REFS[1], 0.1)
+    admission.decide()
+    admission.offer([1], asked(REFS[2], places=1))
+    for key in range(2, 10 * PATIENCE):
+        admission.offer([key], asked(REFS[1], places=1))
+        ran = admission.decide().run
+        admission.withdraw([key - 1 if key > 2 else 0])
+        if loads := admission.decide().loads:
+            assert loads == [(REFS[2], REFS[1])]
+            return
+        assert ran == [key]
+    raise AssertionError("it never came in")
+
+
+def test_pins_leave_a_tenant_one_place_beside_them() -> None:
+    residency = residency_of(4)
+    residency.pin([REFS[1]])
+    admission = Admission(8, residency)
+    admission.offer([0], asked(REFS[2], places=1))
+    assert {ref for ref, _ in admission.decide().loads} >= {REFS[2]}
