@@ -80,7 +80,6 @@ from service.tenants.service import TenantService
 from service.tenants.usage import UsageService
 from service.tenants.usage_controller import TenantUsageController, UsageController
 from service.tenants.usage_meter import UsageMeter
-from service.tenants.weights import TenantWeights
 from service.webhooks.controller import WebhookController
 from service.webhooks.courier import Courier
 from service.webhooks.sender import Sender
@@ -227,7 +226,6 @@ def _services(
             engine,
             models,
             renderer,
-            TenantWeights(database),
             meter,
             settings.max_batch,
             metrics=GenerationMetrics(registry, labels),

@@ -68,7 +68,13 @@ class ChatController(Controller):
         order = chat_order(data, generation.context_length)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
         run = await generation.start(
-            new_id("chatcmpl-"), tenant_id, target, order, principal.key_id, allowance
+            new_id("chatcmpl-"),
+            tenant_id,
+            target,
+            order,
+            principal.key_id,
+            principal.weight,
+            allowance,
         )
         if data.stream:
             return streamed(run, chat_answers.events(run, include_usage))
@@ -110,7 +116,13 @@ class CompletionController(Controller):
         order = completion_order(data)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
         run = await generation.start(
-            new_id("cmpl-"), tenant_id, target, order, principal.key_id, allowance
+            new_id("cmpl-"),
+            tenant_id,
+            target,
+            order,
+            principal.key_id,
+            principal.weight,
+            allowance,
         )
         if data.stream:
             return streamed(run, completion_answers.events(run, include_usage))

@@ -53,11 +53,11 @@ class GenerateController(Controller):
         a stream of pieces that ends with `data: [DONE]`; an error after the first piece is an
         event that carries the error body, and ends the stream.
         """
-        await _require_visible(tenant, principal, tenants)
+        weight = await _weight(tenant, principal, tenants)
         order = generate_order(data)
         target = await generation.adapter(tenant, data.adapter, sticky_key(data))
         run = await generation.start(
-            new_id("gen-"), tenant, target, order, principal.key_id, allowance
+            new_id("gen-"), tenant, target, order, principal.key_id, weight, allowance
         )
         if data.stream:
             return streamed(run, generate_answers.events(run))
@@ -65,9 +65,11 @@ class GenerateController(Controller):
         return whole(run, generate_answers.generated(run, choice))
 
 
-async def _require_visible(tenant: str, principal: Principal, tenants: TenantService) -> None:
+async def _weight(tenant: str, principal: Principal, tenants: TenantService) -> float:
+    """Give the tenant's weight to who may call it; raises NotFound to others."""
     if principal.is_admin:
-        await tenants.present(tenant)
-    elif principal.tenant_id != tenant:
+        return (await tenants.present(tenant)).weight
+    if principal.tenant_id != tenant:
         # Word for word what an unknown tenant gets: which tenants there are is nobody's business.
         raise NotFound(f"No such tenant: '{tenant}'.", param="tenant")
+    return principal.weight

@@ -31,7 +31,6 @@ from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
 from service.tenants.allowances import Allowance
 from service.tenants.usage_meter import UsageMeter
-from service.tenants.weights import TenantWeights
 
 
 class GenerationService:
@@ -42,7 +41,6 @@ class GenerationService:
         engine: Engine,
         models: ModelService,
         renderer: Renderer,
-        weights: TenantWeights,
         meter: UsageMeter,
         max_batch: int = MOST_CHOICES,
         *,
@@ -51,7 +49,6 @@ class GenerationService:
         self._engine = engine
         self._models = models
         self._renderer = renderer
-        self._weights = weights
         self._meter = meter
         self._max_batch = max_batch
         self._metrics = metrics or GenerationMetrics(CollectorRegistry(), TenantLabels())
@@ -88,6 +85,7 @@ class GenerationService:
         target: Target,
         order: Order,
         key_id: str | None,
+        weight: float,
         allowance: Allowance,
     ) -> Generation:
         """Prepare a generation, accounted to the key; the engine begins when it is drawn from.
@@ -98,7 +96,9 @@ class GenerationService:
         the base does not know; RateLimited and QuotaExceeded when the tenant has had its share.
         """
         try:
-            return await self._start(generation_id, tenant_id, target, order, key_id, allowance)
+            return await self._start(
+                generation_id, tenant_id, target, order, key_id, weight, allowance
+            )
         except BaseException:
             if target.lease is not None:
                 target.lease.close()
@@ -111,6 +111,7 @@ class GenerationService:
         target: Target,
         order: Order,
         key_id: str | None,
+        weight: float,
         allowance: Allowance,
     ) -> Generation:
         if order.sampling.n > self._max_batch:
@@ -120,7 +121,6 @@ class GenerationService:
         check_tokens(order.sampling, self._vocabulary)
         # In a thread: a long prompt takes a while to tokenise, and so does the base's digest once.
         prompts, mark = await asyncio.to_thread(self._prepare, order.prompt, target)
-        weight = await self._weights.of(tenant_id)
         requests = [
             GenerationRequest(
                 id=generation_id if len(prompts) == 1 else f"{generation_id}-{place}",

@@ -61,10 +61,7 @@ class TenantController(Controller):
     async def update_tenant(
         self, tenant: FromPath[str], data: JSONBody[UpdateTenant], tenants: Tenants
     ) -> Tenant:
-        """Change what a tenant may have and do.
-
-        Limits hold from the next request on, its weight within ten seconds.
-        """
+        """Change what a tenant may have and do, from the next request and the next job on."""
         return tenant_of(await tenants.update(tenant, data))
 
     @get(

@@ -19,6 +19,8 @@ class Principal(msgspec.Struct, frozen=True):
     key_id: str | None
     scopes: frozenset[str]
     limits: Limits = NONE
+    weight: float = 1.0
+    """The tenant's share of generation, against the others' weights."""
 
     @property
     def is_admin(self) -> bool:

@@ -73,13 +73,12 @@ class TenantRepository:
             raise NotFound(f"No such API key: '{key_id}'.", param="key_id")
         return row
 
-    async def key_by_hash(self, digest: str) -> tuple[ApiKeyRow, Json | None] | None:
+    async def key_by_hash(self, digest: str) -> tuple[ApiKeyRow, Json | None, float] | None:
         """Find the key that was stored as this keyed hash, whoever's it is.
 
-        With it come its tenant's own limits: every request asks, and once.
+        With it come its tenant's own limits and its weight: every request asks, and once.
         """
-        query = select(ApiKeyRow, TenantRow.limits).join(
+        query = select(ApiKeyRow, TenantRow.limits, TenantRow.weight).join(
             TenantRow, TenantRow.id == ApiKeyRow.tenant_id
         )
-        row = (await self.session.execute(query.where(ApiKeyRow.hash == digest))).first()
-        return None if row is None else (row[0], row[1])
+        return (await self.session.execute(query.where(ApiKeyRow.hash == digest))).first()

@@ -147,13 +147,14 @@ class TenantService:
             found = await TenantRepository(session).key_by_hash(self._hash(key))
         if found is None or not _good(found[0]):
             raise Unauthenticated("Incorrect API key provided.")
-        row, own = found
+        row, own, weight = found
         self.last_used.note(row, now())
         return Principal(
             tenant_id=row.tenant_id,
             key_id=row.id,
             scopes=frozenset(row.scopes),
             limits=resolve(self.quotas.defaults, own),
+            weight=weight,
         )
 
     def is_admin_key(self, key: str) -> bool:

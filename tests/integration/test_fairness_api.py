@@ -7,17 +7,23 @@ import httpx
 import pytest
 from litestar import Litestar
 from msgspec.structs import replace
-from sqlalchemy import update
 
 from service.app import create_app
 from service.base.description import BaseDescription
 from service.database import Database
-from service.database.models import TenantRow
 from service.settings import Settings
-from service.tenants.weights import SECONDS, TenantWeights
 from tests.conftest import ADMIN_KEY, running
 from tests.fakes.engine import FakeEngine
-from tests.integration.generating import BASE, COMPLETIONS, error_of, over_the_wire, served
+from tests.integration.generating import (
+    BASE,
+    CHAT,
+    COMPLETIONS,
+    HELLO,
+    error_of,
+    over_the_wire,
+    publish,
+    served,
+)
 
 ASKED: dict[str, Any] = {"model": BASE, "prompt": "once upon"}
 
@@ -28,30 +34,23 @@ def engine() -> FakeEngine:
     return FakeEngine(max_batch=1, max_queue=3)
 
 
-async def set_weight(database: Database, weight: float) -> None:
-    async with database.write() as session:
-        await session.execute(update(TenantRow).values(weight=weight))
-
-
-async def test_the_tenant_and_its_weight_reach_the_engine(
-    acme: httpx.AsyncClient, database: Database, engine: FakeEngine
+async def test_the_tenant_and_its_weight_reach_the_engine_from_the_next_request_on(
+    acme: httpx.AsyncClient, admin: httpx.AsyncClient, database: Database, engine: FakeEngine
 ) -> None:
-    await set_weight(database, 2.5)
-    answer = await acme.post(COMPLETIONS, json=ASKED)
-    assert answer.status_code == 200, answer.text
-    assert (engine.requests[-1].tenant, engine.requests[-1].weight) == ("acme", 2.5)
-
-
-async def test_a_weight_is_read_again_after_a_while(
-    acme: httpx.AsyncClient, database: Database
-) -> None:
-    now = [0.0]
-    weights = TenantWeights(database, lambda: now[0])
-    assert await weights.of("acme") == 1.0
-    await set_weight(database, 3.0)
-    assert await weights.of("acme") == 1.0
-    now[0] = SECONDS
-    assert await weights.of("acme") == 3.0
+    model = await publish(database, "acme", "tickets")
+    generate = "/v1/tenants/acme/generate"
+    for weight in (2.5, 3.0):
+        changed = await admin.patch("/v1/admin/tenants/acme", json={"weight": weight})
+        assert changed.status_code == 200, changed.text
+        for who, path, asked in (
+            (acme, COMPLETIONS, {"model": model, "prompt": "once upon"}),
+            (acme, CHAT, {"model": model, "messages": HELLO}),
+            (acme, generate, {"prompt": "once upon"}),
+            (admin, generate, {"prompt": "once upon"}),
+        ):
+            answer = await who.post(path, json=asked)
+            assert answer.status_code == 200, answer.text
+            assert (engine.requests[-1].tenant, engine.requests[-1].weight) == ("acme", weight)
 
 
 async def test_beyond_so_many_requests_the_server_turns_away_all_but_probes(
