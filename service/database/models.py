@@ -29,8 +29,9 @@ def _seq() -> Mapped[int]:
     return mapped_column(Sequence, primary_key=True, autoincrement=True)
 
 
-def _tenant() -> Mapped[str]:
-    return mapped_column(String(64), ForeignKey("tenants.id"), index=True)
+def _tenant(*, index: bool = True) -> Mapped[str]:
+    """Without `index` where another one begins with it."""
+    return mapped_column(String(64), ForeignKey("tenants.id"), index=index)
 
 
 class Leased:
@@ -362,7 +363,7 @@ class UsageRow(DefaultBase):
         Index("ix_usage_tenant_kind_day", "tenant_id", "kind", "day"),
     )
     seq: Mapped[int] = _seq()
-    tenant_id: Mapped[str] = mapped_column(String(64), ForeignKey("tenants.id"))
+    tenant_id: Mapped[str] = _tenant(index=False)
     day: Mapped[int] = mapped_column(BigInteger)
     """Its first second, in UTC."""
     kind: Mapped[str] = mapped_column(String(16))
@@ -387,7 +388,7 @@ class RateRow(DefaultBase):
     __tablename__ = "rates"
     __table_args__ = (UniqueConstraint("tenant_id", "kind", "window"),)
     seq: Mapped[int] = _seq()
-    tenant_id: Mapped[str] = _tenant()
+    tenant_id: Mapped[str] = _tenant(index=False)
     kind: Mapped[str] = mapped_column(String(32))
     window: Mapped[int] = mapped_column(BigInteger)
     """Its first second."""
@@ -400,7 +401,7 @@ class PlaceRow(DefaultBase):
     __tablename__ = "places"
     __table_args__ = (UniqueConstraint("tenant_id", "holder"),)
     seq: Mapped[int] = _seq()
-    tenant_id: Mapped[str] = _tenant()
+    tenant_id: Mapped[str] = _tenant(index=False)
     holder: Mapped[str] = mapped_column(String(64))
     held: Mapped[int] = mapped_column(Integer)
     expires_at: Mapped[float] = mapped_column(Float(53))
@@ -413,7 +414,7 @@ class IdempotencyRow(DefaultBase):
     __tablename__ = "idempotency_keys"
     __table_args__ = (UniqueConstraint("tenant_id", "key"),)
     seq: Mapped[int] = _seq()
-    tenant_id: Mapped[str] = _tenant()
+    tenant_id: Mapped[str] = _tenant(index=False)
     key: Mapped[str] = mapped_column(String(255))
     operation: Mapped[str] = mapped_column(String(64))
     request_sha256: Mapped[str] = mapped_column(String(64))
@@ -471,7 +472,7 @@ class DeliveryRow(DefaultBase):
     seq: Mapped[int] = _seq()
     id: Mapped[str] = mapped_column(String(64), unique=True)
     tenant_id: Mapped[str] = _tenant()
-    webhook_id: Mapped[str] = mapped_column(String(64), ForeignKey("webhooks.id"), index=True)
+    webhook_id: Mapped[str] = mapped_column(String(64), ForeignKey("webhooks.id"))
     event_id: Mapped[str] = mapped_column(String(64))
     """The same at every attempt, by which receivers know it again."""
     type: Mapped[str] = mapped_column(String(64))

@@ -53,10 +53,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_idempotency_keys")),
         sa.UniqueConstraint("tenant_id", "key", name=op.f("uq_idempotency_keys_tenant_id")),
     )
-    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_idempotency_keys_tenant_id"), ["tenant_id"], unique=False
-        )
 
     op.create_table(
         "places",
@@ -76,8 +72,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_places")),
         sa.UniqueConstraint("tenant_id", "holder", name=op.f("uq_places_tenant_id")),
     )
-    with op.batch_alter_table("places", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_places_tenant_id"), ["tenant_id"], unique=False)
 
     op.create_table(
         "rates",
@@ -97,8 +91,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_rates")),
         sa.UniqueConstraint("tenant_id", "kind", "window", name=op.f("uq_rates_tenant_id")),
     )
-    with op.batch_alter_table("rates", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_rates_tenant_id"), ["tenant_id"], unique=False)
 
     op.create_table(
         "runtimes",
@@ -210,9 +202,6 @@ def upgrade() -> None:
         batch_op.create_index(
             batch_op.f("ix_webhook_deliveries_tenant_id"), ["tenant_id"], unique=False
         )
-        batch_op.create_index(
-            batch_op.f("ix_webhook_deliveries_webhook_id"), ["webhook_id"], unique=False
-        )
 
     with op.batch_alter_table("api_keys", schema=None) as batch_op:
         batch_op.add_column(sa.Column("expires_at", sa.BigInteger(), nullable=True))
@@ -275,7 +264,6 @@ def downgrade() -> None:
         batch_op.drop_column("expires_at")
 
     with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_webhook_deliveries_webhook_id"))
         batch_op.drop_index(batch_op.f("ix_webhook_deliveries_tenant_id"))
         batch_op.drop_index("ix_webhook_deliveries_due")
 
@@ -289,17 +277,8 @@ def downgrade() -> None:
 
     op.drop_table("usage")
     op.drop_table("runtimes")
-    with op.batch_alter_table("rates", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_rates_tenant_id"))
-
     op.drop_table("rates")
-    with op.batch_alter_table("places", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_places_tenant_id"))
-
     op.drop_table("places")
-    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_idempotency_keys_tenant_id"))
-
     op.drop_table("idempotency_keys")
     with op.batch_alter_table("audit", schema=None) as batch_op:
         batch_op.drop_index("ix_audit_tenant_seq")
