@@ -15,22 +15,37 @@ BOS, EOT, START, END, PAD = (
     "<|begin_of_text|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>",
 )  # fmt: skip
 SPECIAL_TOKENS = [EOT, BOS, START, END, PAD]
-CHAT_TEMPLATE = (
-    "{{- bos_token -}}\n"
-    "{%- for message in messages -%}\n"
-    "{%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] -%}\n"
-    "{{- raise_exception('unknown role: ' + message['role']) -}}\n"
-    "{%- endif -%}\n"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') -}}\n"
-    "{%- if message['tool_calls'] -%}\n"
-    "{{- message['tool_calls'] | tojson -}}\n"
-    "{%- endif -%}\n"
-    "{{- '<|im_end|>\\n' -}}\n"
-    "{%- endfor -%}\n"
-    "{%- if add_generation_prompt -%}\n"
-    "{{- '<|im_start|>assistant\\n' -}}\n"
-    "{%- endif -%}\n"
-)
+CHAT_TEMPLATE = r"""{{- bos_token -}}
+{%- if tools -%}
+{{- '<|im_start|>system\n' -}}
+{%- if messages[0]['role'] == 'system' -%}
+{{- (messages[0]['content'] or '') + '\n\n' -}}
+{%- endif -%}
+{{- '# Tools\n\nYou may call these functions:\n<tools>' -}}
+{%- for tool in tools -%}
+{{- '\n' + tool | tojson -}}
+{%- endfor -%}
+{{- '\n</tools>\n\nA call is a JSON object within tags:\n<tool_call>\n' -}}
+{{- '{"name": <name>, "arguments": <object>}\n</tool_call><|im_end|>\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] -%}
+{{- raise_exception('unknown role: ' + message['role']) -}}
+{%- endif -%}
+{%- if not (tools and loop.first and message['role'] == 'system') -%}
+{{- '<|im_start|>' + message['role'] + '\n' + (message['content'] or '') -}}
+{%- for call in message['tool_calls'] or [] -%}
+{{- '\n' if message['content'] or not loop.first -}}
+{{- '<tool_call>\n{"name": ' + call['function']['name'] | tojson + ', "arguments": ' -}}
+{{- call['function']['arguments'] | tojson + '}\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\n' -}}
+{%- endif -%}
+"""
 # Digits and capitals of codes stand alone, so that an id is copied sign by sign.
 SPLIT = (
     r" ?\p{Lu}(?!\p{Ll})| ?\p{L}\p{Ll}*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -48,7 +48,9 @@ def _biased(logits: Tensor, rows: Sequence[Row], generated: Sequence[Sequence[in
 
 
 def _too_early(row: Row, generated: Sequence[int]) -> Iterable[tuple[int, float]]:
-    return zip(row.ends, repeat(-torch.inf)) if len(generated) < row.min_tokens else ()
+    if len(generated) >= row.min_tokens or (row.structure is not None and row.structure.over):
+        return ()
+    return zip(row.ends, repeat(-torch.inf))
 
 
 def _penalised(logits: Tensor, rows: Sequence[Row], generated: Sequence[Sequence[int]]) -> Tensor:

@@ -1,8 +1,22 @@
 """What goes into and comes out of a decoding batch. No torch."""
 
 from collections.abc import Callable, Collection
+from typing import Protocol
 
 import msgspec
+
+
+class Structure(Protocol):
+    """What a row's tokens must keep to; whoever reads them tells it what was picked."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing but an end may come."""
+        ...
+
+    def mask(self) -> bytes:
+        """Tell which tokens may come next: a bit for each, in 32-bit words, the lowest first."""
+        ...
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +44,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     """How many tokens come before any of `ends` may be picked."""
     ends: Collection[int] = ()
+    structure: Structure | None = None
     ahead: bool = False
     """Whether its prompt goes before others', as that of a tenant's only row."""
     scored: bool = False

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from service.base.penalties import adjusted, to_device
 from service.base.rows import Pick, Row
+from service.base.structures import kept
 
 _COLDEST = 1e-4
 """Dividing logits by less overflows; the likeliest token has all the probability long before."""
@@ -19,12 +20,13 @@ _RANKED = 20
 def pick(logits: Tensor, rows: Sequence[Row], generated: Sequence[Sequence[int]]) -> list[Pick]:
     """Pick a token for each row of `logits` [rows, vocabulary], after its `generated` ones.
 
-    In the order that vLLM documents (`vllm.v1.sample.sampler.Sampler`): bias and penalties
-    (`adjusted`), then at temperature 0 the likeliest token, else temperature, min_p, top_k and
-    top_p, and the token at which the cumulative probability of what is left passes the row's
-    chance. Log-probabilities are of the raw distribution, before all that. A row's pick depends on
-    nothing but that row.
+    In vLLM's order (`vllm.v1.worker.gpu_model_runner`, then `vllm.v1.sample.sampler.Sampler`):
+    what the row's structure leaves (`kept`), bias and penalties (`adjusted`), then at temperature 0
+    the likeliest token, else temperature, min_p, top_k and top_p, and the token at which the
+    cumulative probability of what is left passes the row's chance. Log-probabilities are of what
+    the structure leaves, before all that. A row's pick depends on nothing but that row.
     """
+    logits = kept(logits, rows)
     wished = adjusted(logits, rows, generated)
     tokens = wished.argmax(-1)
     for draw, filters in ((_draw, False), (_draw_filtered, True)):

@@ -6,6 +6,7 @@ are exactly those of the same prompt in serving.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from service.rendering.examples import (
     TextExample,
 )
 from service.rendering.template import INSTRUCTION_TEMPLATE, ChatTemplate, RenderingError
+from service.rendering.tool_format import ToolFormat, tool_format
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -50,6 +52,11 @@ class Renderer:
         self._has_template = base.chat_template is not None
         named = {"eos_token": self._eos_text(), **base.special_tokens}
         self._template = ChatTemplate(base.chat_template or INSTRUCTION_TEMPLATE, named)
+
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the base calls functions; None if its template knows of none, or of another way."""
+        return tool_format(self._template)
 
     def example(self, example: Example, max_length: int | None) -> Rendered:
         """Render a dataset row; what is over `max_length` is cut off at the right.

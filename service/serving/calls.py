@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from adapters_store import RevisionRef
 from service.errors import ServiceError
 from service.serving.engine import GenerationRequest, Piece
+from service.serving.structures import Structure
 
 
 class ScoreRequest(msgspec.Struct, frozen=True):
@@ -33,8 +34,11 @@ Event = Piece | Scored | ServiceError | None
 class Call:
     """Made by the waiter in its event loop; fed by the engine's thread through a Courier."""
 
-    def __init__(self, request: GenerationRequest | ScoreRequest) -> None:
+    def __init__(
+        self, request: GenerationRequest | ScoreRequest, structures: Sequence[Structure] = ()
+    ) -> None:
         self.request = request
+        self._structures = structures
         self.open: set[int] = set()
         self.outside = self.parts
         """Sequences that have not been in the batch yet."""
@@ -50,6 +54,10 @@ class Call:
         """How many sequences it asks for."""
         request = self.request
         return len(request.prompts) if isinstance(request, ScoreRequest) else request.sampling.n
+
+    def structure(self, index: int) -> Structure | None:
+        """What one of its sequences keeps to."""
+        return self._structures[index] if self._structures else None
 
     @property
     def tenant(self) -> str:

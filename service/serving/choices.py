@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from service.rendering.detokenizer import Detokenizer
 from service.serving.engine import Piece, Sampling, TokenLogprob
 from service.serving.stopping import StopMatcher
+from service.serving.structures import Structure
 
 Ranked = Sequence[tuple[int, float]]
 
@@ -14,10 +15,16 @@ class Choice:
     """Turns one sequence's tokens into pieces, and knows when it has ended."""
 
     def __init__(
-        self, index: int, sampling: Sampling, eos: Collection[int], detokenizer: Detokenizer
+        self,
+        index: int,
+        sampling: Sampling,
+        eos: Collection[int],
+        detokenizer: Detokenizer,
+        structure: Structure | None = None,
     ) -> None:
         self._index = index
         self._sampling = sampling
+        self.structure = structure
         self.ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos)}
         self._detokenizer = detokenizer
         self._matcher = StopMatcher(sampling.stop)
@@ -29,9 +36,12 @@ class Choice:
     def take(self, token: int, logprob: float | None = None, top: Ranked = ()) -> Piece | None:
         """Take the next token; returns a piece if there is something to say.
 
-        The piece that has a `finish_reason` is the last one.
+        The piece that has a `finish_reason` is the last one. Raises BadRequest when the choice's
+        structure cannot be followed any further.
         """
         self._tokens += 1
+        if self.structure is not None:
+            self.structure.take(token)
         if token in self.ends:
             return self._last("stop")
         if logprob is not None:
@@ -39,6 +49,8 @@ class Choice:
         text = self._add(self._detokenizer.add(token))
         if self._matcher.stopped:
             return self._piece(text, "stop")
+        if self.structure is not None and self.structure.over:
+            return self._last("stop", text)
         if self._tokens >= self._sampling.max_tokens:
             return self._last("length", text)
         return self._piece(text, None)

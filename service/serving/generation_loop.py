@@ -27,6 +27,7 @@ from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, Sampling
 from service.serving.residency import Residency, TooManyPins
 from service.serving.rows import generated_row, scored_row
+from service.serving.structures import Structure
 from service.serving.waiting_room import WaitingRoom
 from service.telemetry import logger
 
@@ -51,7 +52,7 @@ class GenerationLoop:
     def __init__(
         self,
         backend: Backend,
-        make_choice: Callable[[int, Sampling], Choice],
+        make_choice: Callable[[int, Sampling, Structure | None], Choice],
         *,
         max_resident: int,
         max_batch: int,
@@ -207,8 +208,8 @@ class GenerationLoop:
         adapter = None if request.revision is None else self._backend.name(request.revision)
         if isinstance(request, ScoreRequest):
             return _Sequence(call, scored_row(key, adapter, request.prompts[index]), index)
-        choice = self._make_choice(index, request.sampling)
-        row = generated_row(key, adapter, request, index, choice.ends)
+        choice = self._make_choice(index, request.sampling, call.structure(index))
+        row = generated_row(key, adapter, request, index, choice.ends, choice.structure)
         return _Sequence(call, row, index, choice)
 
     def _admit(self) -> None:
@@ -286,18 +287,25 @@ class GenerationLoop:
         self._fail(result.lost, EngineUnavailable("the generation engine failed at this request"))
         self._generated += len(result.picks)
         self._admission.generated(pick.key for pick in result.picks)
-        done = [pick.key for pick in result.picks if self._take(pick)]
+        astray: dict[int, ServiceError] = {}
+        done = [pick.key for pick in result.picks if self._take(pick, astray)]
         done += [score.key for score in result.scores if self._tell(score)]
         self._finish(done)
-        if done or result.lost:
+        for key in astray.keys() & self._sequences.keys():
+            self._fail([key], astray[key])
+        if done or result.lost or astray:
             self._admit()
 
-    def _take(self, pick: Pick) -> bool:
+    def _take(self, pick: Pick, astray: dict[int, ServiceError]) -> bool:
         """Hand a token to its choice; True when that was its last."""
         sequence = self._sequences.get(pick.key)
         if sequence is None or sequence.choice is None:
             return False
-        piece = sequence.choice.take(pick.token, pick.logprob, pick.top)
+        try:
+            piece = sequence.choice.take(pick.token, pick.logprob, pick.top)
+        except ServiceError as fault:
+            astray[pick.key] = fault
+            return False
         if piece is None:
             return False
         self._courier.add(sequence.call, sequence.call.marked(piece))

@@ -32,6 +32,7 @@ from service.serving.choices import Choice
 from service.serving.engine import EngineStatus, GenerationRequest, Piece, Sampling
 from service.serving.generation_loop import GenerationLoop
 from service.serving.requests import check_prompts, check_request
+from service.serving.structures import Structure, Structures
 
 
 class ResidentEngine:
@@ -58,6 +59,9 @@ class ResidentEngine:
         self._held = held
         self._tokenizer = renderer.tokenizer
         self._vocabulary = int(description.config["vocab_size"])
+        self._structures = Structures(
+            renderer.tokenizer, self._vocabulary, description.eos_token_ids
+        )
         model = GenerationModel(
             base,
             most=max_batch + spare_places(max_batch),
@@ -79,7 +83,7 @@ class ResidentEngine:
         """Yield pieces as the batch goes on; closing early frees the place at the next step."""
         check_request(request, self._base.context_length, self._vocabulary)
         _check_room(request, self._room)
-        call = Call(request)
+        call = Call(request, await self._structures.of(request.sampling))
         self.loop.submit(call)
         try:
             async for piece in call.answers():
@@ -121,8 +125,9 @@ class ResidentEngine:
         """Answer nothing any more; requests under way raise EngineUnavailable."""
         await asyncio.to_thread(self.loop.close)
 
-    def _choice(self, index: int, sampling: Sampling) -> Choice:
-        return Choice(index, sampling, self._base.eos_token_ids, Detokenizer(self._tokenizer))
+    def _choice(self, index: int, sampling: Sampling, structure: Structure | None) -> Choice:
+        ends, detokenizer = self._base.eos_token_ids, Detokenizer(self._tokenizer)
+        return Choice(index, sampling, ends, detokenizer, structure)
 
 
 class SegmentedBackend:

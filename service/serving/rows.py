@@ -2,13 +2,18 @@
 
 from collections.abc import Collection, Sequence
 
-from service.base.rows import Row
+from service.base.rows import Row, Structure
 from service.serving.choices import chances
 from service.serving.engine import GenerationRequest
 
 
 def generated_row(
-    key: int, adapter: str | None, request: GenerationRequest, index: int, ends: Collection[int]
+    key: int,
+    adapter: str | None,
+    request: GenerationRequest,
+    index: int,
+    ends: Collection[int],
+    structure: Structure | None = None,
 ) -> Row:
     """Make the row of one of a request's choices, which ends with any of `ends`."""
     sampling = request.sampling
@@ -27,6 +32,7 @@ def generated_row(
         logit_bias=sampling.logit_bias,
         min_tokens=sampling.min_tokens,
         ends=ends,
+        structure=structure,
         logprobs=sampling.logprobs,
         chance=chances(sampling.seed, index).random,
     )

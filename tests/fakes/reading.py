@@ -222,7 +222,7 @@ class ReadingEngine:
         self.backend.answers.discard(number)
         self.loop.wake()
 
-    def _choice(self, index: int, sampling: Sampling) -> Choice:
+    def _choice(self, index: int, sampling: Sampling, _: object) -> Choice:
         ends = self._renderer.base.eos_token_ids
         return Choice(index, sampling, ends, Detokenizer(self._renderer.tokenizer))
 

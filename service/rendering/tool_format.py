@@ -1,0 +1,53 @@
+"""How a base writes calls of functions: found by having its chat template write one. Pure."""
+
+import re
+from typing import Literal
+
+from service.rendering.examples import Message
+from service.rendering.template import ChatTemplate, RenderingError
+
+ToolFormat = Literal["hermes", "llama3_json"]
+"""`hermes` is also Qwen 2.5's and 3's: `<tool_call>` and `</tool_call>` around a JSON object of
+`name` and `arguments`. `llama3_json` is Llama 3.1's to 3.3's: an object of `name` and
+`parameters` is the whole answer."""
+
+_ASK = Message("user", "probe")
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe_tool",
+        "description": "probe",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
+_CALL = Message(
+    "assistant",
+    "",
+    tool_calls=[
+        {
+            "id": "probe0000",
+            "type": "function",
+            "function": {"name": "probe_tool", "arguments": '{"a": 1}'},
+        }
+    ],
+)
+_WRITTEN: dict[ToolFormat, re.Pattern[str]] = {
+    "hermes": re.compile(
+        r'.*<tool_call>\s*\{"name": "probe_tool", "arguments": \{"a": 1\}\}\s*</tool_call>',
+        re.DOTALL,
+    ),
+    "llama3_json": re.compile(r'\s*\{"name": "probe_tool", "parameters": \{"a": 1\}\}'),
+}
+
+
+def tool_format(template: ChatTemplate) -> ToolFormat | None:
+    """Tell how the template writes calls; None if it names no tools, or in a way unknown here."""
+    try:
+        prompt = template.render([_ASK], [_TOOL], generation_prompt=True)
+        whole = template.render([_ASK, _CALL], [_TOOL], generation_prompt=False)
+    except RenderingError:
+        return None
+    if "probe_tool" not in prompt:
+        return None
+    answer = whole.removeprefix(prompt)
+    return next((form for form, written in _WRITTEN.items() if written.match(answer)), None)

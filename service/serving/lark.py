@@ -1,0 +1,90 @@
+"""Grammars of answers: JSON documents, and calls of functions, in llguidance's Lark. Pure."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from service.rendering.tool_format import ToolFormat
+
+Schema = dict[str, Any]
+
+ANY_OBJECT: Schema = {"type": "object"}
+SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""At most one space, where `json.dumps` writes one: a model may begin to write spaces and never
+end. A schema can say nothing else, nor have its own keywords passed over."""
+
+
+class Function(msgspec.Struct, frozen=True):
+    """What may be called, and the schema of its arguments."""
+
+    name: str
+    arguments: Schema
+
+
+class Calling(msgspec.Struct, frozen=True, kw_only=True):
+    """How an answer may call functions.
+
+    Unless it is `forced` to, it may be a text instead, or a document of the schema `otherwise`.
+    """
+
+    functions: Sequence[Function]
+    form: ToolFormat
+    one: bool
+    """Whether it may call at most one."""
+    forced: bool
+    otherwise: Schema | None = None
+
+
+def document(schema: Schema) -> str:
+    """Write the grammar of a JSON document."""
+    return _grammar({"start": _json(schema)})
+
+
+def calls(calling: Calling) -> str:
+    """Write the grammar of an answer that may call functions, in its base's format."""
+    match calling.form:
+        case "hermes":
+            return _grammar(_hermes(calling))
+        case "llama3_json":
+            return _grammar(_llama3(calling))
+
+
+def _hermes(calling: Calling) -> dict[str, str]:
+    many = "" if calling.one else ' ("\\n" call)*'
+    rules = {"call": '"<tool_call>" rest', "rest": '"\\n" body "\\n</tool_call>"'}
+    rules |= _bodies(calling.functions, "arguments")
+    if calling.forced:
+        return {"start": f"call{many}", **rules}
+    if calling.otherwise is not None:
+        return {"start": f"document | call{many}", "document": _json(calling.otherwise), **rules}
+    text = {"text": "TEXT", "opened[lazy]": 'TEXT "<tool_call>"', "TEXT": r"/(.|\n)*/"}
+    start = "text | opened rest" if calling.one else "(opened rest)* text"
+    return {"start": start, **rules, **text}
+
+
+def _llama3(calling: Calling) -> dict[str, str]:
+    rules = _bodies(calling.functions, "parameters")
+    if calling.forced:
+        return {"start": "body", **rules}
+    # What begins like a call is one.
+    return {"start": "TEXT | body", "TEXT": r"/[^{\s](.|\n)*/", **rules}
+
+
+def _bodies(functions: Sequence[Function], key: str) -> dict[str, str]:
+    """Write a rule for each function: its schema stands alone, as it may refer to its own root."""
+    rules = {"body": " | ".join(f"call_{place}" for place in range(len(functions)))}
+    for place, function in enumerate(functions):
+        head = f'{{"name": "{function.name}", "{key}": '
+        rules[f"call_{place}"] = f'{json.dumps(head)} arguments_{place} "}}"'
+        rules[f"arguments_{place}"] = _json(function.arguments)
+    return rules
+
+
+def _json(schema: Schema) -> str:
+    return "%json " + msgspec.json.encode({**schema, "x-guidance": SPACING}).decode()
+
+
+def _grammar(rules: dict[str, str]) -> str:
+    return "\n".join(["%llguidance {}", *(f"{name}: {rule}" for name, rule in rules.items()), ""])
