@@ -70,6 +70,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """In a training row: rather than fewer, compute more and keep less."""
     longest_tokens: int = 0
     """Of an example that is to be trained on, whatever is given up for it."""
+    caches: bool = True
+    """Whether 4-bit weights may be kept dequantised."""
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +179,7 @@ def ways(model: ModelShape, held: Held, demand: Demand, free: int) -> Iterator[M
     """Give every way to run a base, the quickest first."""
     first = _parts(model, held, demand, free)
     for recomputes in (False, True):
-        for keeps in (True, False) if held.quantization == "nf4" else (False,):
+        for keeps in (True, False) if held.quantization == "nf4" and demand.caches else (False,):
             yield _way(first, keeps_dequantised=keeps, recomputes=recomputes)
 
 
