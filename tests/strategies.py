@@ -189,6 +189,7 @@ memory_demands = st.builds(
     serving_slots=st.integers(0, 64),
     serving_rank=st.integers(1, 64),
     kv_tokens=st.integers(0, 10**6),
+    longest_tokens=st.sampled_from([0, 2048, 16384, 131072]),
 )
 
 

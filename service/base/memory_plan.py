@@ -68,6 +68,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """In a training row: more are not faster."""
     enough_tokens: int = ENOUGH_TOKENS
     """In a training row: rather than fewer, compute more and keep less."""
+    longest_tokens: int = 0
+    """Of an example that is to be trained on, whatever is given up for it."""
+    caches: bool = True
+    """Whether 4-bit weights may be kept dequantised."""
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +98,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """With it."""
     keeps_dequantised: bool
     recomputes: bool
+    """In every row; else in those alone that would not fit otherwise."""
     tokens_at_once: int
     """Of a training row; 0: not even one fits."""
     kv_tokens: int
@@ -104,6 +109,24 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
         weights = self.base + (self.cache if self.keeps_dequantised else self.dequantised)
         slots = self.training_slots + self.serving_slots
         return weights + slots + self.loss + self.kv_tokens * self.kv_per_token
+
+    @property
+    def kept_tokens(self) -> int:
+        """The most of a row that needs no recomputation."""
+        return 0 if self.recomputes else self._left // self.kept_per_token
+
+    @property
+    def longest_tokens(self) -> int:
+        """The most of a row with it: an example's, alone."""
+        return self._left // self.recomputed_per_token
+
+    @property
+    def _left(self) -> int:
+        return max(0, self.available - self.fixed)
+
+    def recomputes_row(self, tokens: int) -> bool:
+        """Tell whether a row's layers are computed again on the way back."""
+        return tokens > self.kept_tokens
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -140,19 +163,23 @@ class Refusal(msgspec.Struct, frozen=True):
 def plan(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPlan:
     """Decide how to run a base on a device of which `free` bytes are free before it is loaded.
 
-    Of the ways to do it, the first that has enough tokens in a row is taken: from the quickest,
-    that keeps most, to the slowest; and if none has enough, the one that has most.
+    Of the ways to do it, the first that holds the longest example and has enough tokens in a row is
+    taken: from the quickest, that keeps most, to the slowest; and if none does, the one that comes
+    closest.
     """
-    there = list(ways(model, held, demand, free))
-    enough = (way for way in there if way.tokens_at_once >= demand.enough_tokens)
-    return next(enough, max(there, key=lambda way: way.tokens_at_once))
+
+    def reached(way: MemoryPlan) -> tuple[int, int]:
+        longest = min(way.longest_tokens, demand.longest_tokens)
+        return longest, min(way.tokens_at_once, demand.enough_tokens)
+
+    return max(ways(model, held, demand, free), key=reached)
 
 
 def ways(model: ModelShape, held: Held, demand: Demand, free: int) -> Iterator[MemoryPlan]:
     """Give every way to run a base, the quickest first."""
     first = _parts(model, held, demand, free)
     for recomputes in (False, True):
-        for keeps in (True, False) if held.quantization == "nf4" else (False,):
+        for keeps in (True, False) if held.quantization == "nf4" and demand.caches else (False,):
             yield _way(first, keeps_dequantised=keeps, recomputes=recomputes)
 
 
@@ -164,35 +191,32 @@ def by_part(planned: MemoryPlan, shape: LoraShape, tokens: int) -> Parts:
         base=planned.base + kept,
         adapters=adapters + planned.serving_slots,
         optimizer=planned.training_slots - adapters,
-        activations=planned.loss + tokens * _per_token(planned, shape),
+        activations=planned.loss
+        + tokens * _per_token(planned, shape, recomputes=planned.recomputes_row(tokens)),
     )
 
 
 def admit(planned: MemoryPlan, shape: LoraShape, longest: int) -> Refusal | None:
     """Tell why an adapter of this shape can never learn an example of `longest` tokens, if so.
 
-    Counted is that example alone in a row, and one slot more for an adapter that is wider than the
-    slots that there are.
+    Counted is that example alone in a row whose layers are computed again, and one slot more for an
+    adapter that is wider than the slots that there are.
     """
     available = planned.available
     numbers = planned.model.adapter_parameters(shape.rank, shape.target_modules)
     wider = shape.rank > planned.demand.training_rank or not planned.demand.training_slots
     adapter = planned.fixed + (numbers * TRAINING if wider else 0)
-    token = _per_token(planned, shape)
+    token = _per_token(planned, shape, recomputes=True)
     if adapter + token > available:
         return Refusal("adapter", adapter + token, available)
     needed = adapter + longest * token
     return Refusal("example", needed, available) if needed > available else None
 
 
-def _per_token(planned: MemoryPlan, shape: LoraShape) -> int:
-    held = planned.held
+def _per_token(planned: MemoryPlan, shape: LoraShape, *, recomputes: bool) -> int:
+    held, targets = planned.held, shape.target_modules
     return planned.model.per_token(
-        shape.rank,
-        shape.target_modules,
-        held.each,
-        recomputes=planned.recomputes,
-        fused=held.fused,
+        shape.rank, targets, held.each, recomputes=recomputes, fused=held.fused
     )
 
 
@@ -242,6 +266,5 @@ def _way(parts: MemoryPlan, *, keeps_dequantised: bool, recomputes: bool) -> Mem
     way = msgspec.structs.replace(
         parts, keeps_dequantised=keeps_dequantised, recomputes=recomputes, kv_tokens=most
     )
-    each = way.recomputed_per_token if recomputes else way.kept_per_token
-    tokens = max(0, way.available - way.fixed) // each
+    tokens = way.longest_tokens if recomputes else way.kept_tokens
     return msgspec.structs.replace(way, tokens_at_once=min(demand.most_tokens, tokens))

@@ -113,11 +113,8 @@ def move_in(
         description, settings.quantization, threads(settings), settings.compute_dtype
     )
     memory = _planned(settings, loaded, free, trains=trains, generates=generates)
-    base = SegmentedBase(
-        loaded.model,
-        cache_weights=memory is not None and memory.keeps_dequantised,
-        recompute=memory is not None and memory.recomputes,
-    )
+    cached = memory is not None and memory.keeps_dequantised
+    base = SegmentedBase(loaded.model, cache_weights=cached)
     most_tokens = MOST_TOKENS[loaded.device]
     if memory is not None:
         most_tokens = max(1, memory.tokens_at_once)
@@ -208,6 +205,8 @@ def _planned(
         serving_slots=settings.max_resident_adapters + 1 if generates else EXAMINED + 1,
         kv_tokens=kv_tokens if generates else EXAMINING_TOKENS,
         most_tokens=MOST_TOKENS[loaded.device],
+        # Longer ones too, as far as there is room, but nothing that is quick is given up for them.
+        longest_tokens=min(description.context_length, MOST_TOKENS[loaded.device]) if trains else 0,
     )
     each = 2 if loaded.compute_dtype == "bfloat16" else 4
     return plan(model, Held(loaded.quantization, each, loaded.device), demand, free)
@@ -220,6 +219,7 @@ def _figures(memory: MemoryPlan | None) -> dict[str, Any]:
         "weights_cached": memory.keeps_dequantised,
         "recomputes": memory.recomputes,
         "tokens_at_once": memory.tokens_at_once,
+        "longest_tokens": memory.longest_tokens,
         "kv_tokens": memory.kv_tokens,
         "fixed_gib": round(memory.fixed / GIB, 2),
         "available_gib": round(memory.available / GIB, 2),

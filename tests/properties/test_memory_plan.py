@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.base.memory_plan import Demand, Held, MemoryPlan, admit, plan
+from service.base.memory_plan import Demand, Held, MemoryPlan, admit, by_part, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
 from service.training.spec import LoraSpec
 from tests.strategies import memory_demands, model_shapes
@@ -64,6 +64,9 @@ def test_more_memory_is_never_worse(
     assert large.kv_tokens >= small.kv_tokens
     wanted = min(small.tokens_at_once, demand.enough_tokens)
     assert large.tokens_at_once >= wanted
+    assert min(large.longest_tokens, demand.longest_tokens) >= min(
+        small.longest_tokens, demand.longest_tokens
+    )
     if small.tokens_at_once >= demand.enough_tokens:
         # Whoever had enough does not compute more than before.
         assert large.recomputes <= small.recomputes
@@ -92,6 +95,33 @@ def test_a_row_that_was_planned_is_admitted(
     fits = lora.rank <= demand.training_rank and set(lora.target_modules) <= demand.targets
     if planned.tokens_at_once and demand.training_slots and fits:
         assert admit(planned, lora, planned.tokens_at_once) is None
+
+
+def test_an_example_that_recomputing_would_hold_is_admitted() -> None:
+    """Rows are quick as long as they may be, and one long example does without that."""
+    model = shape_of(EIGHT_B)
+    demand = Demand(targets=frozenset(model.linears), training_slots=16, longest_tokens=16384)
+    planned = plan(model, Held("none", 2, "cuda"), demand, 56 * 2**30)
+    assert not planned.recomputes
+    assert demand.enough_tokens <= planned.kept_tokens < 16384
+    assert [planned.recomputes_row(n) for n in (planned.kept_tokens, 16384)] == [False, True]
+    assert admit(planned, LoraSpec(), 16384) is None
+    assert by_part(planned, LoraSpec(), 16384).total <= planned.available
+    tight = plan(model, Held("none", 2, "cuda"), demand, 30 * 2**30)
+    assert admit(tight, LoraSpec(), 16384) is not None
+
+
+def test_weights_are_not_kept_twice_where_the_longest_example_would_not_fit_then() -> None:
+    model = shape_of(EIGHT_B)
+    demand = Demand(targets=frozenset(model.linears), training_slots=16)
+    free = 35 * 2**30
+    kept = plan(model, Held("nf4", 2, "cuda"), demand, free)
+    assert kept.keeps_dequantised
+    assert demand.enough_tokens <= kept.longest_tokens < 16384
+    long = msgspec.structs.replace(demand, longest_tokens=16384)
+    planned = plan(model, Held("nf4", 2, "cuda"), long, free)
+    assert not planned.keeps_dequantised
+    assert planned.longest_tokens >= 16384
 
 
 def test_the_more_there_is_to_hold_the_more_is_computed_again() -> None:

@@ -34,7 +34,8 @@ class SegmentedBase:
 
         `targets` are the names that adapters may target, by default every linear layer but the
         head. `cache_weights` holds 4-bit weights dequantised as well: faster, and the same numbers.
-        `recompute` keeps little between the way there and back, and takes a third longer.
+        `recompute` keeps little between the way there and back, and takes a third longer; see
+        `recompute` for single rows.
         Raises UnfitBase.
         """
         linears = target_linears(model, targets)
@@ -92,6 +93,13 @@ class SegmentedBase:
             dropout=_dropout(layout, held, slots.pool),
             pause=pause,
         )
+
+    def recompute(self, wanted: bool) -> None:
+        """Keep little in the passes that begin from now on, or all that the way back needs.
+
+        Raises UnfitBase.
+        """
+        self._injected.recompute(wanted)
 
     def running(self, batch: Pass) -> AbstractContextManager[None]:
         """Set the batch that the layers see, for the forward and the backward pass."""

@@ -66,14 +66,22 @@ class Injected:
                 linear, name=name, index=index, context=context, cache=cache
             )
             _replace(model, name, layer)
-        self._recomputed = _recomputed(model) if recompute else []
+        self._recomputed: list[nn.Module] = []
+        self.recompute(recompute)
+
+    def recompute(self, wanted: bool) -> None:
+        """Let layers be computed again on the way back, or keep what it needs. Raises UnfitBase."""
+        if wanted and not self._recomputed:
+            self._recomputed = _recomputed(self._model)
+        for layer in self._recomputed:
+            # They do so when they train; what is in them goes on as it was.
+            layer.training = wanted
 
     def remove(self) -> None:
         """Leave the model as it was found."""
         if self._fused is not None:
             self._fused.remove()
-        for layer in self._recomputed:
-            layer.training = False
+        self.recompute(False)
         if self._recomputed:
             self._model.gradient_checkpointing_disable()
         for name, linear in self._linears.items():
@@ -93,14 +101,11 @@ def _fused(model: Any) -> "Fused | None":
 
 
 def _recomputed(model: Any) -> list[nn.Module]:
-    """Let whole layers be computed again on the way back, instead of keeping what they need."""
+    """Find the layers that can be computed again whole, and prepare them for it."""
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise UnfitBase(f"{type(model).__name__} cannot compute its layers again")
     model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
-    for layer in layers:
-        # They do so when they train; what is in them goes on as it was.
-        layer.training = True
     return layers
 
 

@@ -1,6 +1,6 @@
 """Continuous batching, for training: at every step each task contributes its next examples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 
@@ -180,6 +180,8 @@ class BatchTrainer:
         tokens = sum(one.length for piece in pieces.values() for one in piece.examples)
         self.row_tokens = max(self.row_tokens, tokens)
         run = row.learn if learning else row.measure
+        if learning:
+            self._resident.base.recompute(self._recomputes(tokens, taken.keys()))
         self._resident.pause()
         try:
             sums = run(self._resident, pieces)
@@ -190,6 +192,11 @@ class BatchTrainer:
         else:
             self._note(taken, sums)
         return True
+
+    def _recomputes(self, tokens: int, slots: Collection[int]) -> bool:
+        """Tell whether a row has memory only if layers keep little: by the plan, or as was seen."""
+        planned = self._memory is not None and self._memory.recomputes_row(tokens)
+        return planned or self._cramped.issuperset(slots)
 
     def _suspect(self, pieces: Mapping[int, Piece], fault: Exception) -> None:
         """Find out whose fault it is: whoever fails alone ends with it, and nobody else."""
@@ -222,7 +229,7 @@ class BatchTrainer:
     def _shrink(self, pieces: Mapping[int, Piece]) -> None:
         """Take half as much at once from now on; what was summed up may be half of a row.
 
-        What cannot be halved is tried once more: others may have held the memory for a moment.
+        What cannot be halved is tried once more, and its layers keep little then.
         """
         examples = [one.length for piece in pieces.values() for one in piece.examples]
         if len(examples) > 1:

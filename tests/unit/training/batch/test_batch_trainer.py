@@ -201,10 +201,17 @@ def test_a_single_example_gets_a_second_chance_but_no_third(
     alone: dict[str, Any] = {"batch_size": 1, "n_epochs": 1}
     train(trainer, a_task(tmp_path / "calm", **alone), calm)
     fault = torch.OutOfMemoryError("too much")
+    layer, again, plain = trainer.resident.base.model.model.layers[0], [], row.learn
+
+    def learn(resident: Any, pieces: Any) -> Any:
+        again.append(layer.training)
+        return plain(resident, pieces)
+
     with monkeypatch.context() as patched:
-        patched.setattr(row, "learn", failing(fault, 1, row.learn))
+        patched.setattr(row, "learn", failing(fault, 1, learn))
         train(trainer, a_task(tmp_path / "tight", **alone), log)
     assert log.losses == calm.losses
+    assert again == [True] + [False] * (len(again) - 1)
     monkeypatch.setattr(row, "learn", failing(fault, 2, row.learn))
     with pytest.raises(TrainingError) as raised:
         train(trainer, a_task(tmp_path / "tighter", **alone))
@@ -213,7 +220,7 @@ def test_a_single_example_gets_a_second_chance_but_no_third(
 
 @pytest.mark.parametrize(
     ("free", "param", "cause"),
-    [(2**20, "lora.rank", "adapter"), (10**8, "max_length", "long")],
+    [(2**20, "lora.rank", "adapter"), (5 * 10**7, "max_length", "long")],
 )
 def test_what_could_never_fit_is_refused_before_it_joins(
     tmp_path: Path, free: int, param: str, cause: str
@@ -232,6 +239,34 @@ def test_what_could_never_fit_is_refused_before_it_joins(
     )
     if cause == "long":
         trainer.plan(short)
+
+
+def test_rows_that_would_not_fit_otherwise_are_computed_again_and_learn_the_same(
+    trainer: BatchTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, log = Log(), Log()
+    train(trainer, a_task(tmp_path / "calm"), calm)
+    shape = shape_of(tiny(torch.float32).model.config.to_dict())
+    demand = Demand(
+        targets=frozenset(shape.linears), training_slots=8, training_rank=8, enough_tokens=1
+    )
+    longest = trainer.plan(a_task(tmp_path / "any")).longest
+    plans = (plan(shape, Held("none", 4, "cpu"), demand, n) for n in range(2**21, 2**23, 2**12))
+    memory = next(one for one in plans if one.kept_tokens == longest - 1)
+    tight = crowd_trainer(torch.float32, tokens_at_once=memory.kept_tokens, memory=memory)
+    layer = tight.resident.base.model.model.layers[0]
+    again: set[tuple[bool, bool]] = set()
+    plain = row.learn
+
+    def learn(resident: Any, pieces: Any) -> Any:
+        tokens = sum(one.length for piece in pieces.values() for one in piece.examples)
+        again.add((tokens > memory.kept_tokens, layer.training))
+        return plain(resident, pieces)
+
+    monkeypatch.setattr(row, "learn", learn)
+    train(tight, a_task(tmp_path / "tight"), log)
+    assert again == {(False, False), (True, True)}
+    assert log.losses == pytest.approx(calm.losses, rel=1e-4)
 
 
 def test_an_example_that_does_not_fit_ends_its_task_with_the_figures(
