@@ -90,9 +90,7 @@ def test_completions(client: OpenAI, model: str) -> None:
     )
     assert [choice.index for choice in whole.choices] == [0, 1]
     assert "".join(whole.choices[0].logprobs.tokens) == whole.choices[0].text
-    chunks = client.completions.create(
-        model=model, prompt="Say", max_tokens=4, seed=1, stream=True
-    )
+    chunks = client.completions.create(model=model, prompt="Say", max_tokens=4, seed=1, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
 
 
@@ -141,9 +139,9 @@ def test_what_is_not_offered_is_said_to_be_unknown(client: OpenAI, model: str) -
 
 def test_timeouts_and_going_away(client: OpenAI, model: str) -> None:
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(max_retries=0, timeout=httpx2.Timeout(5, read=0.001)).chat.completions.create(
-            model=model, messages=QUESTION, n=8
-        )
+        client.with_options(
+            max_retries=0, timeout=httpx2.Timeout(5, read=0.001)
+        ).chat.completions.create(model=model, messages=QUESTION, n=8)
     with client.chat.completions.create(model=model, messages=QUESTION, stream=True) as stream:
         next(stream)
     assert client.chat.completions.create(model=model, messages=QUESTION).choices
