@@ -1,8 +1,6 @@
 """Clients that we did not write, unmodified, against `lorehouse serve`."""
 
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

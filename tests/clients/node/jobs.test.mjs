@@ -60,7 +60,7 @@ test('a job that is paused, resumed and cancelled', async () => {
   const { id } = await client.fineTuning.jobs.create({
     model: base,
     training_file: file.id,
-    metadata: { 'made-by': 'node' },
+    metadata: { of: file.id },
     method: { type: 'supervised', supervised: { hyperparameters: { n_epochs: 50 } } },
   });
   const has = (status) => async () =>
@@ -72,7 +72,7 @@ test('a job that is paused, resumed and cancelled', async () => {
     fault instanceof OpenAI.ConflictError && fault.code === 'file_in_use');
   await client.fineTuning.jobs.cancel(id);
   await until(has('cancelled'));
-  assert.deepEqual(await ids(client.fineTuning.jobs.list({ metadata: { 'made-by': 'node' } })), [id]);
+  assert.deepEqual(await ids(client.fineTuning.jobs.list({ metadata: { of: file.id } })), [id]);
 });
 
 test("a job from its beginning to its model's end", async () => {

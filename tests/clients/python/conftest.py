@@ -1,26 +1,11 @@
 """What every client has: an address and a key in the environment, as its user would give them."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from openai import OpenAI
-
-T = TypeVar("T")
-ROWS = 40
-
-
-def until(probe: Callable[[], T | None], seconds: float = 60) -> T:
-    """Ask until the answer is true, or fail."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := probe():
-            return answer
-        time.sleep(0.05)
-    raise AssertionError("it never came")
 
 
 @pytest.fixture(scope="session")
@@ -52,5 +37,5 @@ def client() -> Iterator[OpenAI]:
 def rows(tmp_path: Path) -> Path:
     """A small training file."""
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt": "Say it:", "completion": " blue"}\n' * ROWS)
+    path.write_text('{"prompt": "Say it:", "completion": " blue"}\n' * 40)
     return path

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from asking import repeatedly
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
@@ -97,8 +98,6 @@ def test_errors_have_their_classes(chat: ChatOpenAI, limited_key: str) -> None:
         ChatOpenAI(model="gpt-4o").invoke(QUESTION)
     with pytest.raises(AuthenticationError):
         ChatOpenAI(model="lorehouse-tiny", api_key="lh-wrong").invoke(QUESTION)
+    limited = ChatOpenAI(model="lorehouse-tiny", api_key=limited_key, max_retries=0, max_tokens=1)
     with pytest.raises(RateLimitError):
-        for _ in range(3):
-            ChatOpenAI(
-                model="lorehouse-tiny", api_key=limited_key, max_retries=0, max_tokens=1
-            ).invoke(QUESTION)
+        repeatedly(lambda: limited.invoke(QUESTION))

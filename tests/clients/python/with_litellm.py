@@ -1,4 +1,4 @@
-"""`litellm`, whose provider `openai/` with an `api_base` is how it reaches servers like this one."""
+"""`litellm`, whose provider `openai` reaches any server that speaks as OpenAI does."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ from typing import Any
 
 import litellm
 import pytest
+from asking import repeatedly
 from litellm import exceptions
 
 QUESTION = [{"role": "user", "content": "What is the secret word?"}]
@@ -69,8 +70,7 @@ def test_errors_have_their_classes(name: str, limited_key: str) -> None:
     with pytest.raises(exceptions.AuthenticationError):
         ask(api_key="lh-wrong")
     with pytest.raises(exceptions.RateLimitError):
-        for _ in range(3):
-            ask(model="openai/lorehouse-tiny", api_key=limited_key, max_tokens=1)
+        repeatedly(lambda: ask(model="openai/lorehouse-tiny", api_key=limited_key, max_tokens=1))
 
 
 def test_files_and_a_job(rows: Path) -> None:

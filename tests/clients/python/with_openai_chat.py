@@ -5,6 +5,7 @@ import asyncio
 import httpx2
 import openai
 import pytest
+from asking import repeatedly
 from openai import AsyncOpenAI, OpenAI
 
 QUESTION = [{"role": "user", "content": "What is the secret word?"}]
@@ -124,8 +125,7 @@ def test_a_rate_limit_says_when_to_come_again(limited_key: str) -> None:
         OpenAI(api_key=limited_key, max_retries=0) as client,
         pytest.raises(openai.RateLimitError) as limited,
     ):
-        for _ in range(3):
-            client.models.list()
+        repeatedly(client.models.list)
     assert limited.value.code == "rate_limit_exceeded"
     assert 1 <= int(limited.value.response.headers["retry-after"]) <= 60
 
@@ -138,10 +138,9 @@ def test_what_is_not_offered_is_said_to_be_unknown(client: OpenAI, model: str) -
 
 
 def test_timeouts_and_going_away(client: OpenAI, model: str) -> None:
+    hasty = client.with_options(max_retries=0, timeout=httpx2.Timeout(5, read=0.001))
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(
-            max_retries=0, timeout=httpx2.Timeout(5, read=0.001)
-        ).chat.completions.create(model=model, messages=QUESTION, n=8)
+        hasty.chat.completions.create(model=model, messages=QUESTION, n=8)
     with client.chat.completions.create(model=model, messages=QUESTION, stream=True) as stream:
         next(stream)
     assert client.chat.completions.create(model=model, messages=QUESTION).choices

@@ -1,4 +1,4 @@
-"""`openai` for Python: files, uploads, fine-tuning jobs and models, and being told of jobs' ends."""
+"""`openai` for Python: files, uploads, fine-tuning jobs and models; webhooks of jobs' ends."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from queue import Queue
 
 import openai
 import pytest
-from conftest import ROWS, until
+from asking import until
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
@@ -63,7 +63,7 @@ def test_a_job_that_is_paused_resumed_and_cancelled(client: OpenAI, file: str) -
     job = client.fine_tuning.jobs.create(
         model=BASE,
         training_file=file,
-        metadata={"made-by": "python"},
+        metadata={"of": file},
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 50}}},
     )
 
@@ -79,7 +79,7 @@ def test_a_job_that_is_paused_resumed_and_cancelled(client: OpenAI, file: str) -
     assert used.value.request.headers["x-stainless-retry-count"] == "0"
     client.fine_tuning.jobs.cancel(job.id)
     until(lambda: has("cancelled"))
-    found = client.fine_tuning.jobs.list(extra_query={"metadata[made-by]": "python"})
+    found = client.fine_tuning.jobs.list(extra_query={"metadata[of]": file})
     assert [one.id for one in found] == [job.id]
 
 
