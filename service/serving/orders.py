@@ -48,7 +48,7 @@ def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:
     """Fit the wished number of tokens into the context, or refuse with the figures."""
     left = context_length - prompt_tokens
     if left < 1:
-        raise too_long(
+        raise prompt_too_long(
             f"the {order.prompt.param} took {prompt_tokens} tokens, which leaves none to generate",
             context_length,
             order.prompt.param,
@@ -68,6 +68,16 @@ def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:
             param="min_tokens",
         )
     return replace(order.sampling, max_tokens=min(wanted, left))
+
+
+def prompt_too_long(what: str, context_length: int, param: str) -> BadRequest:
+    """Build the error of what leaves no room for an answer.
+
+    langchain-openai knows by the first sentence, litellm by the second, that less must be sent.
+    """
+    fault = too_long(what, context_length, param)
+    fault.message = f"Input tokens exceed the configured limit. {fault.message}"
+    return fault
 
 
 def too_long(what: str, context_length: int, param: str) -> BadRequest:

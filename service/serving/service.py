@@ -25,7 +25,7 @@ from service.serving.orders import (
     Prompt,
     Raw,
     bounded,
-    too_long,
+    prompt_too_long,
 )
 from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
@@ -177,7 +177,7 @@ class GenerationService:
     def _require_room(self, messages: int, param: str) -> None:
         # Every turn takes a token at least. Templates may take time quadratic in their number.
         if messages > self.context_length:
-            raise too_long(f"you sent {messages} messages", self.context_length, param)
+            raise prompt_too_long(f"you sent {messages} messages", self.context_length, param)
 
     def _bounded(self, order: Order, prompt: Sequence[int]) -> Sampling:
         return bounded(order, len(prompt), self.context_length)
