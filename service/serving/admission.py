@@ -84,7 +84,8 @@ class Admission:
     def offer(self, keys: Collection[int], asked: Asked) -> None:
         """Queue one request's sequences."""
         self._turns.came(asked.tenant, asked.weight)
-        if asked.ref is not None:
+        # Not where the house asks, for a score.
+        if asked.ref is not None and asked.tenant == asked.ref.tenant:
             self._residency.limit(asked.ref.tenant, asked.places)
         self._queue.append(_Waiting(deque(keys), asked))
 

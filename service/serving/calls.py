@@ -65,6 +65,11 @@ class Call:
         return self.request.tenant if isinstance(self.request, GenerationRequest) else ""
 
     @property
+    def places(self) -> int | None:
+        """How many of the tenant's revisions may be resident at once."""
+        return self.request.places if isinstance(self.request, GenerationRequest) else None
+
+    @property
     def weight(self) -> float:
         """The tenant's share, against the others' weights."""
         return self.request.weight if isinstance(self.request, GenerationRequest) else 1.0

@@ -55,6 +55,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     turn."""
     weight: float = 1.0
     """The tenant's share of what is generated, against the others'; over 0."""
+    places: int | None = None
+    """How many of the tenant's revisions may be resident at once; None: as many as there is room
+    for."""
     engine_id: int | None = None
     """The revision's number, never another's, for engines that know adapters by numbers."""
     traceparent: str | None = None

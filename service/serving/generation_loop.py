@@ -196,7 +196,8 @@ class GenerationLoop:
 
     def _submit(self, call: Call) -> None:
         keys = [next(self._keys) for _ in range(call.parts)]
-        asked = Asked(call.tenant, call.weight, call.request.revision, call.prompt_tokens)
+        revision = call.request.revision
+        asked = Asked(call.tenant, call.weight, revision, call.prompt_tokens, call.places)
         self._admission.offer(keys, asked)
         call.open.update(keys)
         for index, key in enumerate(keys):

@@ -121,6 +121,7 @@ class GenerationService:
         check_tokens(order.sampling, self._vocabulary)
         # In a thread: a long prompt takes a while to tokenise, and so does the base's digest once.
         prompts, mark = await asyncio.to_thread(self._prepare, order.prompt, target)
+        places = None if target.revision is None else allowance.places()
         requests = [
             GenerationRequest(
                 id=generation_id if len(prompts) == 1 else f"{generation_id}-{place}",
@@ -129,6 +130,7 @@ class GenerationService:
                 sampling=self._bounded(order, prompt),
                 tenant=tenant_id,
                 weight=weight,
+                places=places,
                 engine_id=target.engine_id,
                 traceparent=tracing.traceparent(),
             )

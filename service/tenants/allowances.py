@@ -65,6 +65,12 @@ class Allowance:
         self._taken: list[tuple[Rate, int, int]] = []
         self._entered = False
 
+    def places(self) -> int | None:
+        """Tell how many of its revisions may be on the base at once; raises QuotaExceeded at 0."""
+        if self._limits.resident_adapters == 0:
+            raise Excess("resident_adapters", 0, 0, 1).error
+        return self._limits.resident_adapters
+
     async def request(self) -> None:
         """Count the request. Raises RateLimited."""
         if (limit := self._limits.requests_per_minute) is not None:

@@ -20,7 +20,8 @@ from service.errors import QuotaExceeded
 from service.settings import Settings
 from service.tenants.quotas import Quotas, Use, month_of
 from service.wire import now
-from tests.integration.generating import BASE, error_of
+from tests.fakes.engine import FakeEngine
+from tests.integration.generating import BASE, CHAT, HELLO, error_of, publish
 from tests.integration.importing import IMPORT, an_adapter, files_form
 from tests.integration.merging import Mill
 from tests.integration.test_files_api import GOOD, upload
@@ -216,6 +217,26 @@ async def test_a_pin_is_a_resident_slot(
     excess(await admin.put(pins[1], json={"pinned": True}), "resident_adapters")
     await admin.put(pins[0], json={"pinned": False})
     assert (await admin.put(pins[1], json={"pinned": True})).status_code == 200
+
+
+async def test_the_engine_is_told_how_many_places_a_tenants_adapters_may_have(
+    acme: httpx.AsyncClient,
+    database: Database,
+    engine: FakeEngine,
+    limited: Callable[..., Any],
+) -> None:
+    name = await publish(database, "acme", "desk")
+    own, base = ({"model": model, "messages": HELLO} for model in (name, BASE))
+    for limit, told in ((None, None), (2, 2)):
+        await limited(resident_adapters=limit)
+        engine.requests.clear()
+        await acme.post(CHAT, json=own)
+        (request,) = engine.requests
+        assert (request.revision is None, request.places) == (False, told)
+    await limited(resident_adapters=0)
+    excess(await acme.post(CHAT, json=own), "resident_adapters")
+    assert (await acme.post(CHAT, json=base)).status_code == 200
+    assert engine.requests[-1].places is None
 
 
 async def test_two_processes_cannot_both_be_the_last_that_fits(

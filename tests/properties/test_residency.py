@@ -17,8 +17,8 @@ LIMIT = st.sampled_from([None, None, 1, 2])
 SOME = st.sets(st.sampled_from(REFS), max_size=4)
 
 
-def asked(ref: RevisionRef | None, tenant: str = "acme", places: int | None = None) -> Asked:
-    return Asked(tenant, 1.0, ref, 3, places)
+def asked(ref: RevisionRef | None, tenant: str | None = None, places: int | None = None) -> Asked:
+    return Asked(tenant or (ref.tenant if ref else "acme"), 1.0, ref, 3, places)
 
 
 def residency_of(limit: int) -> Residency:
@@ -214,8 +214,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         keys = list(range(self.number, self.number + n))
         self.number += n
         self.admission.offer(keys, asked(ref, tenant, places))
-        if ref is not None:
-            self.places[ref.tenant] = places
+        if ref is not None and ref.tenant == tenant:
+            self.places[tenant] = places
         self.refs |= dict.fromkeys(keys, ref)
         self.waiting += keys
         self.asked += ref is not None
@@ -263,7 +263,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert ref is not None
             held = leased | self.loading | (self.pins & set(self.residency))
             own = {other for other in held if other.tenant == ref.tenant}
-            limited = self.places[ref.tenant] is not None and own - self.pins
+            limited = self.places.get(ref.tenant) is not None and own - self.pins
             waits = len(held) == 2 or limited
             assert ref in self.loading or waits, "it neither runs, loads nor has to wait"
 
