@@ -45,6 +45,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """How many tokens come before any of `ends` may be picked."""
     ends: Collection[int] = ()
     structure: Structure | None = None
+    max_tokens: int | None = None
+    """After how many tokens it is over anyway, for a model that ends rows by itself."""
+    seed: int | None = None
+    """What `chance` was begun with, for a model that draws by itself; None: by nothing given."""
+    grammar: str | None = None
+    """What its text keeps to, for a model that reads grammars by itself."""
     ahead: bool = False
     """Whether its prompt goes before others', as that of a tenant's only row."""
     scored: bool = False

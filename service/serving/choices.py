@@ -102,3 +102,8 @@ def chances(seed: int | None, index: int) -> random.Random:
     if seed is None:
         return random.Random()  # noqa: S311 - sampling, not secrets
     return random.Random(f"{seed}/{index}")  # noqa: S311
+
+
+def own_seed(seed: int | None, index: int) -> int | None:
+    """Make a choice's own seed, for who draws by itself; below 2**63. None stays None."""
+    return None if seed is None else chances(seed, index).getrandbits(63)

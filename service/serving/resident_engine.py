@@ -1,45 +1,28 @@
 """`ResidentEngine`: any mixture of adapters in one batch on the resident base."""
 
-import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
-from msgspec.structs import replace
-
-from adapters_store import (
-    AdapterStore,
-    InvalidAdapter,
-    InvalidName,
-    Origin,
-    RevisionNotFound,
-    RevisionRef,
-    StoreUnavailable,
-)
-from service.adapters.parity import differences
+from adapters_store import AdapterStore, RevisionRef
 from service.base.description import BaseDescription
 from service.base.generating.decoding import DecodingBatch
 from service.base.generating.model import GenerationModel
-from service.base.lora_files import LoraFiles, read_lora
+from service.base.lora_files import LoraFiles
 from service.base.lora_rules import BadLora
 from service.base.rows import KvUse, Round, Row
 from service.base.segmented.base import SegmentedBase
-from service.errors import AdaptersUnavailable, BadRequest, Conflict, NotFound
-from service.rendering.detokenizer import Detokenizer
+from service.errors import BadRequest
 from service.rendering.renderer import Renderer
 from service.serving.admission import spare_places
-from service.serving.calls import Call, Scored, ScoreRequest
-from service.serving.choices import Choice
-from service.serving.engine import EngineStatus, GenerationRequest, Piece, Sampling
-from service.serving.generation_loop import GenerationLoop
-from service.serving.requests import check_prompts, check_request
-from service.serving.structures import Structure, Structures
+from service.serving.engine import GenerationRequest
+from service.serving.engine_names import engine_name
+from service.serving.looped_engine import LoopedEngine
+from service.serving.opening import not_loadable, opened
 
 
-class ResidentEngine:
-    """Implements `Engine`. The base may be shared with training, on one thread.
+class ResidentEngine(LoopedEngine):
+    """Answers on the resident base, which may be shared with training, on one thread.
 
-    That thread drives `loop`, or an `OwnThread` does; before, nothing is answered. `held` tells
-    the base's quantization and compute dtype.
+    That thread drives `loop`, or an `OwnThread` does.
     """
 
     def __init__(
@@ -55,13 +38,6 @@ class ResidentEngine:
         max_queue: int,
         kv_tokens: int = 0,
     ) -> None:
-        self._base = description
-        self._held = held
-        self._tokenizer = renderer.tokenizer
-        self._vocabulary = int(description.config["vocab_size"])
-        self._structures = Structures(
-            renderer.tokenizer, self._vocabulary, description.eos_token_ids
-        )
         model = GenerationModel(
             base,
             most=max_batch + spare_places(max_batch),
@@ -70,64 +46,20 @@ class ResidentEngine:
             context=description.context_length,
         )
         model.warm()
-        self._room = model.blocks.count * model.blocks.size
-        self.loop = GenerationLoop(
+        super().__init__(
             SegmentedBackend(model, base, description, store),
-            self._choice,
+            renderer,
+            held=held,
+            room=model.blocks.count * model.blocks.size,
             max_resident=max_resident,
             max_batch=max_batch,
             max_queue=max_queue,
         )
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
-        """Yield pieces as the batch goes on; closing early frees the place at the next step."""
-        check_request(request, self._base.context_length, self._vocabulary)
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse also what would not fit into the cache."""
+        super().check(request)
         _check_room(request, self._room)
-        call = Call(request, await self._structures.of(request.sampling))
-        self.loop.submit(call)
-        try:
-            async for piece in call.answers():
-                if isinstance(piece, Piece):
-                    yield piece
-        finally:
-            self.loop.cancel(call)
-
-    async def score(
-        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Take the prompts into the running batch, chunk by chunk, beside everyone else."""
-        check_prompts(prompts, min(self._base.context_length, self._room), self._vocabulary)
-        call = Call(ScoreRequest(revision, prompts))
-        self.loop.submit(call)
-        scores: dict[int, list[float]] = {}
-        try:
-            async for scored in call.answers():
-                if isinstance(scored, Scored):
-                    scores[scored.index] = scored.logprobs
-        finally:
-            self.loop.cancel(call)
-        return [scores[index] for index in range(len(prompts))]
-
-    async def prefetch(self, revision: RevisionRef) -> None:
-        """Have it loaded when a place can be had without holding anybody up."""
-        self.loop.prefetch(revision)
-
-    async def pin(self, revisions: Collection[RevisionRef]) -> None:
-        """Make these the pinned ones."""
-        await asyncio.wrap_future(self.loop.pin(revisions))
-
-    async def status(self) -> EngineStatus:
-        """Report how it was after the last step."""
-        quantization, compute_dtype = self._held
-        return replace(self.loop.status(), quantization=quantization, compute_dtype=compute_dtype)
-
-    async def close(self) -> None:
-        """Answer nothing any more; requests under way raise EngineUnavailable."""
-        await asyncio.to_thread(self.loop.close)
-
-    def _choice(self, index: int, sampling: Sampling, structure: Structure | None) -> Choice:
-        ends, detokenizer = self._base.eos_token_ids, Detokenizer(self._tokenizer)
-        return Choice(index, sampling, ends, detokenizer, structure)
 
 
 class SegmentedBackend:
@@ -148,33 +80,23 @@ class SegmentedBackend:
 
     def prepare(self, ref: RevisionRef) -> LoraFiles:
         """Read and check a revision; also that it was made for the base that runs here."""
-        try:
-            revision = self._store.open(ref)
-            _check_origin(revision.manifest.origin, self._base)
-            return read_lora(revision.path, self._shapes)
-        except (RevisionNotFound, InvalidName):
-            message = "The files of this model are not there any more."
-            raise NotFound(message, param="model", code="model_not_found") from None
-        except StoreUnavailable:
-            raise AdaptersUnavailable from None
-        except (InvalidAdapter, BadLora) as fault:
-            raise _not_loadable(str(fault)) from None
+        _, files = opened(ref, self._store, self._base, self._shapes)
+        return files
 
     def install(self, ref: RevisionRef, prepared: LoraFiles) -> None:
         """Put it on the base."""
         try:
             self._adapters.add(self.name(ref), prepared)
         except BadLora as fault:
-            raise _not_loadable(str(fault)) from None
+            raise not_loadable(str(fault)) from None
 
     def remove(self, ref: RevisionRef) -> None:
         """Take it off the base."""
         self._adapters.remove(self.name(ref))
 
     def name(self, ref: RevisionRef) -> str:
-        """Derive its name in the model: no other content ever has it."""
-        whole = f"{ref.tenant}/{ref.adapter}/{ref.digest}"
-        return "r" + hashlib.sha256(whole.encode()).hexdigest()
+        """Give its name in the model."""
+        return engine_name(ref)
 
     @property
     def busy(self) -> bool:
@@ -210,13 +132,3 @@ def _check_room(request: GenerationRequest, room: int) -> None:
             param="max_tokens",
             code="context_length_exceeded",
         )
-
-
-def _check_origin(origin: Origin, base: BaseDescription) -> None:
-    for difference in differences(origin, base):
-        raise Conflict(str(difference), param="model", code="adapter_base_mismatch")
-
-
-def _not_loadable(why: str) -> Conflict:
-    message = f"the model cannot be loaded: {why}"
-    return Conflict(message, param="model", code="adapter_not_loadable")

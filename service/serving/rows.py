@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from service.base.rows import Row, Structure
-from service.serving.choices import chances
+from service.serving.choices import chances, own_seed
 from service.serving.engine import GenerationRequest
 
 
@@ -33,6 +33,9 @@ def generated_row(
         min_tokens=sampling.min_tokens,
         ends=ends,
         structure=structure,
+        max_tokens=sampling.max_tokens,
+        seed=own_seed(sampling.seed, index),
+        grammar=sampling.structure,
         logprobs=sampling.logprobs,
         chance=chances(sampling.seed, index).random,
     )

@@ -1,7 +1,7 @@
 """Every implementation, for the promises that all of them make."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,10 @@ from adapters_store import (
     ObjectAdapterStore,
     Revision,
 )
+from service.serving.vllm.options import Options
 from tests.builders import a_peft_folder
 from tests.object_storage import Objects
+from tests.vllm_core import Core, core
 
 CACHE_BYTES = 1 << 30
 
@@ -70,3 +72,14 @@ def harm(store: AdapterStore, url: str, tmp_path: Path) -> Harm:
 def staged(tmp_path: Path) -> Path:
     """A good PEFT folder."""
     return a_peft_folder(tmp_path / "staged")
+
+
+@pytest.fixture(scope="session")
+def vllm_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Core]:
+    """vLLM on the tiny base, with the limits that the contract is tested with."""
+    from tests.contracts.engines import MAX_BATCH, MAX_RESIDENT
+    from tests.fakes.tiny import tiny_base
+
+    options = Options(max_resident=MAX_RESIDENT, max_batch=MAX_BATCH, max_lora_rank=16)
+    with core(tiny_base(tmp_path_factory.mktemp("vllm")), options) as made:
+        yield made

@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 
 from adapters_store import AdapterStore, FilesystemAdapterStore, RevisionRef
+from service.base.description import BaseDescription
 from service.runtime.client import RemoteEngine
 from service.runtime.server import EngineServer
 from service.serving.engine import Engine, EngineStatus, GenerationRequest, Piece, Sampling
 from tests.builders import a_peft_folder, an_origin
 from tests.fakes.engine import FakeEngine
 from tests.fakes.words import default_answer
+from tests.vllm_core import Core
 
 MAX_RESIDENT, MAX_BATCH, MAX_QUEUE, CONTEXT = 2, 4, 3, 256
 ADAPTERS = [("acme", "support"), ("acme", "style"), ("globex", "support")]
@@ -114,15 +116,10 @@ async def resident(folder: Path, kv_tokens: int = 0) -> AsyncIterator[House]:
     from service.rendering.renderer import Renderer
     from service.serving.resident_engine import ResidentEngine
     from tests.fakes.own_thread import OwnThread
-    from tests.fakes.tiny import publish, tiny_base
+    from tests.fakes.tiny import tiny_base
 
     base = tiny_base(folder / "base")
-    store = FilesystemAdapterStore(folder / "adapters")
-    made = [{"rank": 4}, {"rank": 16, "rslora": True}, {"rank": 2, "targets": ("down_proj",)}]
-    refs = [
-        publish(store, base, tenant, adapter, seed=seed, **how)
-        for seed, ((tenant, adapter), how) in enumerate(zip(ADAPTERS, made, strict=True))
-    ]
+    store, refs = tiny_revisions(folder, base)
     segmented = SegmentedBase(load_base(base, "none", 1).model)
     limits = {**_limits(), "kv_tokens": kv_tokens}
     held = ("none", "float32")
@@ -130,6 +127,29 @@ async def resident(folder: Path, kv_tokens: int = 0) -> AsyncIterator[House]:
     OwnThread(engine.loop)
     yield House(engine, store, refs)
     await engine.close()
+
+
+@asynccontextmanager
+async def vllm(folder: Path, core: Core) -> AsyncIterator[House]:
+    """vLLM on the same base, behind a socket; more than it can run is never given to it."""
+    store, refs = tiny_revisions(folder, core.base)
+    async with core.serving(store, folder, core.options, max_queue=MAX_QUEUE) as engine:
+        yield House(engine, store, refs)
+
+
+def tiny_revisions(
+    folder: Path, base: BaseDescription
+) -> tuple[FilesystemAdapterStore, list[RevisionRef]]:
+    """Publish three adapters of two tenants for the tiny base, each of another make."""
+    from tests.fakes.tiny import publish
+
+    store = FilesystemAdapterStore(folder / "adapters")
+    made = [{"rank": 4}, {"rank": 16, "rslora": True}, {"rank": 2, "targets": ("down_proj",)}]
+    refs = [
+        publish(store, base, tenant, adapter, seed=seed, **how)
+        for seed, ((tenant, adapter), how) in enumerate(zip(ADAPTERS, made, strict=True))
+    ]
+    return store, refs
 
 
 def _limits() -> dict[str, int]:

@@ -1,9 +1,13 @@
 """What every engine promises, whatever it runs on."""
 
 import asyncio
+import importlib.util
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,12 +22,24 @@ from service.errors import (
     ServiceError,
 )
 from service.serving.engine import TokenLogprob
-from tests.contracts.engines import CONTEXT, Answer, House, fake, remote, resident
+from tests.contracts.engines import CONTEXT, Answer, House, fake, remote, resident, vllm
+
+Make = Callable[[Path], AbstractAsyncContextManager[House]]
+ENGINES: list[Any] = ["fake", "remote", pytest.param("resident", marks=pytest.mark.torch)]
+if importlib.util.find_spec("vllm"):
+    ENGINES.append(pytest.param("vllm", marks=pytest.mark.vllm))
 
 
-@pytest.fixture(params=["fake", "remote", pytest.param("resident", marks=pytest.mark.torch)])
-async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
-    make = {"fake": fake, "remote": remote, "resident": resident}[request.param]
+@pytest.fixture(params=ENGINES)
+def make(request: pytest.FixtureRequest) -> Make:
+    """How to make a house with the engine of this name."""
+    if request.param == "vllm":
+        return partial(vllm, core=request.getfixturevalue("vllm_core"))
+    return {"fake": fake, "remote": remote, "resident": resident}[request.param]
+
+
+@pytest.fixture
+async def house(make: Make, tmp_path: Path) -> AsyncIterator[House]:
     async with make(tmp_path) as house:
         yield house
 

@@ -1,0 +1,48 @@
+"""From a revision's name to files that may be loaded: whole, sound, and made for this base."""
+
+from collections.abc import Mapping
+
+from adapters_store import (
+    AdapterStore,
+    InvalidAdapter,
+    InvalidName,
+    Revision,
+    RevisionNotFound,
+    RevisionRef,
+    StoreUnavailable,
+)
+from service.adapters.parity import differences
+from service.base.description import BaseDescription
+from service.base.lora_files import LoraFiles, read_lora
+from service.base.lora_rules import BadLora
+from service.errors import AdaptersUnavailable, Conflict, NotFound
+
+
+def opened(
+    ref: RevisionRef,
+    store: AdapterStore,
+    base: BaseDescription,
+    shapes: Mapping[str, tuple[int, int]],
+) -> tuple[Revision, LoraFiles]:
+    """Verify a revision by its digests and read it; `shapes` are the base's linears' (in, out).
+
+    Blocks. Raises NotFound, AdaptersUnavailable, and Conflict for what cannot be served here.
+    """
+    try:
+        revision = store.open(ref)
+        for difference in differences(revision.manifest.origin, base):
+            raise Conflict(str(difference), param="model", code="adapter_base_mismatch")
+        return revision, read_lora(revision.path, shapes)
+    except (RevisionNotFound, InvalidName):
+        message = "The files of this model are not there any more."
+        raise NotFound(message, param="model", code="model_not_found") from None
+    except StoreUnavailable:
+        raise AdaptersUnavailable from None
+    except (InvalidAdapter, BadLora) as fault:
+        raise not_loadable(str(fault)) from None
+
+
+def not_loadable(why: str) -> Conflict:
+    """Say of a revision what is wrong with it."""
+    message = f"the model cannot be loaded: {why}"
+    return Conflict(message, param="model", code="adapter_not_loadable")
