@@ -12,30 +12,21 @@ from prometheus_client import CollectorRegistry
 
 from service.base.description import BaseModelError, describe
 from service.database import Database
-from service.database.locks import FOLDER as LOCKS
-from service.database.locks import FileLocks
 from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
 from service.runtime import merging, training
+from service.runtime.answering import answer
 from service.runtime.metrics import RuntimeMetrics, serve_metrics
 from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
-from service.runtime.server import EngineServer
 from service.runtime.telling import keep_telling
 from service.runtime.training_parts import Parts
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
 from service.tracing import configure_tracing, end_tracing
-from service.waiting import pass_time
 
 Role = Literal["resident", "training", "generation"]
 """What it does: both, or one of the two."""
-
-GRACE_SECONDS = 8.0
-"""For answers under way. Less than the supervisor's, which kills after its own."""
-
-STANDBY_SECONDS = 0.5
-"""Between two looks whether the runtime that answers has ended."""
 
 _log = logger(__name__)
 
@@ -90,7 +81,7 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         duties.append(keep_telling(working, residence.hardware, stop))
         duties.append(merging.work(_merging(working), stop))
     if residence.answers:
-        duties.append(_answer(residence, settings, stop))
+        duties.append(answer(residence.engine, settings, stop))
         places = settings.max_resident_adapters
         duties.append(keep_pins(residence.engine, database, places, stop))
     residence.conductor.start(residence.generation, residence.training)
@@ -113,25 +104,6 @@ def _merging(working: Parts) -> merging.MergeParts:
         store=working.store,
         command=[sys.executable, "-m", "service", "merge"],
     )
-
-
-async def _answer(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:
-    # One runtime on a data folder answers; the others wait to take its place when it ends.
-    locks = FileLocks(settings.data_dir.resolve() / LOCKS)
-    while not stop.is_set():
-        async with locks.alone("generation") as got:
-            if got:
-                await _serve(residence, settings, stop)
-                return
-        await pass_time(stop, STANDBY_SECONDS)
-
-
-async def _serve(residence: Residence, settings: Settings, stop: asyncio.Event) -> None:
-    server = EngineServer(residence.engine, settings.generation_socket)
-    await server.start()
-    await stop.wait()
-    # The engine itself goes on until the last job has been given back.
-    await server.stop(GRACE_SECONDS)
 
 
 async def _until(

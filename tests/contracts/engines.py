@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from adapters_store import AdapterStore, FilesystemAdapterStore, RevisionRef
 from service.base.description import BaseDescription
@@ -37,6 +38,13 @@ class House(msgspec.Struct):
     engine: Engine
     store: FilesystemAdapterStore
     refs: list[RevisionRef]
+    bounds_penalties: bool = False
+    """Whether penalties are refused beyond 2, as the API refuses them."""
+
+    def needs_penalties_beyond_the_apis(self) -> None:
+        """Skip a test that makes the outcome sure by penalties that no caller can give."""
+        if self.bounds_penalties:
+            pytest.skip("it takes penalties from -2 to 2; test_vllm_engine.py has them")
 
     def request(
         self, revision: RevisionRef | None = None, prompt: str = "hello there", **sampling: Any
@@ -134,7 +142,7 @@ async def vllm(folder: Path, core: Core) -> AsyncIterator[House]:
     """vLLM on the same base, behind a socket; more than it can run is never given to it."""
     store, refs = tiny_revisions(folder, core.base)
     async with core.serving(store, folder, core.options, max_queue=MAX_QUEUE) as engine:
-        yield House(engine, store, refs)
+        yield House(engine, store, refs, bounds_penalties=True)
 
 
 def tiny_revisions(

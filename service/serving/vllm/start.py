@@ -54,6 +54,9 @@ def arguments(base: BaseDescription, options: Options, *, on_cpu: bool) -> Async
         # As many as slots, so that vLLM never puts one away by itself.
         max_cpu_loras=options.slots,
         max_lora_rank=options.rank,
+        # Not the vocabulary's head, which no adapter of ours targets: with it, scoring a prompt
+        # on an adapter ends builds for CPUs (0.30), and every step does products with zeros.
+        lora_target_modules=sorted(base.linear_modules),
         max_logprobs=MAX_LOGPROBS,
         # Defaults are ours, said in every request.
         generation_config="vllm",
