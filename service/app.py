@@ -28,6 +28,7 @@ from service.adapters.overriding import Overrides
 from service.adapters.service import ModelService
 from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription, describe
+from service.base.wanted import sharing
 from service.database import Database
 from service.datasets.controller import FileController
 from service.datasets.service import FileService
@@ -50,6 +51,7 @@ from service.jobs.service import JobService
 from service.rendering.renderer import Renderer
 from service.runtime.client import RemoteEngine
 from service.secrets import load_or_make
+from service.serving.admission import at_once
 from service.serving.controller import ChatController, CompletionController
 from service.serving.engine import Engine
 from service.serving.generate_controller import GenerateController
@@ -244,7 +246,12 @@ def _services(
         "merges": MergeService(database, store, renderer.base, quotas),
         "meter": meter,
         "models": models,
-        "plans": PlanService(jobs, files.folder, renderer),
+        "plans": PlanService(
+            jobs,
+            files.folder,
+            renderer,
+            partial(sharing, settings, renderer.base.context_length, at_once(settings.max_batch)),
+        ),
         "overrides": Overrides(database, renderer.base),
         "residents": ResidencyService(
             database,

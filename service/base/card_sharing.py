@@ -38,7 +38,7 @@ class Card(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True, kw_only=True):
     """What vLLM is to hold."""
 
-    weights: Literal["bf16", "fp8", "nf4"]
+    quantization: Literal["none", "fp8", "nf4"]
     slots: int
     """For adapters, a guard's included."""
     rank: int
@@ -143,13 +143,13 @@ def share(
 def served_parts(model: ModelShape, served: Served) -> ServedParts:
     """Say what vLLM takes besides its cache. By its sources; `working` is an estimate."""
     linears, others = model.linear_parameters, model.other_parameters
-    each = {"bf16": HALF, "fp8": 1, "nf4": NF4}[served.weights]
+    each = {"none": HALF, "fp8": 1, "nf4": NF4}[served.quantization]
     tables = 2 * padded(served.rank) * (model.vocabulary + model.hidden)
     adapter = model.adapter_parameters(served.rank, model.linears) + tables
     widths = 3 * model.intermediate + 4 * model.hidden + model.queries + 2 * model.keys
     # Sampling has them in fp32, sorted, and their places in 64 bits.
     logits = served.sequences * model.vocabulary * (4 + 4 + 8)
-    largest = max(a * b for a, b in model.linears.values()) if served.weights == "nf4" else 0
+    largest = max(a * b for a, b in model.linears.values()) if served.quantization == "nf4" else 0
     return ServedParts(
         weights=round(linears * each) + others * HALF,
         adapters=served.slots * adapter * HALF,

@@ -1,12 +1,14 @@
-"""What a job takes of a device's memory, here and on common cards. Pure."""
+"""What a job takes of a device's memory, here and on common cards, and who shares it. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from service.base.card_sharing import Card, NoRoom, share
 from service.base.hardware import Hardware
 from service.base.memory_plan import ENOUGH_TOKENS, Demand, Held, by_part, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
-from service.jobs.plan_schemas import MemoryByPart, PlannedDevice
+from service.base.wanted import Sharing
+from service.jobs.plan_schemas import MemoryByPart, PlannedDevice, SharedCard
 from service.training.counting import Total
 from service.training.spec import TrainingSpec
 
@@ -21,6 +23,7 @@ CARDS = {
 """Bytes, as the cards' driver reports them."""
 HALF = 2
 """Bytes of a number in 16 bit."""
+FIGURES = [name for name in SharedCard.__struct_fields__ if name != "reason"]
 
 
 def known_shape(config: Mapping[str, Any]) -> ModelShape | None:
@@ -31,16 +34,37 @@ def known_shape(config: Mapping[str, Any]) -> ModelShape | None:
         return None
 
 
-def on_cards(model: ModelShape, spec: TrainingSpec, train: Total | None) -> list[PlannedDevice]:
-    """Say what the job takes of each card."""
+def on_cards(
+    model: ModelShape, spec: TrainingSpec, train: Total | None, sharing: Sharing
+) -> list[PlannedDevice]:
+    """Say what the job takes of each card, and how vLLM and training would share it."""
     return [
-        _device(name, memory, "cuda", HALF, model, spec, train) for name, memory in CARDS.items()
+        _device(name, memory, "cuda", HALF, model, spec, train, split(model, memory, sharing))
+        for name, memory in CARDS.items()
     ]
 
 
 def on(one: Hardware, model: ModelShape, spec: TrainingSpec, train: Total | None) -> PlannedDevice:
-    """Say what the job takes of a device that is there."""
-    return _device(one.name, one.free, one.device, one.each, model, spec, train)
+    """Say what the job takes of a device that is there, of which training has its share already."""
+    return _device(one.name, one.free, one.device, one.each, model, spec, train, None)
+
+
+def split(model: ModelShape, memory: int, sharing: Sharing) -> SharedCard:
+    """Say how vLLM and the resident base share an empty card."""
+    # How vLLM sleeps is not told here, so that the host's memory is of no interest.
+    card = Card(total=memory, free=memory, host_free=memory)
+    found = share(model, card, sharing.served, sharing.held, sharing.demand)
+    if isinstance(found, NoRoom):
+        return SharedCard(reason=found.figures, **dict.fromkeys(FIGURES))
+    return SharedCard(
+        together=found.together,
+        gpu_memory_utilization=found.utilization,
+        kv_tokens=found.kv_tokens,
+        training_bytes=found.training_bytes,
+        tokens_in_row=found.training.tokens_at_once,
+        longest_tokens=found.training.longest_tokens,
+        reason=None,
+    )
 
 
 def _device(
@@ -51,12 +75,14 @@ def _device(
     model: ModelShape,
     spec: TrainingSpec,
     train: Total | None,
+    shared: SharedCard | None,
 ) -> PlannedDevice:
     return PlannedDevice(
         name=name,
         bytes=memory,
         nf4=_parts(model, Held("nf4", each, device), memory, spec, train),
         bf16=_parts(model, Held("none", HALF, device), memory, spec, train),
+        shared=shared,
     )
 
 

@@ -95,6 +95,33 @@ class MemoryByPart(Output):
     ]
 
 
+class SharedCard(Output):
+    """How a device is split where vLLM answers and the resident base trains on it.
+
+    By the server's settings, for all jobs. What is null is so where `reason` says that they do not
+    fit.
+    """
+
+    together: Annotated[
+        bool | None,
+        Meta(description="Both at once; else in turns: vLLM sleeps while jobs are trained."),
+    ]
+    gpu_memory_utilization: Annotated[
+        float | None, Meta(description="What vLLM is given, of the whole.")
+    ]
+    kv_tokens: Annotated[int | None, Meta(description="That vLLM's cache holds.")]
+    training_bytes: Annotated[
+        int | None, Meta(description="What the resident base may take while it trains.")
+    ]
+    tokens_in_row: Annotated[
+        int | None, Meta(description="The most that are trained on at a time, of all jobs.")
+    ]
+    longest_tokens: Annotated[
+        int | None, Meta(description="Of an example that can be trained on there, alone in a row.")
+    ]
+    reason: Annotated[str | None, Meta(description="Why they do not fit, with the figures.")]
+
+
 class PlannedDevice(Output):
     """A device, and what the job takes there, by how the base is held."""
 
@@ -102,6 +129,10 @@ class PlannedDevice(Output):
     bytes: Annotated[int, Meta(description="Its memory, or what was free before the base came.")]
     nf4: MemoryByPart
     bf16: MemoryByPart
+    shared: Annotated[
+        SharedCard | None,
+        Meta(description="Null for a device on which the server does both on one base."),
+    ]
 
 
 class PlannedQuota(Output):

@@ -2,13 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.base.model_shape import ModelShape
+from service.base.wanted import Sharing
 from service.datasets.folder import FileFolder
 from service.errors import NotFound, ServiceError
 from service.jobs import plan_memory, plan_present
@@ -45,11 +47,19 @@ class _Known(msgspec.Struct, frozen=True):
 class PlanService:
     """Plans what `jobs` would accept."""
 
-    def __init__(self, jobs: JobService, folder: FileFolder, renderer: Renderer) -> None:
+    def __init__(
+        self,
+        jobs: JobService,
+        folder: FileFolder,
+        renderer: Renderer,
+        sharing: Callable[[ModelShape], Sharing],
+    ) -> None:
+        """`sharing` is what vLLM and training want of a card, by the settings."""
         self._jobs = jobs
         self._folder = folder
         self._renderer = renderer
         self._shape = plan_memory.known_shape(renderer.base.config)
+        self._sharing = sharing
         self._reading = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def plan(self, tenant_id: str, body: CreateJob) -> JobPlan:
@@ -155,7 +165,7 @@ class PlanService:
         if shape is None:
             return [], []
         here = [plan_memory.on(one.hardware, shape, spec, train) for one in alive]
-        return here, plan_memory.on_cards(shape, spec, train)
+        return here, plan_memory.on_cards(shape, spec, train, self._sharing(shape))
 
 
 def _reason(fault: Fault) -> JobError:

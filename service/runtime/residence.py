@@ -10,8 +10,15 @@ import msgspec
 from service.adapters.storing import adapter_store
 from service.base.description import BaseDescription
 from service.base.hardware import Hardware
-from service.base.memory_plan import GIB, Demand, Held, MemoryPlan, plan
+from service.base.memory_plan import GIB, Held, MemoryPlan, plan
 from service.base.model_shape import UnknownShape, shape_of
+from service.base.wanted import (
+    EXAMINED,
+    EXAMINED_AT_ONCE,
+    EXAMINING_TOKENS,
+    MOST_TOKENS,
+    demand,
+)
 from service.database import Database
 from service.datasets.service import FileService
 from service.rendering.renderer import Renderer
@@ -22,7 +29,7 @@ from service.runtime.metrics import RuntimeMetrics
 from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 from service.runtime.training_parts import Parts
-from service.serving.admission import spare_places
+from service.serving.admission import at_once
 from service.serving.gate import rules_for
 from service.settings import Settings
 from service.telemetry import logger
@@ -37,12 +44,6 @@ times that, and the base's thread lets others in at every operation of torch's."
 CALM_TOKENS = {"cpu": 512, "cuda": None}
 """Of a training row while nobody asks, but lately did: the next to ask meets such a row. Longer
 ones make the longest gaps longer; on a GPU a pause waits for two layers at most all the same."""
-MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
-"""Of a training row. On a CPU longer ones are not quicker."""
-
-EXAMINED, EXAMINED_AT_ONCE, EXAMINING_TOKENS = 2, 8, 4096
-"""Adapters, sequences and tokens of an engine that only examines what is trained here."""
-
 _log = logger(__name__)
 
 
@@ -197,19 +198,17 @@ def _planned(
     except UnknownShape as fault:
         _log.warning("memory.not_planned", reason=str(fault))
         return None
-    most = settings.max_batch + spare_places(settings.max_batch)
-    kv_tokens = settings.kv_tokens or most * description.context_length
-    demand = Demand(
-        targets=frozenset(model.linears),
-        training_slots=settings.training_slots if trains else 0,
-        serving_slots=settings.max_resident_adapters + 1 if generates else EXAMINED + 1,
-        kv_tokens=kv_tokens if generates else EXAMINING_TOKENS,
-        most_tokens=MOST_TOKENS[loaded.device],
-        # Longer ones too, as far as there is room, but nothing that is quick is given up for them.
-        longest_tokens=min(description.context_length, MOST_TOKENS[loaded.device]) if trains else 0,
+    wanted = demand(
+        settings,
+        model,
+        description.context_length,
+        loaded.device,
+        sequences=at_once(settings.max_batch),
+        trains=trains,
+        generates=generates,
     )
     each = 2 if loaded.compute_dtype == "bfloat16" else 4
-    return plan(model, Held(loaded.quantization, each, loaded.device), demand, free)
+    return plan(model, Held(loaded.quantization, each, loaded.device), wanted, free)
 
 
 def _figures(memory: MemoryPlan | None) -> dict[str, Any]:

@@ -54,6 +54,11 @@ def spare_places(max_batch: int) -> int:
     return max(1, max_batch // 8)
 
 
+def at_once(max_batch: int) -> int:
+    """Give the most that is generated at once, spare places included."""
+    return max_batch + spare_places(max_batch)
+
+
 class Admission:
     """The tenant that was served least comes next, and of its requests the first that came.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.base.description import BaseDescription
 from service.base.hardware import Hardware
 from service.base.memory_plan import Demand, Held, plan
 from service.base.model_shape import shape_of
+from service.base.wanted import sharing
 from service.database import Database
 from service.database.models import JobRow, TenantRow
 from service.datasets.folder import FileFolder
@@ -159,6 +161,13 @@ async def test_memory_is_told_by_part_here_and_on_common_cards(
             assert parts["fits"]
             assert parts["optimizer"] == 3 * parts["adapters"]
         assert device["nf4"]["base"] != device["bf16"]["base"]
+    assert here["shared"] is None
+    for card in made["cards"]:
+        split = card["shared"]
+        assert (split["together"], split["reason"]) == (True, None)
+        assert 0 < split["gpu_memory_utilization"] < 1
+        served = split["gpu_memory_utilization"] * card["bytes"]
+        assert served + split["training_bytes"] == pytest.approx(card["bytes"], rel=1e-6)
     assert made["tokens_per_second"] == 50
     assert made["estimated_seconds"] == round(made["trained_tokens"] / 50)
 
@@ -321,7 +330,8 @@ async def test_reading_ends_when_nobody_waits_for_the_plan(
 ) -> None:
     file = await uploaded(acme, *rows(8))
     jobs = JobService(database, renderer.base, ModelService(database, store, renderer.base))
-    plans = Waiting(jobs, FileFolder(settings.data_dir), renderer)
+    wanted = partial(sharing, settings, renderer.base.context_length, 36)
+    plans = Waiting(jobs, FileFolder(settings.data_dir), renderer, wanted)
     body = CreateJob(model=BASE, training_file=file["id"])
     planning = asyncio.create_task(plans.plan("acme", body))
     assert await asyncio.to_thread(plans.reading.wait, PATIENCE_SECONDS)

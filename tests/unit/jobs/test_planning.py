@@ -5,11 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from service.base.model_shape import ModelShape
+from service.base.wanted import Sharing, sharing
 from service.jobs.plan_advice import TEXTS, advise
 from service.jobs.plan_answers import MOST_ANSWERS, MOST_CHARACTERS, MOST_SHOWN, Answers, near_empty
 from service.jobs.plan_memory import CARDS, known_shape, on_cards
 from service.jobs.plan_survey import Found
 from service.rendering.examples import ChatExample, CompletionExample, Message, TextExample
+from service.settings import Settings
 from service.training.counting import Total
 from service.training.spec import TrainingSpec
 from tests.properties.test_memory_plan import EIGHT_B
@@ -21,10 +24,14 @@ def a_total(examples: int, length: int) -> Total:
     return Total(kept=examples, tokens=examples * length, largest=[length] * min(256, examples))
 
 
+def a_sharing(shape: ModelShape, **settings: Any) -> Sharing:
+    return sharing(Settings(**settings), 8192, 36, shape)
+
+
 def fitting(config: dict[str, Any], length: int, held: str, spec: TrainingSpec = SPEC) -> list[str]:
     shape = known_shape(config)
     assert shape is not None
-    cards = on_cards(shape, spec, a_total(500, length))
+    cards = on_cards(shape, spec, a_total(500, length), a_sharing(shape))
     return [card.name.split()[-2] for card in cards if getattr(card, held).fits]
 
 
@@ -45,12 +52,12 @@ def test_an_8b_base_fits_everywhere_and_long_rows_of_a_large_one_do_not() -> Non
 def test_the_row_is_the_largest_step_and_what_is_planned_to_be_recomputed_takes_less() -> None:
     shape = known_shape(EIGHT_B)
     assert shape is not None
-    card, *_, large = on_cards(shape, SPEC, a_total(500, 2048))
+    card, *_, large = on_cards(shape, SPEC, a_total(500, 2048), a_sharing(shape))
     assert (large.nf4.tokens_in_row, large.nf4.recomputes) == (8 * 2048, False)
     assert card.nf4.recomputes
     assert card.nf4.tokens_in_row is not None
     assert 2048 <= card.nf4.tokens_in_row <= 8 * 2048
-    few = on_cards(shape, SPEC, a_total(3, 100))[0].nf4
+    few = on_cards(shape, SPEC, a_total(3, 100), a_sharing(shape))[0].nf4
     assert few.tokens_in_row == 300
 
 
@@ -58,7 +65,24 @@ def test_what_was_not_read_is_taken_at_its_longest() -> None:
     shape = known_shape(EIGHT_B)
     assert shape is not None
     spec = msgspec.structs.replace(SPEC, max_length=1024)
-    assert on_cards(shape, spec, None)[0].nf4.tokens_in_row == 1024
+    assert on_cards(shape, spec, None, a_sharing(shape))[0].nf4.tokens_in_row == 1024
+
+
+def test_small_cards_are_not_shared_and_those_between_in_turns() -> None:
+    shape = known_shape(EIGHT_B)
+    assert shape is not None
+    wide = on_cards(shape, SPEC, None, a_sharing(shape, quantization="none", max_lora_rank=256))
+    assert [card.shared and card.shared.together for card in wide] == [None, None, None, True, True]
+    narrow = on_cards(shape, SPEC, None, a_sharing(shape, max_lora_rank=32))
+    splits = [card.shared for card in narrow if card.shared is not None]
+    assert [split.together for split in splits] == [None, True, True, True, True]
+    assert splits[0].reason is not None
+    assert "GiB are needed, 23.99 GiB are free" in splits[0].reason
+    assert splits[0].gpu_memory_utilization is splits[0].kv_tokens is None
+    assert [split.reason for split in splits[1:]] == [None] * 4
+    assert sorted(split.kv_tokens or 0 for split in splits) == [
+        split.kv_tokens or 0 for split in splits
+    ]
 
 
 def test_a_base_of_unknown_build_is_not_guessed_at() -> None:

@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from adapters_store import FilesystemAdapterStore, RevisionRef  # noqa: E402
 from service.base.description import describe  # noqa: E402
 from service.base.probes import HeldOut, Measured, Probe, Probes  # noqa: E402
+from service.base.wanted import EXAMINING_TOKENS  # noqa: E402
 from service.errors import EngineUnavailable  # noqa: E402
 from service.rendering.renderer import Renderer  # noqa: E402
 from service.runtime.gatekeeping import Gatekeeper  # noqa: E402
-from service.runtime.residence import EXAMINING_TOKENS, move_in  # noqa: E402
+from service.runtime.residence import move_in  # noqa: E402
 from service.serving.gate import Rules  # noqa: E402
 from service.settings import BUNDLED_BASE, Settings  # noqa: E402
 from service.training.probing import EXAMPLE_TOKENS  # noqa: E402
