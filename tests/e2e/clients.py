@@ -6,7 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,18 +65,29 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def run(command: Sequence[str], settings: Mapping[str, str], cwd: Path) -> str:
     """Run a client to its end, and give what it printed; fail with that if it fails."""
-    done = subprocess.run(
+    with started(command, settings, cwd) as client:
+        told, _ = client.communicate(timeout=240)
+    assert client.returncode == 0, told
+    return told
+
+
+@contextmanager
+def started(
+    command: Sequence[str], settings: Mapping[str, str], cwd: Path
+) -> Iterator["subprocess.Popen[str]"]:
+    """Start a client; what is left of it is killed."""
+    with subprocess.Popen(
         command,
         cwd=cwd,
         env=environment(settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    ) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
 
 
 def _install(*command: str, cwd: Path = ROOT) -> None:

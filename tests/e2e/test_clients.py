@@ -58,3 +58,19 @@ def test_the_node_client(node: str, account: dict[str, str]) -> None:
     told = clients.run([node, "--test", "."], account, clients.NODE)
     assert "# fail 0" in told
     assert "# skipped 0" in told
+
+
+def test_patient_clients_wait_out_a_restart(
+    server: Server, python: str, node: str, account: dict[str, str]
+) -> None:
+    with (
+        clients.started([python, "waits.py"], account, clients.PYTHON) as one,
+        clients.started([node, "waits.mjs"], account, clients.NODE) as other,
+    ):
+        for client in (one, other):
+            assert client.stdout is not None
+            assert client.stdout.readline() == "answered\n"
+        server.kill_runtime()
+        for client in (one, other):
+            told, _ = client.communicate(timeout=120)
+            assert client.returncode == 0, told

@@ -1,8 +1,10 @@
 // `openai` for Node: chat and completions, whole and streamed; its errors, its ways to give up.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import OpenAI from 'openai';
-import { all, client, limitedKey, messages, model, secret } from './setting.mjs';
+import { all, client, job, limitedKey, messages, model, secret } from './setting.mjs';
 
 const asked = { model, messages, temperature: 0 };
 const text = (chunks) => chunks.map((chunk) => chunk.choices[0]?.delta?.content ?? '').join('');
@@ -107,4 +109,13 @@ test('timeouts and aborts', async () => {
     break; // which aborts it
   }
   assert.ok(stream.controller.signal.aborted);
+});
+
+test('the page is true', () => {
+  const page = readFileSync(new URL('../../../docs/clients.md', import.meta.url), 'utf8');
+  const [, snippet] = page.match(/^```js\n(.*?)^```$/ms);
+  const told = execFileSync(process.execPath, ['--input-type=module', '-e', snippet], {
+    cwd: import.meta.dirname, encoding: 'utf8',
+  });
+  assert.match(told, new RegExp(job));
 });

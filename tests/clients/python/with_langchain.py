@@ -2,6 +2,7 @@
 
 import asyncio
 
+import page
 import pytest
 from asking import repeatedly
 from langchain_core.exceptions import ContextOverflowError
@@ -101,3 +102,8 @@ def test_errors_have_their_classes(chat: ChatOpenAI, limited_key: str) -> None:
     limited = ChatOpenAI(model="lorehouse-tiny", api_key=limited_key, max_retries=0, max_tokens=1)
     with pytest.raises(RateLimitError):
         repeatedly(lambda: limited.invoke(QUESTION))
+
+
+def test_the_page_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    page.run("langchain-openai")
+    assert capsys.readouterr().out

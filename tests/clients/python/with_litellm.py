@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import litellm
+import page
 import pytest
 from asking import repeatedly
 from litellm import exceptions
@@ -100,3 +101,8 @@ def test_models_are_discovered(model: str) -> None:
         api_base=os.environ["OPENAI_BASE_URL"],
     )
     assert {"lorehouse-tiny", model} <= set(found)
+
+
+def test_the_page_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    page.run("litellm")
+    assert capsys.readouterr().out

@@ -8,6 +8,7 @@ from pathlib import Path
 from queue import Queue
 
 import openai
+import page
 import pytest
 from asking import until
 from openai import OpenAI
@@ -112,6 +113,15 @@ def test_lists_page_by_themselves(client: OpenAI, job: str, model: str) -> None:
     checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job, limit=1))
     assert [checkpoint.step_number for checkpoint in checkpoints] == [30, 15]
     assert checkpoints[0].fine_tuned_model_checkpoint == f"{model}:ckpt-step-30"
+
+
+def test_the_page_is_true(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(rows.parent)
+    rows.rename("train.jsonl")
+    page.run("openai, Python")
+    assert "ftjob-" in capsys.readouterr().out
 
 
 @contextmanager
