@@ -27,7 +27,7 @@ from service.runtime.messages import (
     frame,
     from_runtime,
     raised,
-    read_frame,
+    read_frames,
 )
 from service.runtime.sockets import reachable
 from service.serving.engine import EngineStatus, GenerationRequest, Piece
@@ -173,8 +173,9 @@ class _Connection:
 
     async def _read(self) -> None:
         try:
-            while (body := await read_frame(self._reader)) is not None:
-                self._deliver(from_runtime.decode(body))
+            async for bodies in read_frames(self._reader):
+                for body in bodies:
+                    self._deliver(from_runtime.decode(body))
         except (FrameTooLarge, msgspec.DecodeError) as fault:
             _log.error("generation.garbled", fault=str(fault))
         finally:
