@@ -11,7 +11,6 @@ other, under the same load, on the same cores as its generator; `--rounds` times
 """
 
 import argparse
-import asyncio
 import json
 import statistics
 import subprocess
@@ -138,17 +137,15 @@ def middle(rounds: Sequence[Figures]) -> Figures:
 def report(found: dict[str, Figures]) -> None:
     """Print a table, and as the last line one JSON object; ratios are of the API's own process."""
     peer = found.get("vllm")
-    print(f"{'side':<8} {'tok/s':>7} {'us/token':>9} {'engine':>7} {'p50 ms':>7} {'p99 ms':>7}  peer")
+    print(
+        f"{'side':<8} {'tok/s':>7} {'us/token':>9} {'engine':>7} {'p50 ms':>7} {'p99 ms':>7}  peer"
+    )
     rows = []
     for side, one in found.items():
-        ratio = peer.cpu[0] / one.cpu[0] if peer else None
-        engine = f"{one.cpu[1]:.1f}" if len(one.cpu) > 1 else ""
-        told = "" if ratio is None else f"{ratio:.2f}"
-        print(
-            f"{side:<8} {one.rate:>7,.0f} {one.cpu[0]:>9.1f} {engine:>7} {one.p50:>7.1f} "
-            f"{one.p99:>7.1f}  {told}"
-        )
-        rows.append({"case": side, "ours": one.cpu[0], "peer": peer and peer.cpu[0], "ratio": ratio})
+        against = peer.cpu[0] if peer else math.nan
+        figures = (one.rate, one.cpu[0], sum(one.cpu[1:]), one.p50, one.p99, against / one.cpu[0])
+        print(f"{side:<8}" + "".join(f"{figure:>9.1f}" for figure in figures))
+        rows.append(Row(side, one.cpu[0], against))
     print(json.dumps({"bench": "api_only", "preset": "cpu", "rows": rows}))
 
 

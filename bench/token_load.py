@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
-_MADE = re.compile(rb'"content":"t(\d+) "')
+# A chunk holds several where the server has fallen behind.
+_MADE = re.compile(rb'(?<=[ "])t(\d+)(?= )')
 _DONE = b"data: [DONE]"
 
 

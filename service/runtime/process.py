@@ -15,8 +15,8 @@ from service.base.description import BaseModelError, describe
 from service.database import Database
 from service.database.locks import FOLDER as LOCKS
 from service.database.locks import FileLocks
-from service.http.tenant_labels import TenantLabels
 from service.heap import settle
+from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
 from service.runtime import merging, training
 from service.runtime.metrics import RuntimeMetrics, serve_metrics
