@@ -24,7 +24,16 @@ import msgspec
 import uvloop
 
 from bench.control_load import Call, Load, Measured
-from bench.running import ROOT, Service, free_port, start_job, upload
+from bench.running import (
+    ROOT,
+    Service,
+    cpu_seconds,
+    free_port,
+    key_of,
+    start_job,
+    upload,
+    wait_for,
+)
 from service.jobs.following import HEARTBEAT_SECONDS
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -72,8 +81,7 @@ async def _both(arguments: argparse.Namespace) -> list[Side]:
             jobs = _fill(client, folder)
             calls = _calls(client, jobs)
             canned = {f"{c.method} {c.path}": _ask(client, c) for c in calls}
-            key = client.headers["authorization"].removeprefix("Bearer ")
-            load = Load(int(service.url.rsplit(":", 1)[1]), key, HEARTBEAT_SECONDS)
+            load = Load(service.port, key_of(client), HEARTBEAT_SECONDS)
             ours = await _side("ours", load, calls, jobs, arguments, service.pid)
         (folder / "canned.json").write_bytes(
             msgspec.json.encode(
@@ -88,7 +96,7 @@ async def _both(arguments: argparse.Namespace) -> list[Side]:
         command = [sys.executable, "-m", "bench.control_peer", str(port), folder / "canned.json"]
         with subprocess.Popen(command, cwd=ROOT) as process:  # noqa: S603, ASYNC220
             try:
-                _wait(f"http://127.0.0.1:{port}/health/live")
+                wait_for(f"http://127.0.0.1:{port}/health/live", process)
                 bare = Load(port, "none", HEARTBEAT_SECONDS)
                 peer = await _side("peer", bare, calls, jobs[:FOLLOWED], arguments, process.pid)
             finally:
@@ -109,7 +117,7 @@ async def _side(
     ending = jobs[FOLLOWED:]
     hearing = [f"{JOBS}/{job}/events?stream=true" for job in ending]
     hearers = await load.listen(hearing, 1) if hearing else []
-    began, before = time.perf_counter(), _cpu_seconds(pid)
+    began, before = time.perf_counter(), cpu_seconds(pid)
 
     async def cancel() -> None:
         for job, hearer in zip(ending, hearers, strict=True):
@@ -117,7 +125,7 @@ async def _side(
             await load.cancel(f"{JOBS}/{job}/cancel", hearer)
 
     await asyncio.gather(load.ask(calls, arguments.rate, arguments.seconds), cancel())
-    cpu = (_cpu_seconds(pid) - before) / (time.perf_counter() - began)
+    cpu = (cpu_seconds(pid) - before) / (time.perf_counter() - began)
     for listener in (*listeners, *hearers):
         listener.close()
     return _sum_up(name, load.measured, cpu)
@@ -171,24 +179,6 @@ def _ask(client: httpx.Client, call: Call) -> Any:
         call.method, call.path, content=call.body, headers={"content-type": "application/json"}
     )
     return answer.raise_for_status().json()
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(url).raise_for_status()
-        except httpx.TransportError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
 
 
 def _ms(seconds: float) -> float:

@@ -51,7 +51,6 @@ class Load:
         self.period = period
         self.measured = Measured()
         self.idle: deque[Connection] = deque()
-        self.connections = 0
 
     async def listen(self, paths: Sequence[str], seconds: float) -> list["Listener"]:
         """Open a stream for each path, spread over `seconds`; return when all are open."""
@@ -109,7 +108,6 @@ class Load:
         return body
 
     async def _connect(self, protocol: "Connection | Listener") -> None:
-        self.connections += 1
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: protocol, "127.0.0.1", self.port)
 

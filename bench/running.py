@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,26 +22,25 @@ START_SECONDS = 300
 class Service:
     """`lorehouse serve`, or `api` alone, on a free port; it answers inside the `with`."""
 
-    def __init__(self, folder: Path, command: str = "serve", **settings: str) -> None:
+    def __init__(
+        self, folder: Path, command: str = "serve", *, module: str = "service", **settings: str
+    ) -> None:
         self._log = folder / "server.log"
-        self._command = command
+        self._module, self._command = module, command
         self._settings = {
             "LOREHOUSE_DATA_DIR": str(folder / "data"),
             "LOREHOUSE_PORT": str(free_port()),
             "LOREHOUSE_ADMIN_KEY": ADMIN_KEY,
             "LOREHOUSE_BASE_NAME": BASE,
         } | settings
-        self.url = f"http://127.0.0.1:{self._settings['LOREHOUSE_PORT']}"
+        self.port = int(self._settings["LOREHOUSE_PORT"])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        others = {k: v for k, v in os.environ.items() if not k.startswith("LOREHOUSE_")}
-        command = [sys.executable, "-m", "service", self._command]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command, cwd=ROOT, env=others | self._settings, stdout=log, stderr=log
-            )
+        self._process = self._start(self._module, self._command)
         try:
-            self._wait()
+            # Without a runtime it never is ready for everything.
+            self.wait("/health/ready" if self._command == "serve" else "/health/live")
         except BaseException:
             self._stop()
             raise
@@ -60,6 +61,34 @@ class Service:
         """The API's process."""
         return self._process.pid
 
+    def wait(self, path: str) -> None:
+        """Return once it answers there. Raises RuntimeError."""
+        try:
+            wait_for(self.url + path, self._process)
+        except RuntimeError as fault:
+            raise RuntimeError(f"{fault}:\n{self._log.read_text()[-8000:]}") from None
+
+    @contextmanager
+    def beside(self, module: str, command: str) -> Iterator[int]:
+        """Run another process with the same settings; give its id."""
+        process = self._start(module, command)
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+            process.wait()
+
+    def _start(self, module: str, command: str) -> "subprocess.Popen[bytes]":
+        others = {k: v for k, v in os.environ.items() if not k.startswith("LOREHOUSE_")}
+        with self._log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", module, command],
+                cwd=ROOT,
+                env=others | self._settings,
+                stdout=log,
+                stderr=log,
+            )
+
     def tenant(self, name: str) -> httpx.Client:
         """Make a tenant, and a client with a key of its."""
         admin = self._client(ADMIN_KEY)
@@ -70,19 +99,6 @@ class Service:
     def _client(self, key: str) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=120)
-
-    def _wait(self) -> None:
-        # Without a runtime it never is ready for everything.
-        path = "/health/ready" if self._command == "serve" else "/health/live"
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                if httpx.get(self.url + path).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        raise RuntimeError(f"the service did not start:\n{self._log.read_text()[-8000:]}")
 
     def _stop(self) -> None:
         self._process.terminate()
@@ -105,6 +121,30 @@ def start_job(client: httpx.Client, file: str, **supervised: Any) -> str:
     body = {"model": BASE, "training_file": file, "suffix": "bench", "seed": 7, "method": method}
     made = client.post("/v1/fine_tuning/jobs", json=body)
     return str(made.raise_for_status().json()["id"])
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Return once the process answers there. Raises RuntimeError when it ends, or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(url).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"nothing answers at {url}")
+
+
+def key_of(client: httpx.Client) -> str:
+    """Tell the key that a client sends."""
+    return client.headers["authorization"].removeprefix("Bearer ")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Tell the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ import uvloop
 
 from service import __version__
 from service.data_folder import Hold, held
+from service.heap import settle
 from service.lobby import Lobby
 from service.settings import Settings, SettingsError
 from service.tracing import configure_tracing, end_tracing
@@ -62,6 +63,7 @@ async def _run(
             async with app.lifespan(), _runtimes(settings, supervised):
                 if not settings.on_sqlite:
                     hold.share()
+                settle()
                 lobby.admit(app)
                 tell(greeting)
                 await serving

@@ -9,11 +9,11 @@ import msgspec
 
 from adapters_store import RevisionRef
 from service.errors import EngineBusy, EngineUnavailable, ServiceError
+from service.runtime.inbox import Inbox
 from service.runtime.messages import (
     AskStatus,
     Cancel,
     Failed,
-    Finished,
     FrameTooLarge,
     FromRuntime,
     Generate,
@@ -27,7 +27,7 @@ from service.runtime.messages import (
     frame,
     from_runtime,
     raised,
-    read_frame,
+    read_frames,
 )
 from service.runtime.sockets import reachable
 from service.serving.engine import EngineStatus, GenerationRequest, Piece
@@ -59,11 +59,13 @@ class RemoteEngine:
         call, inbox = connection.open()
         try:
             connection.send(Generate(call, request))
-            while not isinstance(message := await inbox.get(), Finished):
-                if isinstance(message, ServiceError):
-                    raise message
-                if isinstance(message, Generated):
-                    yield message.piece
+            end = None
+            while end is None:
+                pieces, end = await inbox.take()
+                for piece in pieces:
+                    yield piece
+            if isinstance(end, ServiceError):
+                raise end
         finally:
             connection.abandon(call)
 
@@ -100,13 +102,13 @@ class RemoteEngine:
 
     async def _ask(
         self, make: Callable[[int], ToRuntime], seconds: float | None = ANSWER_SECONDS
-    ) -> FromRuntime:
+    ) -> FromRuntime | None:
         """Send what is answered by one message, within so many seconds."""
         connection = await self._connect()
         call, inbox = connection.open()
         try:
             connection.send(make(call))
-            message = await asyncio.wait_for(inbox.get(), seconds)
+            _, message = await asyncio.wait_for(inbox.take(), seconds)
         except TimeoutError:
             raise EngineUnavailable("the generation engine does not answer") from None
         finally:
@@ -131,7 +133,7 @@ class _Connection:
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count(1)
-        self._inboxes: dict[int, asyncio.Queue[FromRuntime | ServiceError]] = {}
+        self._inboxes: dict[int, Inbox] = {}
         self.dead = False
         self._reading = asyncio.create_task(self._read())
 
@@ -143,12 +145,12 @@ class _Connection:
         except OSError:
             raise EngineUnavailable("the generation engine is not running yet") from None
 
-    def open(self) -> tuple[int, "asyncio.Queue[FromRuntime | ServiceError]"]:
-        call = next(self._numbers)
-        self._inboxes[call] = asyncio.Queue()
+    def open(self) -> tuple[int, Inbox]:
+        call, inbox = next(self._numbers), Inbox()
+        self._inboxes[call] = inbox
         if self.dead:
-            self._inboxes[call].put_nowait(_lost())
-        return call, self._inboxes[call]
+            inbox.put(_lost())
+        return call, inbox
 
     def send(self, message: ToRuntime) -> None:
         """Ask for something. Raises EngineUnavailable."""
@@ -173,21 +175,22 @@ class _Connection:
 
     async def _read(self) -> None:
         try:
-            while (body := await read_frame(self._reader)) is not None:
-                self._deliver(from_runtime.decode(body))
+            async for bodies in read_frames(self._reader):
+                for body in bodies:
+                    self._deliver(from_runtime.decode(body))
         except (FrameTooLarge, msgspec.DecodeError) as fault:
             _log.error("generation.garbled", fault=str(fault))
         finally:
             self.dead = True
             self._writer.close()
             for inbox in self._inboxes.values():
-                inbox.put_nowait(_lost())
+                inbox.put(_lost())
 
     def _deliver(self, message: FromRuntime) -> None:
         ended = not isinstance(message, Generated)
         inbox = self._inboxes.pop(message.call, None) if ended else self._inboxes.get(message.call)
         if inbox is not None:
-            inbox.put_nowait(raised(message) if isinstance(message, Failed) else message)
+            inbox.put(raised(message) if isinstance(message, Failed) else message)
 
 
 def _lost() -> EngineUnavailable:

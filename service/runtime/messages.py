@@ -5,6 +5,8 @@ of file tells at once that the other side died.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import msgspec
 
@@ -15,6 +17,7 @@ from service.serving.engine import EngineStatus, GenerationRequest, Piece
 
 MAX_FRAME = 16 * 1024 * 1024
 _PREFIX = 4
+_AT_ONCE = 256 * 1024
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
@@ -124,15 +127,32 @@ def frame(message: ToRuntime | FromRuntime) -> bytes:
     return len(body).to_bytes(_PREFIX, "big") + body
 
 
-async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """Read one frame's body, or None at the end of the stream. Raises FrameTooLarge."""
-    try:
-        length = int.from_bytes(await reader.readexactly(_PREFIX), "big")
+def split(buffer: bytearray) -> list[bytearray]:
+    """Take the bodies of all whole frames out of what has come. Raises FrameTooLarge."""
+    bodies, at = [], 0
+    while (begin := at + _PREFIX) <= len(buffer):
+        length = int.from_bytes(buffer[at:begin], "big")
         if length > MAX_FRAME:
             raise FrameTooLarge(f"{length} bytes")
-        return await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
+        if (end := begin + length) > len(buffer):
+            break
+        bodies.append(buffer[begin:end])
+        at = end
+    del buffer[:at]
+    return bodies
+
+
+async def read_frames(reader: asyncio.StreamReader) -> AsyncIterator[list[bytearray]]:
+    """Yield the bodies that came together, until the stream ends. Raises FrameTooLarge.
+
+    A step of the engine sends a frame to each of its requests: read one by one they would cost
+    more than what is done with them.
+    """
+    buffer = bytearray()
+    with suppress(ConnectionError):
+        while came := await reader.read(_AT_ONCE):
+            buffer += came
+            yield split(buffer)
 
 
 def failure(call: int, error: ServiceError) -> Failed:

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, Literal
 
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from service.base.description import BaseModelError, describe
 from service.database import Database
+from service.heap import settle
 from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
 from service.runtime import merging, training
@@ -41,7 +43,7 @@ def run(settings: Settings, role: Role, runtime_id: str | None = None) -> None:
     configure_tracing("runtime")
     owner = runtime_id or f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        asyncio.run(_run(settings, role, owner))
+        uvloop.run(_run(settings, role, owner))
     except BaseModelError as fault:
         _log.error("base.not_loaded", reason=str(fault))
         sys.exit(1)
@@ -84,6 +86,7 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         duties.append(answer(residence.engine, settings, stop))
         places = settings.max_resident_adapters
         duties.append(keep_pins(residence.engine, database, places, stop))
+    settle()
     residence.conductor.start(residence.generation, residence.training)
     try:
         await _until(stop, duties, residence)

@@ -25,7 +25,7 @@ from service.runtime.messages import (
     ToRuntime,
     failure,
     frame,
-    read_frame,
+    read_frames,
     to_runtime,
 )
 from service.runtime.sockets import reachable
@@ -109,11 +109,13 @@ class _Talk:
         self._reader = reader
         self._writer = writer
         self._max_unread = max_unread
+        self._unsent: list[bytes] = []
 
     async def run(self) -> None:
         try:
-            while (body := await read_frame(self._reader)) is not None:
-                self._take(to_runtime.decode(body))
+            async for bodies in read_frames(self._reader):
+                for body in bodies:
+                    self._take(to_runtime.decode(body))
         except (FrameTooLarge, msgspec.DecodeError) as fault:
             _log.error("connection.garbled", fault=str(fault))
         finally:
@@ -121,10 +123,11 @@ class _Talk:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._writer.close()
+            self.hang_up()
 
     def hang_up(self, *, flush: bool = True) -> None:
         # The reader then sees the end of the stream, and `run` ends by itself.
+        self._flush()
         self._writer.close() if flush else self._writer.transport.abort()
 
     def _take(self, message: ToRuntime) -> None:
@@ -172,9 +175,16 @@ class _Talk:
                     stretches.heard(piece)
 
     def _send(self, message: FromRuntime) -> None:
+        # What a step of the engine says to all its requests leaves together.
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame(message))
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
         if self._writer.is_closing():
             return
-        self._writer.write(frame(message))
+        self._writer.write(b"".join(unsent))
         if self._writer.transport.get_write_buffer_size() > self._max_unread:
             _log.warning("connection.dropped", reason="it does not read")
             self._writer.transport.abort()

@@ -25,12 +25,6 @@ async def merged(sources: Sequence[AsyncIterator[T]], at_once: int) -> AsyncIter
 
     The first failure ends all. Leaving early closes every source.
     """
-    if len(sources) == 1:
-        # The common case needs no task for every item.
-        async with closing(sources[0]) as only:
-            async for item in only:
-                yield item
-        return
     waiting = iter(sources)
     pending: dict[asyncio.Task[T], AsyncIterator[T]] = {}
     try:

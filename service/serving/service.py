@@ -184,7 +184,11 @@ class GenerationService:
     def _bounded(self, order: Order, prompt: Sequence[int]) -> Sampling:
         return bounded(order, len(prompt), self.context_length)
 
-    async def _run(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Piece]:
+    def _run(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Piece]:
+        # Nearly always it is one, whose pieces need nothing done to them.
+        return self._engine.generate(requests[0]) if len(requests) == 1 else self._all(requests)
+
+    async def _all(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Piece]:
         """Number the choices of all prompts through."""
         n = requests[0].sampling.n
         sources = [self._shifted(request, place * n) for place, request in enumerate(requests)]
@@ -196,7 +200,7 @@ class GenerationService:
     async def _shifted(self, request: GenerationRequest, by: int) -> AsyncIterator[Piece]:
         async with closing(self._engine.generate(request)) as pieces:
             async for piece in pieces:
-                yield replace(piece, index=piece.index + by) if by else piece
+                yield replace(piece, index=piece.index + by)
 
 
 def fingerprint(base: BaseDescription, revision: RevisionRef | None) -> str:

@@ -76,11 +76,27 @@ async def test_pieces_are_passed_on_as_they_come(path: Path) -> None:
     engine = FakeEngine(answer=endless)
     async with served(engine, path), connected(path) as remote:
         stream = remote.generate(a_request(max_tokens=2000))
-        assert (await anext(stream)).text == "word"
+        assert (await anext(stream)).text.startswith("word")
         engine.pause()
         await engine.wait_until(running=1)
         engine.resume()
         assert [piece async for piece in stream][-1].finish_reason == "length"
+
+
+async def test_who_falls_behind_catches_up_with_fewer_pieces(path: Path) -> None:
+    engine = FakeEngine(answer=endless)
+    async with served(engine, path), connected(path) as remote:
+        request = a_request(max_tokens=50)
+        direct = [piece async for piece in engine.generate(request)]
+        stream = remote.generate(request)
+        begin = await anext(stream)
+        await engine.wait_until(running=0)
+        # Round the loop until the last word is here as well.
+        await remote.status()
+        rest = [piece async for piece in stream]
+        assert len(rest) == 1
+        assert begin.text + rest[0].text == "".join(piece.text for piece in direct)
+        assert (rest[0].tokens, rest[0].finish_reason) == (50, "length")
 
 
 async def test_errors_cross_the_socket_as_what_they_are(path: Path) -> None:
