@@ -142,7 +142,7 @@ def move_in(
         max_queue=settings.max_queue,
         kv_tokens=kv_tokens if generates else EXAMINING_TOKENS,
     )
-    engine.loop.wake = conductor.wake
+    engine.loop.door.wake = conductor.wake
     if trains:
         trainer = BatchTrainer(
             loaded,
