@@ -97,7 +97,9 @@ class Fragile(Choice):
 
 def loop_on(backend: Numbers) -> GenerationLoop:
     limits = {"max_resident": 1, "max_batch": 4, "max_queue": 4}
-    return GenerationLoop(backend, lambda i, s, _: Fragile(i, s, (), Detokenizer(TOKENIZER)), **limits)
+    return GenerationLoop(
+        backend, lambda i, s, _: Fragile(i, s, (), Detokenizer(TOKENIZER)), **limits
+    )
 
 
 @asynccontextmanager
