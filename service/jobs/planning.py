@@ -108,12 +108,12 @@ class PlanService:
             asked = msgspec.structs.replace(asked, adapters=1)
         limits = await quotas.limits(session, tenant_id)
         used = await quotas.use(session, tenant_id)
-        runtimes = RuntimeRepository(session)
+        told = await RuntimeRepository(session).told(base)
         return _Known(
             quotas=plan_present.quotas(limits, used, asked),
             excess=first_excess(limits, used, asked),
-            alive=await runtimes.alive(base),
-            speed=await runtimes.speed(base, spec.method),
+            alive=told.alive,
+            speed=told.tokens_per_second.get(spec.method),
         )
 
     def _shown(
