@@ -81,6 +81,7 @@ class Filling:
                     base_name=BASE,
                     format="chat",
                     job_id="ftjob-bench",
+                    size=0,
                 )
                 for digest in digests
             ]

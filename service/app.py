@@ -209,10 +209,10 @@ def _services(
         database,
         renderer.base,
         models,
+        quotas,
         quantization=settings.quantization,
         base_model=settings.base_model,
         max_rank=settings.max_lora_rank,
-        quotas=quotas,
     )
     return {
         "answers": Answers(database),

@@ -85,7 +85,7 @@ class ImportService:
         folder: FileFolder,
         examine: Examine,
         max_bytes: int,
-        quotas: Quotas | None = None,
+        quotas: Quotas,
     ) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
@@ -93,7 +93,7 @@ class ImportService:
         self._store = store
         self._base = base
         self._examine = examine
-        self._quotas = quotas or Quotas()
+        self._quotas = quotas
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._unpacking = asyncio.Semaphore(MOST_AT_ONCE)
 

@@ -48,12 +48,12 @@ class MergeService:
         database: Database,
         store: AdapterStore,
         base: BaseDescription,
-        quotas: Quotas | None = None,
+        quotas: Quotas,
     ) -> None:
         self.database = database
         self.store = store
         self.base = base
-        self.quotas = quotas or Quotas()
+        self.quotas = quotas
 
     @cached_property
     def _size(self) -> int:

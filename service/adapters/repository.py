@@ -43,9 +43,9 @@ class RevisionRepository:
         base_name: str,
         format: str,  # noqa: A002
         job_id: str | None,
+        size: int,
         step: int | None = None,
         gate: Json | None = None,
-        size: int = 0,
     ) -> str:
         """Make a revision that passed the gate callable, and return its name.
 
@@ -67,7 +67,7 @@ class RevisionRepository:
         job_id: str | None,
         step: int | None,
         gate: Json,
-        size: int = 0,
+        size: int,
     ) -> RevisionRow:
         """Note a revision that failed at the gate: it has no name, and its files stay.
 

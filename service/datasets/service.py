@@ -38,10 +38,10 @@ class FileService:
         root: Path,
         renderer: Renderer,
         max_file_bytes: int,
-        quotas: Quotas | None = None,
+        quotas: Quotas,
     ) -> None:
         self._database = database
-        self.quotas = quotas or Quotas()
+        self.quotas = quotas
         self._renderer = renderer
         self.folder = FileFolder(root)
         self.max_file_bytes = max_file_bytes

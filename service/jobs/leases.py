@@ -33,16 +33,10 @@ class JobLeases(Leases[JobRow]):
 
     first = (JobRow.priority.desc(),)
 
-    def __init__(
-        self,
-        session: AsyncSession,
-        clock: Callable[[], float] = time.time,
-        quotas: Quotas | None = None,
-    ) -> None:
+    def __init__(self, session: AsyncSession, clock: Callable[[], float] = time.time) -> None:
         super().__init__(session, JobRow, clock)
-        self.quotas = quotas or Quotas(clock=clock)
 
-    async def claim(self, owner: str, lease_seconds: float) -> JobRow | None:
+    async def claim(self, owner: str, lease_seconds: float, quotas: Quotas) -> JobRow | None:
         """Take a job for `owner`: an interrupted one first, else a queued one, tenants in turn.
 
         Jobs found to be cancelled, or to have crashed their runtime MAX_ATTEMPTS times without
@@ -55,7 +49,7 @@ class JobLeases(Leases[JobRow]):
                 await self._put_down(job)
             elif job.attempts >= MAX_ATTEMPTS:
                 await self._give_up(job)
-            elif not await self.quotas.may_run(self.session, job.tenant_id):
+            elif not await quotas.may_run(self.session, job.tenant_id):
                 job.not_before = self.clock() + FULL_SECONDS
             else:
                 return await self._begin(job, owner, lease_seconds)

@@ -24,7 +24,6 @@ from service.jobs.schemas import JobError, JobMethod
 from service.jobs.service import Draft, JobService
 from service.rendering.renderer import Renderer
 from service.tenants.quotas import Excess, first_excess
-from service.tenants.used import has_adapter
 from service.training.counting import Total, trained_tokens
 from service.training.spec import TrainingSpec
 from service.training.trainer import TrainingError
@@ -113,17 +112,16 @@ class PlanService:
     async def _known(
         self, session: AsyncSession, tenant_id: str, draft: Draft, spec: TrainingSpec
     ) -> _Known:
-        quotas, asked, base = self._jobs.quotas, draft.asked, self._jobs.base.name
-        if not await has_adapter(session, tenant_id, draft.job.adapter):
-            asked = msgspec.structs.replace(asked, adapters=1)
+        quotas = self._jobs.quotas
+        asked = await quotas.with_adapter(session, tenant_id, draft.asked, draft.job.adapter)
         limits = await quotas.limits(session, tenant_id)
-        used = await quotas.use(session, tenant_id)
-        runtimes = RuntimeRepository(session)
+        used = await quotas.use(session, tenant_id, plan_present.QUOTAS)
+        told = await RuntimeRepository(session).told(self._jobs.base.name)
         return _Known(
             quotas=plan_present.quotas(limits, used, asked),
             excess=first_excess(limits, used, asked),
-            alive=await runtimes.alive(base),
-            speed=await runtimes.speed(base, spec.method),
+            alive=told.alive,
+            speed=told.tokens_per_second.get(spec.method),
         )
 
     def _shown(

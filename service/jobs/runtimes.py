@@ -1,7 +1,8 @@
 """What runtimes that train tell of themselves, for whoever plans a job."""
 
 import time
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 
 import msgspec
 from sqlalchemy import delete, select
@@ -23,6 +24,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """That a job lately got, for each method that one was trained by."""
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What the runtimes of one base told."""
+
+    alive: list[Report]
+    """Of those that train now."""
+    tokens_per_second: Mapping[Method, float]
+    """The last word counts, also of a runtime that has gone."""
+
+
 class RuntimeRepository:
     """Rows of no tenant: runtimes serve all of them."""
 
@@ -32,27 +42,21 @@ class RuntimeRepository:
 
     async def report(self, owner: str, base: str, report: Report, seconds: int) -> None:
         """Keep what a runtime tells; without another word it is taken for gone after `seconds`."""
-        old = RuntimeRow.alive_until < self.now - KEPT_SECONDS
-        await self.session.execute(delete(RuntimeRow).where(old))
         row = await self.session.get(RuntimeRow, owner)
         if row is None:
+            await self._forget_old()
             self.session.add(row := RuntimeRow(id=owner))
         row.base, row.alive_until = base, self.now + seconds
         row.report = msgspec.to_builtins(report)
 
-    async def alive(self, base: str) -> list[Report]:
-        """Give the runtimes that train on this base."""
-        return [found for alive, found in await self._all(base) if alive]
-
-    async def speed(self, base: str, method: Method) -> float | None:
-        """Give the tokens/s that jobs got lately; None: it was never measured.
-
-        The last word counts, also of a runtime that has gone.
-        """
-        told = (report.tokens_per_second.get(method) for _, report in await self._all(base))
-        return next((speed for speed in told if speed is not None), None)
-
-    async def _all(self, base: str) -> list[tuple[bool, Report]]:
+    async def told(self, base: str) -> Told:
+        """Find what those that train, or trained, on this base told."""
         query = select(RuntimeRow).where(RuntimeRow.base == base)
         rows = await self.session.scalars(query.order_by(RuntimeRow.alive_until.desc()))
-        return [(row.alive_until > self.now, msgspec.convert(row.report, Report)) for row in rows]
+        told = [(row.alive_until > self.now, msgspec.convert(row.report, Report)) for row in rows]
+        speeds = ChainMap(*(report.tokens_per_second for _, report in told))
+        return Told([report for alive, report in told if alive], speeds)
+
+    async def _forget_old(self) -> None:
+        old = RuntimeRow.alive_until < self.now - KEPT_SECONDS
+        await self.session.execute(delete(RuntimeRow).where(old))

@@ -71,18 +71,18 @@ class JobService:
         database: Database,
         base: BaseDescription,
         models: ModelService,
+        quotas: Quotas,
         *,
         quantization: Quantization = "nf4",
         base_model: str = "",
         max_rank: int = MAX_RANK,
-        quotas: Quotas | None = None,
     ) -> None:
         self.database = database
         self.base = base
         self.quantization = quantization
         self.models = models
         self.max_rank = max_rank
-        self.quotas = quotas or Quotas()
+        self.quotas = quotas
         self.hub = Hub(StoredEvents(database))
         self.base_names = {base.name, base_model} - {""}
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,27 +17,18 @@ from service.telemetry import logger
 HEARTBEAT_SECONDS = 0.5
 """Also how long a cancellation or a pause may go unseen."""
 
-Row = TypeVar("Row", bound=Leased, covariant=True)
 T = TypeVar("T")
 
 _log = logger(__name__)
 
 
-class Claims(Protocol[Row]):
-    """Leases that know what else to do with work on the way."""
-
-    async def claim(self, owner: str, lease_seconds: float) -> Row | None:
-        """Take the next for `owner`."""
-        ...
-
-
 async def claim(
-    database: Database, claims: Callable[[AsyncSession], Claims[Row]], owner: str, seconds: float
-) -> Row | None:
+    database: Database, take: Callable[[AsyncSession], Awaitable[T | None]]
+) -> T | None:
     """Take work; there is none while the database is away."""
     try:
         async with database.write() as session:
-            return await claims(session).claim(owner, seconds)
+            return await take(session)
     except AWAY:
         # The base has other work; the database may come back.
         _log.warning("lease.not_claimed", exc_info=True)

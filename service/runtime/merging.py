@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 import structlog
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import AdapterStore, StoreUnavailable
 from service.adapters.merges import discard, ref_of
@@ -42,11 +43,15 @@ class MergeParts(msgspec.Struct, frozen=True, kw_only=True):
 async def work(parts: MergeParts, stop: asyncio.Event) -> None:
     """Claim merges and have them made until `stop`. No fault of a merge ends the runtime."""
     while not stop.is_set():
-        merge = await claim(parts.database, MergeRepository, parts.owner, parts.lease_seconds)
+        merge = await claim(parts.database, partial(_take, parts))
         if merge is not None:
             await _work_on(parts, merge, stop)
         else:
             await pass_time(stop, IDLE_SECONDS)
+
+
+async def _take(parts: MergeParts, session: AsyncSession) -> MergeRow | None:
+    return await MergeRepository(session).claim(parts.owner, parts.lease_seconds)
 
 
 async def _work_on(parts: MergeParts, merge: MergeRow, stop: asyncio.Event) -> None:

@@ -143,7 +143,7 @@ def move_in(
         max_queue=settings.max_queue,
         kv_tokens=kv_tokens if generates else EXAMINING_TOKENS,
     )
-    engine.loop.wake = conductor.wake
+    engine.loop.door.wake = conductor.wake
     if trains:
         trainer = BatchTrainer(
             loaded,
@@ -240,7 +240,8 @@ def parts(
 ) -> Parts:
     """Put together what working on jobs needs."""
     root = settings.data_dir.resolve()
-    files = FileService(database, root, renderer, settings.max_file_bytes)
+    quotas = Quotas(from_setting(settings.tenant_limits))
+    files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
     held = residence.hardware
     return Parts(
         owner=owner,
@@ -253,7 +254,7 @@ def parts(
         trainers=residence.trainers,
         gate=Gatekeeper(residence.engine, rules_for(held.compute_dtype, settings.gate_margin)),
         at_once=settings.training_slots,
-        quotas=Quotas(from_setting(settings.tenant_limits)),
+        quotas=quotas,
         healthy=residence.healthy,
         workdirs=root / "jobs",
         examples=files.examples,

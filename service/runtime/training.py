@@ -6,6 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.database.faults import AWAY
 from service.database.models import JobRow
@@ -52,8 +53,11 @@ async def work(parts: Parts, stop: asyncio.Event) -> None:
 
 
 async def _claim(parts: Parts) -> JobRow | None:
-    claims = partial(JobRepository, quotas=parts.quotas)
-    return await claim(parts.database, claims, parts.owner, parts.lease_seconds)
+    return await claim(parts.database, partial(_take, parts))
+
+
+async def _take(parts: Parts, session: AsyncSession) -> JobRow | None:
+    return await JobRepository(session).claim(parts.owner, parts.lease_seconds, parts.quotas)
 
 
 class _Bench:

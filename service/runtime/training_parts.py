@@ -35,7 +35,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gatekeeper
     at_once: int
     """How many jobs may be worked on."""
-    quotas: Quotas = msgspec.field(default_factory=Quotas)
+    quotas: Quotas
     """What of them may be one tenant's."""
     healthy: Callable[[], bool]
     """Whether the device still computes, after a fault of ours."""

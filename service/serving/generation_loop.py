@@ -1,12 +1,11 @@
 """The engine's work: lets requests in, runs rounds, hands out pieces. No torch.
 
 Everything that touches the model happens in `turn`, on the one thread that owns the model; other
-threads only leave messages.
+threads only leave messages at the `Door`.
 """
 
 import copy
 import itertools
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -19,11 +18,12 @@ from msgspec.structs import replace
 
 from adapters_store import RevisionRef
 from service.base.rows import Pick, Row, Score
-from service.errors import Conflict, EngineBusy, EngineUnavailable, ServiceError
+from service.errors import Conflict, EngineUnavailable, ServiceError
 from service.serving.admission import Admission, Asked
 from service.serving.backend import Backend
 from service.serving.calls import Call, Courier, Scored, ScoreRequest
 from service.serving.choices import Choice
+from service.serving.door import Door, closed
 from service.serving.engine import EngineStatus, Sampling
 from service.serving.residency import Residency, TooManyPins
 from service.serving.rows import generated_row, scored_row
@@ -44,10 +44,7 @@ class _Sequence(msgspec.Struct, frozen=True):
 
 
 class GenerationLoop:
-    """`turn` and `end` are for the thread that owns the model, `wanted` and the rest for any.
-
-    Whoever drives it sets `wake`, which is called on any thread when there is something to do.
-    """
+    """`turn` and `end` are for the thread that owns the model, `wanted` and the rest for any."""
 
     def __init__(
         self,
@@ -62,25 +59,21 @@ class GenerationLoop:
         self._make_choice = make_choice
         self._residency = Residency(max_resident, time.time)
         self._admission = Admission(max_batch, self._residency)
-        self._room = WaitingRoom(max_queue, max_batch)
+        self.door = Door(WaitingRoom(max_queue, max_batch))
         self._sequences: dict[int, _Sequence] = {}
         self._keys = itertools.count(1)
         self._generated = 0
         self._courier = Courier()
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._door = threading.Lock()
-        self._closed = False
         self._answering = False
         self._stopping = False
         self._ended = threading.Event()
         self._loader = ThreadPoolExecutor(2, thread_name_prefix="adapter-files")
         self._status = self._observe()
-        self.wake: Callable[[], None] = _nobody
 
     @property
     def wanted(self) -> bool:
         """Whether a turn would do something now."""
-        return not self.ended and (not self._inbox.empty() or self._backend.busy)
+        return not self.ended and (not self.door.is_quiet or self._backend.busy)
 
     @property
     def answering(self) -> bool:
@@ -97,23 +90,16 @@ class GenerationLoop:
 
         Here and not in a turn: who is refused does not wait for the step in hand.
         """
-        with self._door:
-            if self._closed:
-                raise _closed()
-            waits = self._room.enter(call.tenant, call.parts)
-            if waits is None:
-                raise EngineBusy("too many requests are waiting")
-            call.waits = waits
-            self._put(partial(self._submit, call))
+        self.door.enter(call, partial(self._submit, call))
 
     def cancel(self, call: Call) -> None:
         """Free a call's places, unless it has ended."""
-        if not self._closed:
-            self._put(partial(self._withdraw, call))
+        if not self.door.is_shut:
+            self.door.put(partial(self._withdraw, call))
 
     def prefetch(self, ref: RevisionRef) -> None:
         """Have a revision loaded once that holds nobody up. Raises EngineUnavailable if closed."""
-        self._leave(partial(self._prefetch, ref))
+        self.door.leave(partial(self._prefetch, ref))
 
     def pin(self, refs: Collection[RevisionRef]) -> "Future[None]":
         """Make these the pinned ones; the future raises Conflict when they are too many.
@@ -121,34 +107,20 @@ class GenerationLoop:
         Raises EngineUnavailable once closed.
         """
         done: Future[None] = Future()
-        self._leave(partial(self._pin, refs, done))
+        self.door.leave(partial(self._pin, refs, done))
         return done
 
     def status(self) -> EngineStatus:
         """Report how it was after the last round. Raises EngineUnavailable once closed."""
-        if self._closed:
-            raise _closed()
+        self.door.require_open()
         return self._status
 
     def close(self) -> None:
         """Fail what is under way. Blocks until the thread that drives it has done so."""
-        with self._door:
-            if not self._closed:
-                self._closed = True
-                self._put(self._stop)
+        if self.door.shut():
+            self.door.put(self._stop)
         self._ended.wait()
         self._loader.shutdown()
-
-    def _leave(self, message: Callable[[], None]) -> None:
-        # Behind a lock, so that nothing is left after the message that ends it.
-        with self._door:
-            if self._closed:
-                raise _closed()
-            self._put(message)
-
-    def _put(self, message: Callable[[], None]) -> None:
-        self._inbox.put(message)
-        self.wake()
 
     # From here on: the thread that owns the model.
 
@@ -160,7 +132,7 @@ class GenerationLoop:
         if not self.wanted:
             return False
         try:
-            self._hear()
+            self.door.hear()
             self._answering = any(one.choice is not None for one in self._sequences.values())
             if self._backend.busy:
                 self._round()
@@ -177,22 +149,13 @@ class GenerationLoop:
         """Fail what is under way and do nothing ever after; whoever drives it may go then."""
         if self.ended:
             return
-        with self._door:
-            self._closed = True
+        self.door.shut()
         try:
-            self._hear()
-            self._fail_all(_closed())
+            self.door.hear()
+            self._fail_all(closed())
             self._courier.deliver()
         finally:
             self._ended.set()
-
-    def _hear(self) -> None:
-        while True:
-            try:
-                message = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            message()
 
     def _submit(self, call: Call) -> None:
         keys = [next(self._keys) for _ in range(call.parts)]
@@ -227,15 +190,9 @@ class GenerationLoop:
         sequence = self._sequences[key]
         sequence.call.begin()
         if not sequence.call.outside:
-            self._waits_no_more(sequence.call)
+            self.door.waits_no_more(sequence.call)
         # Nobody waits for a score as one does for the first token.
         return replace(sequence.row, ahead=ahead and sequence.choice is not None)
-
-    def _waits_no_more(self, call: Call) -> None:
-        if call.waits:
-            call.waits = False
-            with self._door:
-                self._room.admit(call.tenant)
 
     def _prefetch(self, ref: RevisionRef) -> None:
         self._residency.want(ref)
@@ -255,9 +212,9 @@ class GenerationLoop:
     def _prepare(self, ref: RevisionRef, began: float) -> None:
         """Read the files; the one thing here that runs on another thread."""
         try:
-            self._put(partial(self._install, ref, self._backend.prepare(ref), began))
+            self.door.put(partial(self._install, ref, self._backend.prepare(ref), began))
         except Exception as fault:  # noqa: BLE001 - whoever waits for it must hear of any fault
-            self._put(partial(self._load_failed, ref, fault))
+            self.door.put(partial(self._load_failed, ref, fault))
 
     def _install(self, ref: RevisionRef, prepared: Any, began: float) -> None:
         try:
@@ -346,13 +303,12 @@ class GenerationLoop:
             return
         self._backend.drop(keys)
         self._admission.withdraw(keys)
-        with self._door:
-            self._room.leave(len(keys))
+        self.door.depart(len(keys))
         for key in keys:
             call = self._sequences.pop(key).call
             call.open.discard(key)
             if not call.open:
-                self._waits_no_more(call)
+                self.door.waits_no_more(call)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -382,11 +338,3 @@ def too_many_pins(how_many: str) -> Conflict:
     """Say that a place must be left for what is not pinned."""
     message = f"Too many revisions are pinned: {how_many}. One must be left for the others."
     return Conflict(message, param="pinned", code="too_many_pins")
-
-
-def _nobody() -> None:
-    """Wake nobody: nobody drives it yet."""
-
-
-def _closed() -> EngineUnavailable:
-    return EngineUnavailable("the generation engine is closed")

@@ -29,7 +29,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     trained_tokens_per_month: Quota | None = None
     adapters: Quota | None = None
     resident_adapters: Quota | None = None
-    """Revisions that have a place on the base at once, pinned or used; beside pins, one at least."""
+    """Revisions with a place on the base at once, pinned or used; beside pins, one at least."""
     generated_tokens_per_day: Quota | None = None
     requests_per_minute: Rate | None = None
     tokens_per_minute: Rate | None = None

@@ -119,27 +119,32 @@ class Quotas:
         """Raise QuotaExceeded as `admit` would now, before much is done for it."""
         await self._check(session, tenant_id, asked, adapter, lock=False)
 
-    async def use(self, session: AsyncSession, tenant_id: str) -> Use:
-        """Count all that quotas bound."""
-        return await self._use(session, tenant_id, Use.__struct_fields__)
+    async def use(
+        self, session: AsyncSession, tenant_id: str, wanted: Sequence[str] = Use.__struct_fields__
+    ) -> Use:
+        """Count what the `wanted` quotas bound; the others stay 0."""
+        now = self.clock()
+        at = used.At(now, month_of(now), day_of(now))
+        return Use(**{name: await used.COUNTS[name](session, tenant_id, at) for name in wanted})
+
+    async def with_adapter(
+        self, session: AsyncSession, tenant_id: str, asked: Use, adapter: str
+    ) -> Use:
+        """Ask for one adapter more, unless there is one of that name."""
+        known = await used.has_adapter(session, tenant_id, adapter)
+        return msgspec.structs.replace(asked, adapters=0 if known else 1)
 
     async def _check(
         self, session: AsyncSession, tenant_id: str, asked: Use, adapter: str | None, *, lock: bool
     ) -> None:
         limits = await self.limits(session, tenant_id)
-        if adapter is not None:
-            asked = msgspec.structs.replace(asked, adapters=1)
-        if not (wanted := bounded(limits, asked)):
+        most = asked if adapter is None else msgspec.structs.replace(asked, adapters=1)
+        if not bounded(limits, most):
             return
         if lock:
             await hold(session, tenant_id)
-        if adapter is not None and await used.has_adapter(session, tenant_id, adapter):
-            asked = msgspec.structs.replace(asked, adapters=0)
-        excess = first_excess(limits, await self._use(session, tenant_id, wanted), asked)
-        if excess is not None:
+        if adapter is not None:
+            asked = await self.with_adapter(session, tenant_id, asked, adapter)
+        there = await self.use(session, tenant_id, bounded(limits, asked))
+        if (excess := first_excess(limits, there, asked)) is not None:
             raise excess.error
-
-    async def _use(self, session: AsyncSession, tenant_id: str, wanted: Sequence[str]) -> Use:
-        now = self.clock()
-        at = used.At(now, month_of(now), day_of(now))
-        return Use(**{name: await used.COUNTS[name](session, tenant_id, at) for name in wanted})

@@ -30,13 +30,11 @@ HINT_LENGTH = 4
 class TenantService:
     """Decides who is who. `secret` keys the hashes that keys are stored as."""
 
-    def __init__(
-        self, database: Database, admin_key: str, secret: str, quotas: Quotas | None = None
-    ) -> None:
+    def __init__(self, database: Database, admin_key: str, secret: str, quotas: Quotas) -> None:
         self.database = database
         self.admin_key = admin_key
         self.secret = secret
-        self.quotas = quotas or Quotas()
+        self.quotas = quotas
         self.last_used = LastUsed(database)
 
     async def create(self, tenant_id: str) -> TenantRow:

@@ -33,6 +33,7 @@ from service.runtime.story import Story
 from service.runtime.training_parts import Parts
 from service.serving.gate import Rules
 from service.settings import BUNDLED_BASE, Settings
+from service.tenants.quotas import Quotas
 from service.training.trainer import TrainingOutcome
 from tests.builders import an_origin
 from tests.fakes.engine import FakeEngine
@@ -64,7 +65,7 @@ class Registry:
         async with self.database.write() as session:
             jobs = JobRepository(session)
             await jobs.release_owner("runtime")
-            job = await jobs.claim("runtime", 60)
+            job = await jobs.claim("runtime", 60, Quotas())
         if job is not None:
             publisher = Publisher(self._parts(), job, an_origin())
             probes = Probes([Probe([1, 2, 3])])
@@ -136,6 +137,7 @@ class Registry:
             gate=Gatekeeper(FakeEngine(self.store), Rules(), delays=[]),
             engine=FakeEngine(self.store),
             at_once=1,
+            quotas=Quotas(),
             healthy=lambda: True,
             workdirs=self.settings.data_dir,
             examples=none,

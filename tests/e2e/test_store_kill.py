@@ -71,7 +71,13 @@ async def _fill(settings: Settings, folders: list[Path]) -> dict[str, str]:
         await JobRepository(session).add(_job())
         for digest in digests.values():
             await RevisionRepository(session).record(
-                TENANT, ADAPTER, digest, base_name="lorehouse-tiny", format="chat", job_id="ftjob-0"
+                TENANT,
+                ADAPTER,
+                digest,
+                base_name="lorehouse-tiny",
+                format="chat",
+                job_id="ftjob-0",
+                size=0,
             )
     aliases = registry.aliases
     for version, role in enumerate(["before", "now"]):

@@ -11,7 +11,7 @@ class OwnThread:
     def __init__(self, loop: GenerationLoop) -> None:
         self._loop = loop
         self._called = threading.Event()
-        loop.wake = self._called.set
+        loop.door.wake = self._called.set
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 

@@ -220,7 +220,7 @@ class ReadingEngine:
     def let_answer(self, number: int) -> None:
         """Go on with it, if it is held up."""
         self.backend.answers.discard(number)
-        self.loop.wake()
+        self.loop.door.wake()
 
     def _choice(self, index: int, sampling: Sampling, _: object) -> Choice:
         ends = self._renderer.base.eos_token_ids

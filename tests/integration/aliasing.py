@@ -36,7 +36,7 @@ async def record(
     """Make a revision callable, as a job does; its name."""
     async with database.write() as session:
         return await RevisionRepository(session).record(
-            tenant, adapter, digest, base_name=BASE, format="chat", job_id=job_id, step=step
+            tenant, adapter, digest, base_name=BASE, format="chat", job_id=job_id, size=0, step=step
         )
 
 

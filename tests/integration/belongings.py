@@ -109,7 +109,7 @@ class Belongings:
         digest = self._store.publish(tenant, adapter, peft, an_origin()).ref.digest
         async with self._database.write() as session:
             model = await RevisionRepository(session).record(
-                tenant, adapter, digest, base_name=BASE, format="chat", job_id=None
+                tenant, adapter, digest, base_name=BASE, format="chat", job_id=None, size=0
             )
             line = await session.scalar(select(AdapterRow.id).where(AdapterRow.name == adapter))
             named = select(RevisionRow.id).where(RevisionRow.adapter == adapter)

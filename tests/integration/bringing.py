@@ -17,6 +17,7 @@ from service.datasets.folder import FileFolder
 from service.datasets.receive import Received
 from service.serving.gate import Verdict
 from service.settings import BUNDLED_BASE
+from service.tenants.quotas import Quotas
 from tests.unit.adapters_store.killing import asks_obstore, touches_files
 
 CACHE_BYTES = 1 << 30
@@ -46,7 +47,9 @@ def service(data: Path, url: str) -> tuple[Database, ImportService]:
 
     database = Database(f"sqlite+aiosqlite:///{data}/lorehouse.db")
     store = store_at(data, url)
-    return database, ImportService(database, store, BASE, FileFolder(data), pass_all, 1 << 30)
+    return database, ImportService(
+        database, store, BASE, FileFolder(data), pass_all, 1 << 30, Quotas()
+    )
 
 
 def bring(environment: dict[str, str], data: Path, archive: Path, url: str) -> None:

@@ -31,7 +31,7 @@ async def publish(database: Database, tenant: str, adapter: str, form: str = "ch
     digest = digest_of(tenant, adapter)
     async with database.write() as session:
         return await RevisionRepository(session).record(
-            tenant, adapter, digest, base_name=BASE, format=form, job_id="ftjob-1"
+            tenant, adapter, digest, base_name=BASE, format=form, job_id="ftjob-1", size=0
         )
 
 

@@ -18,6 +18,7 @@ from service.errors import NotFound
 from service.jobs.create_schemas import CreateJob
 from service.jobs.repository import JobRepository
 from service.jobs.service import JobService
+from service.tenants.quotas import Quotas
 from service.training.spec import BaseAdapter, LoraSpec, TrainingSpec
 from tests.builders import a_peft_folder, an_origin
 from tests.integration.test_jobs_api import JOBS, a_file, claim, create, refused
@@ -69,6 +70,7 @@ class Parents:
                 base_name=self.base.name,
                 format="chat",
                 job_id="ftjob-1",
+                size=0,
                 step=step,
             )
 
@@ -222,7 +224,7 @@ async def test_an_adapter_that_is_deleted_while_the_job_is_accepted_is_404(
 ) -> None:
     name, _ = await parents.publish()
     models = parents.deleting(name)
-    jobs = JobService(database, parents.base, models)
+    jobs = JobService(database, parents.base, models, Quotas())
     body = {"model": parents.base.name} | going_on(name)
     with pytest.raises(NotFound) as raised:
         await jobs.create("acme", msgspec.convert(body, CreateJob))

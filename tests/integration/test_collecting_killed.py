@@ -105,7 +105,13 @@ async def _record(house: House, ref: RevisionRef) -> str:
         session.add(TenantRow(id="acme", created_at=1))
         await session.flush()
         name = await RevisionRepository(session).record(
-            "acme", "desk", ref.digest, base_name="lorehouse-tiny", format="chat", job_id="ftjob-1"
+            "acme",
+            "desk",
+            ref.digest,
+            base_name="lorehouse-tiny",
+            format="chat",
+            job_id="ftjob-1",
+            size=0,
         )
     await database.close()
     return name

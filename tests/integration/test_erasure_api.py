@@ -30,6 +30,7 @@ from service.database.models import (
 from service.erasure.repository import TABLES
 from service.jobs.repository import JobRepository, LeaseLost
 from service.settings import Settings
+from service.tenants.quotas import Quotas
 from tests.builders import a_peft_folder, an_origin
 from tests.fakes.engine import FakeEngine
 from tests.integration.aliasing import NEW, naming, put, record
@@ -274,7 +275,7 @@ async def test_the_tenant_is_shut_out_at_once_and_its_id_is_taken_until_the_end(
 ) -> None:
     job = await furnish(acme, "acme", SECRET, **parts)
     async with database.write() as session:
-        claimed = await JobRepository(session).claim("runtime-1", 60)
+        claimed = await JobRepository(session).claim("runtime-1", 60, Quotas())
     assert claimed is not None
     assert claimed.id == job["id"]
 
@@ -311,7 +312,7 @@ async def test_a_job_whose_runtime_died_is_ended_when_its_lease_is_over(
 ) -> None:
     await furnish(acme, "acme", SECRET, **parts)
     async with database.write() as session:
-        claimed = await JobRepository(session).claim("runtime-1", 0.3)
+        claimed = await JobRepository(session).claim("runtime-1", 0.3, Quotas())
     assert claimed is not None
     await erased(admin)
     async with database.write() as session:

@@ -14,6 +14,7 @@ from service.datasets.service import FileService
 from service.errors import NotFound
 from service.rendering.renderer import Renderer
 from service.settings import Settings
+from service.tenants.quotas import Quotas
 from service.wire import now
 
 TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -253,7 +254,9 @@ class TestExpiry:
 @pytest.fixture
 def files(database: Database, settings: Settings, renderer: Renderer) -> FileService:
     """The service itself, as runtimes make it."""
-    return FileService(database, settings.data_dir.resolve(), renderer, settings.max_file_bytes)
+    return FileService(
+        database, settings.data_dir.resolve(), renderer, settings.max_file_bytes, Quotas()
+    )
 
 
 async def test_at_start_everything_without_a_row_is_removed(

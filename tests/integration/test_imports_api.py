@@ -22,6 +22,7 @@ from service.database.models import RevisionRow
 from service.datasets.folder import FileFolder
 from service.datasets.receive import Received
 from service.settings import Settings
+from service.tenants.quotas import Quotas
 from tests.archives import CONFIG, MANIFEST, WEIGHTS, Folder, folder_of, tar
 from tests.builders import an_origin
 from tests.fakes.engine import FakeEngine
@@ -140,7 +141,9 @@ async def test_an_import_that_is_cancelled_leaves_nothing(
         trying.set()
         await asyncio.Event().wait()
 
-    imports = ImportService(database, store, base, FileFolder(tmp_path), try_for_ever, 1 << 30)
+    imports = ImportService(
+        database, store, base, FileFolder(tmp_path), try_for_ever, 1 << 30, Quotas()
+    )
     (tmp_path / "adapter.tar").write_bytes(tar(adapter))
     files = {"file": Received(tmp_path / "adapter.tar", "adapter.tar", 0, "")}
     before = everything(settings)

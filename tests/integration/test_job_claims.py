@@ -16,6 +16,7 @@ from service.jobs.lifecycle import Action
 from service.jobs.repository import JobRepository, LeaseLost
 from service.runtime.backoff import Backoff
 from service.settings import Settings
+from service.tenants.quotas import Quotas
 from service.tenants.usage_repository import UsageRepository
 
 LEASE = 15.0
@@ -50,7 +51,7 @@ class Office:
 
     async def claim(self, owner: str = "one") -> JobRow | None:
         async with self.jobs() as repository:
-            return await repository.claim(owner, LEASE)
+            return await repository.claim(owner, LEASE, Quotas(clock=self.clock))
 
     async def held(self, owner: str = "one") -> JobRow:
         job = await self.claim(owner)
@@ -134,7 +135,7 @@ async def test_many_claimers_never_get_the_same_job(office: Office, settings: Se
         found = []
         while True:
             async with database.write() as session:
-                job = await JobRepository(session).claim(owner, LEASE)
+                job = await JobRepository(session).claim(owner, LEASE, Quotas())
             if job is None:
                 return found
             found.append(job.id)

@@ -12,6 +12,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from service.database import Database
 from service.database.models import FileRow, JobRow
 from service.jobs.repository import JobRepository
+from service.tenants.quotas import Quotas
 from service.training.spec import TrainingSpec
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -65,7 +66,7 @@ async def refused(client: httpx.AsyncClient, status: int, **fields: Any) -> dict
 
 async def claim(database: Database) -> JobRow:
     async with database.write() as session:
-        job = await JobRepository(session).claim("runtime", 15)
+        job = await JobRepository(session).claim("runtime", 15, Quotas())
     assert job is not None
     return job
 
@@ -282,7 +283,7 @@ async def test_a_queued_job_is_cancelled_at_once_and_again(
     assert (again.status_code, again.json()) == (200, first)
     assert len((await events(acme, job))["data"]) == 2
     async with database.write() as session:
-        assert await JobRepository(session).claim("runtime", 15) is None
+        assert await JobRepository(session).claim("runtime", 15, Quotas()) is None
 
 
 async def test_a_running_job_is_asked_to_stop_and_runs_until_it_does(

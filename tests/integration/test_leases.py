@@ -57,7 +57,7 @@ async def publish(
     SECRETS[str(ref)] = f"secret {seed} of {ref.digest[:8]}"
     async with database.write() as session:
         name = await RevisionRepository(session).record(
-            "acme", "desk", ref.digest, base_name=BASE, format="chat", job_id="ftjob-1"
+            "acme", "desk", ref.digest, base_name=BASE, format="chat", job_id="ftjob-1", size=0
         )
     return name, ref
 

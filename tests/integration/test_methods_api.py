@@ -10,6 +10,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from service.database import Database
 from service.jobs.repository import JobRepository
+from service.tenants.quotas import Quotas
 from service.training.graders.shapes import MultiGrader
 from service.training.spec import DpoSpec, TrainingSpec
 
@@ -60,7 +61,7 @@ async def posted(client: httpx.AsyncClient, file: dict[str, Any], **fields: Any)
 
 async def spec_of_the_next(database: Database) -> TrainingSpec:
     async with database.write() as session:
-        job = await JobRepository(session).claim("runtime", 15)
+        job = await JobRepository(session).claim("runtime", 15, Quotas())
     assert job is not None
     return msgspec.convert(job.spec, TrainingSpec)
 

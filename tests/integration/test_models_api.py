@@ -16,7 +16,14 @@ BASE = "lorehouse-tiny"
 async def a_model(database: Database, tenant: str, digest: str, step: int | None = None) -> str:
     async with database.write() as session:
         return await RevisionRepository(session).record(
-            tenant, "support", digest, base_name=BASE, format="chat", job_id="ftjob-1", step=step
+            tenant,
+            "support",
+            digest,
+            base_name=BASE,
+            format="chat",
+            job_id="ftjob-1",
+            size=0,
+            step=step,
         )
 
 

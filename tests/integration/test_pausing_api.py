@@ -6,6 +6,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from service.database import Database
 from service.jobs.repository import JobRepository
+from service.tenants.quotas import Quotas
 from tests.integration.test_jobs_api import JOBS, a_file, claim, create, events
 
 
@@ -32,7 +33,7 @@ async def test_a_queued_job_pauses_at_once_and_is_claimed_once_it_is_resumed(
     for _ in range(2):
         assert (await ask(acme, job, "pause")).status == "paused"
     async with database.write() as session:
-        assert await JobRepository(session).claim("runtime", 15) is None
+        assert await JobRepository(session).claim("runtime", 15, Quotas()) is None
     for _ in range(2):
         assert (await ask(acme, job, "resume")).status == "queued"
     assert (await claim(database)).id == job

@@ -28,6 +28,7 @@ from service.jobs.runtimes import Report, RuntimeRepository
 from service.jobs.service import Draft, JobService
 from service.rendering.renderer import Renderer
 from service.settings import Settings
+from service.tenants.quotas import Quotas
 from service.training.spec import TrainingSpec
 from tests.integration.live import PATIENCE_SECONDS, eventually
 from tests.integration.test_base_adapter_api import Parents
@@ -329,7 +330,9 @@ async def test_reading_ends_when_nobody_waits_for_the_plan(
     renderer: Renderer,
 ) -> None:
     file = await uploaded(acme, *rows(8))
-    jobs = JobService(database, renderer.base, ModelService(database, store, renderer.base))
+    jobs = JobService(
+        database, renderer.base, ModelService(database, store, renderer.base), Quotas()
+    )
     wanted = partial(sharing, settings, renderer.base.context_length, 36)
     plans = Waiting(jobs, FileFolder(settings.data_dir), renderer, wanted)
     body = CreateJob(model=BASE, training_file=file["id"])

@@ -208,7 +208,7 @@ async def test_a_pin_is_a_resident_slot(
     async with database.write() as session:
         for digest in digests:
             await RevisionRepository(session).record(
-                "acme", "support", digest, base_name=BASE, format="chat", job_id=None
+                "acme", "support", digest, base_name=BASE, format="chat", job_id=None, size=0
             )
     await limited(resident_adapters=1)
     pins = [f"/v1/admin/residency/acme/support/{digest}" for digest in digests]

@@ -40,6 +40,7 @@ from service.runtime.training_parts import Parts
 from service.serving.gate import Rules, Verdict
 from service.settings import Settings
 from service.telemetry import configure_logging
+from service.tenants.quotas import Quotas
 from tests.builders import a_peft_folder, an_origin
 from tests.conftest import ADMIN_KEY, running
 from tests.fakes.reading import BASE_SAYS, ReadingEngine, Where, numbered, secret
@@ -287,6 +288,7 @@ class House:
             gate=Gatekeeper(self.engine, Rules()),
             engine=self.engine,
             at_once=1,
+            quotas=Quotas(),
             healthy=lambda: True,
             workdirs=self._settings.data_dir,
             examples=none,

@@ -29,12 +29,14 @@ async def report(
 
 async def alive(database: Database, at: float, base: str = "tiny") -> list[Hardware]:
     async with database.read() as session:
-        return [one.hardware for one in await RuntimeRepository(session, lambda: at).alive(base)]
+        told = await RuntimeRepository(session, lambda: at).told(base)
+        return [report.hardware for report in told.alive]
 
 
 async def speed(database: Database, method: Method = "supervised") -> float | None:
     async with database.read() as session:
-        return await RuntimeRepository(session).speed("tiny", method)
+        told = await RuntimeRepository(session).told("tiny")
+        return told.tokens_per_second.get(method)
 
 
 async def test_a_runtime_is_there_until_it_is_silent(database: Database) -> None:
@@ -55,7 +57,7 @@ async def test_the_last_word_on_speed_counts_also_of_who_has_gone(database: Data
     assert await speed(database) == 90.0
     assert await speed(database, "dpo") == 5.0
     assert await speed(database, "reinforcement") is None
-    await report(database, "three", 1061 + KEPT_SECONDS, {})
+    await report(database, "four", 1061 + KEPT_SECONDS, {})
     assert await speed(database, "dpo") is None
 
 
@@ -71,7 +73,7 @@ async def test_a_runtime_tells_of_itself_from_its_start_to_its_end(
 
     async def told() -> list[Report]:
         async with shop.database.read() as session:
-            return await RuntimeRepository(session).alive(parts.base.name)
+            return (await RuntimeRepository(session).told(parts.base.name)).alive
 
     telling = asyncio.create_task(keep_telling(parts, GPU, stop))
     async with asyncio.timeout(20):

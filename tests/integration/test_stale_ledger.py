@@ -16,6 +16,7 @@ from service.runtime.lease import Lease
 from service.runtime.ledger import Ledger
 from service.runtime.publishing import Publisher
 from service.runtime.story import Story
+from service.tenants.quotas import Quotas
 from service.training.trainer import (
     CheckpointDue,
     EpochDone,
@@ -89,7 +90,7 @@ async def test_a_stale_worker_writes_nothing_and_publishes_nothing(
 
 async def claimed(shop: Workshop, owner: str) -> JobRow:
     async with shop.database.write() as session:
-        job = await JobRepository(session).claim(owner, 60)
+        job = await JobRepository(session).claim(owner, 60, Quotas())
     assert job is not None
     return job
 

@@ -41,6 +41,7 @@ from service.runtime.metrics import RuntimeMetrics
 from service.runtime.training_parts import Parts
 from service.serving.gate import Rules
 from service.settings import BUNDLED_BASE
+from service.tenants.quotas import Quotas
 from service.training.spec import BaseAdapter, EarlyStopping, TrainingSpec
 from service.training.trainer import TrainingError
 from tests.fakes.engine import FakeEngine
@@ -92,6 +93,7 @@ class Workshop:
             trainers={"supervised": FakeTrainer(3, self.gate)},
             gate=Gatekeeper(self.engine, Rules(), delays=[0.0]),
             at_once=1,
+            quotas=Quotas(),
             healthy=lambda: False,
             retries=Backoff(first=0.0),
         )
@@ -708,7 +710,7 @@ async def test_a_runtime_that_lost_its_lease_writes_nothing_more(shop: Workshop)
         async with shop.database.write() as session:
             jobs = JobRepository(session)
             await jobs.release_owner("training-1")
-            taken = await jobs.claim("another", 60)
+            taken = await jobs.claim("another", 60, Quotas())
             assert taken is not None
         before = await shop.messages()
         shop.gate.opened.set()

@@ -18,6 +18,7 @@ from service.datasets.uploads import UploadService
 from service.rendering.renderer import Renderer
 from service.serving.engine import Engine
 from service.settings import Settings
+from service.tenants.quotas import Quotas
 from service.wire import now
 from tests.integration.test_files_api import FILE_KEYS, GOOD, error, on_disk
 
@@ -231,7 +232,7 @@ async def test_at_start_parts_without_a_pending_upload_are_removed(
     orphan = root / "uploads" / "acme" / "upload_orphan"
     orphan.mkdir()
     (orphan / "part").write_bytes(b"x")
-    files = FileService(database, root, renderer, settings.max_file_bytes)
+    files = FileService(database, root, renderer, settings.max_file_bytes, Quotas())
     await UploadService(database, files).clean()
     assert on_disk(settings) == kept
 

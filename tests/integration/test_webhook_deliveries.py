@@ -14,6 +14,7 @@ from service.database import Database
 from service.database.models import DeliveryRow, JobRow, TenantRow, WebhookRow
 from service.jobs.leases import MAX_ATTEMPTS
 from service.jobs.repository import JobRepository, LeaseLost
+from service.tenants.quotas import Quotas
 from service.webhooks.courier import EACH, HOLD_SECONDS, KEPT_SECONDS, Courier
 from service.webhooks.events import EVENT_TYPES
 from service.webhooks.outbox import Outbox
@@ -78,7 +79,7 @@ class PostOffice:
         )
         async with self.database.write() as session:
             await JobRepository(session).add(row)
-            held = await JobRepository(session).claim("one", 15) if runs else None
+            held = await JobRepository(session).claim("one", 15, Quotas()) if runs else None
         return held or row
 
     async def deliveries(self) -> Sequence[DeliveryRow]:
@@ -111,7 +112,7 @@ async def test_every_ending_is_told_once_to_each_that_wants_to_know(office: Post
     await office.job("ftjob-crashed", status="running", attempts=MAX_ATTEMPTS)
     await office.job("ftjob-unwanted", cancel_requested=True)
     async with office.database.write() as session:
-        assert await JobRepository(session).claim("one", 15) is None
+        assert await JobRepository(session).claim("one", 15, Quotas()) is None
     told = [
         (row.type.split(".")[-1], row.payload["data"]["id"]) for row in await office.deliveries()
     ]

@@ -69,7 +69,7 @@ class House:
                 async with self.database.write() as session:
                     await RevisionRepository(session).record(
                         "acme", "desk", revision.ref.digest,
-                        base_name=BASE, format="chat", job_id="ftjob-1",
+                        base_name=BASE, format="chat", job_id="ftjob-1", size=0,
                     )  # fmt: skip
 
     async def delete(self, place: int, *, dies: bool = False) -> None:

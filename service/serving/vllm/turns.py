@@ -15,7 +15,7 @@ class Turns:
         self._loop = loop
         self._events = asyncio.get_running_loop()
         self._called = False
-        loop.wake = self.wake
+        loop.door.wake = self.wake
 
     def wake(self) -> None:
         """Have a turn taken, on any thread."""

@@ -41,7 +41,14 @@ class House:
         ref = self.store.publish(tenant, adapter, staged, an_origin()).ref
         async with self.database.write() as session:
             name = await RevisionRepository(session).record(
-                tenant, adapter, ref.digest, base_name=BASE, format="chat", job_id="j", step=step
+                tenant,
+                adapter,
+                ref.digest,
+                base_name=BASE,
+                format="chat",
+                job_id="j",
+                size=0,
+                step=step,
             )
         return name, ref
 

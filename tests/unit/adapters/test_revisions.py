@@ -27,7 +27,14 @@ async def record(
 ) -> str:
     async with database.write() as session:
         return await RevisionRepository(session).record(
-            tenant, adapter, digest, base_name="tiny", format="chat", job_id="ftjob-1", step=step
+            tenant,
+            adapter,
+            digest,
+            base_name="tiny",
+            format="chat",
+            job_id="ftjob-1",
+            size=0,
+            step=step,
         )
 
 

@@ -240,7 +240,7 @@ async def test_closing_while_an_adapter_loads_fails_who_waits_for_it() -> None:
 async def test_it_can_be_driven_by_whoever_owns_the_model() -> None:
     loop = loop_on(Numbers())
     called = asyncio.Event()
-    loop.wake = called.set
+    loop.door.wake = called.set
     assert not loop.wanted
     assert not loop.turn()
     asked = asyncio.create_task(ask(loop, tokens=4))

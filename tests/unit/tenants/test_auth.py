@@ -9,6 +9,7 @@ from service.database.models import TenantRow
 from service.errors import Unauthenticated
 from service.tenants.auth import bearer
 from service.tenants.principal import DEFAULT_SCOPES, OPERATOR, Principal
+from service.tenants.quotas import Quotas
 from service.tenants.schemas import CreateKey
 from service.tenants.service import TenantService
 
@@ -36,7 +37,7 @@ def test_only_the_operator_is_admin() -> None:
 
 @pytest.fixture
 async def tenants(database: Database) -> TenantService:
-    service = TenantService(database, admin_key="operator", secret="one")
+    service = TenantService(database, admin_key="operator", secret="one", quotas=Quotas())
     await service.create("acme")
     return service
 
@@ -58,7 +59,7 @@ async def test_a_wrong_key_is_nobodys(tenants: TenantService, key: str) -> None:
 
 async def test_hashes_are_keyed_by_the_secret(tenants: TenantService, database: Database) -> None:
     _, key = await tenants.create_key("acme", CreateKey(name="ci"))
-    other = TenantService(database, admin_key="operator", secret="another")
+    other = TenantService(database, admin_key="operator", secret="another", quotas=Quotas())
     with pytest.raises(Unauthenticated):
         await other.authenticate(key)
 
