@@ -26,6 +26,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 LIGHT = 2
 """A tenant that has less than this part of an equal share running is a light one."""
+CREDIT = 2048
+"""Tokens that a light tenant is given before its turn at most, where a place is spare."""
 
 
 class Decision(msgspec.Struct):
@@ -62,13 +64,14 @@ def at_once(max_batch: int) -> int:
 class Admission:
     """The tenant that was served least comes next, and of its requests the first that came.
 
-    While the batch is full, it comes next all the same if next to nothing of it runs: places are
-    spare for that. Who waits for an adapter's place is passed by those who need none, and keeps its
-    turn. Never for ever: once PATIENCE others went past, the least recently used adapter takes no
-    new work until it can be evicted.
+    While the batch is full, one of whom next to nothing runs comes in all the same, `credit` tokens
+    before its turn at most: places are spare for that. Who waits for an adapter's place is passed
+    by those who need none, and keeps its turn. Never for ever: once PATIENCE others went past, the
+    least recently used adapter takes no new work until it can be evicted.
     """
 
-    def __init__(self, max_batch: int, residency: Residency) -> None:
+    def __init__(self, max_batch: int, residency: Residency, credit: float = CREDIT) -> None:
+        self._credit = credit
         self._max_batch = max_batch
         self._most = max_batch + spare_places(max_batch)
         self._residency = residency
@@ -127,7 +130,9 @@ class Admission:
         queues: dict[str, deque[_Waiting]] = {}
         for waiting in self._queue:
             queues.setdefault(waiting.asked.tenant, deque()).append(waiting)
-        while queues and self._has_room(tenant := self._turns.next(queues)):
+        # Whose turn it is may have no place, and another a spare one.
+        while roomy := [tenant for tenant in queues if self._has_room(tenant)]:
+            tenant = self._turns.next(roomy)
             first = queues[tenant][0]
             if not self._admit(first, stuck, decision) or not first.keys:
                 queues[tenant].popleft()
@@ -138,8 +143,8 @@ class Admission:
         return decision
 
     def _has_room(self, tenant: str) -> bool:
-        most = self._most if self._is_light(tenant) else self._max_batch
-        return self.running < most
+        spare = self._is_light(tenant) and self._turns.lead(tenant) <= self._credit
+        return self.running < (self._most if spare else self._max_batch)
 
     def _is_light(self, tenant: str) -> bool:
         """Tell whether it has next to nothing in the batch, against an equal share of it."""

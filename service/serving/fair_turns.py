@@ -71,6 +71,11 @@ class FairTurns:
         """How many tenants have something waiting or running."""
         return sum(1 for one in self._accounts.values() if one.waiting or one.running)
 
+    def lead(self, tenant: str) -> float:
+        """How many tokens it was given before its turn, against the one served least."""
+        account = self._accounts[tenant]
+        return (account.counter - self._floor()) * account.weight
+
     def next(self, tenants: Iterable[str]) -> str:
         """Tell whose turn it is among these; of equals, who has the fewest running."""
         return min(tenants, key=self._rank)

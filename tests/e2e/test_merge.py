@@ -138,7 +138,7 @@ async def test_a_merge_killed_at_each_of_its_steps_is_made_by_the_retry(
     command = [sys.executable, "-m", "tests.e2e.mortal_merge", str(attempts), *steps]
     stop = asyncio.Event()
     parts = merging.MergeParts(
-        owner="r", lease_seconds=1, database=database, store=store, command=command
+        owner="r", lease_seconds=3, database=database, store=store, command=command
     )
     loop = asyncio.create_task(merging.work(parts, stop))
     row = await _until(database, merge, lambda row: row.finished_at is not None)

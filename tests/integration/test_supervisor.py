@@ -195,7 +195,8 @@ def test_stop_lets_a_child_end_in_order(run: Run, tmp_path: Path) -> None:
     async def scenario() -> None:
         exits = Exits()
         async with Supervisor({"training": child(tmp_path, POLITE)}, exits) as supervisor:
-            await until(lambda: said(tmp_path))
+            # It may say something before its number is known here.
+            await until(lambda: said(tmp_path) and "training" in supervisor.pids)
             pid = supervisor.pids["training"]
         assert exits == [("training", said(tmp_path)[pid], 0)]
         assert reaped(pid)

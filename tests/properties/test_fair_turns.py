@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters_store import RevisionRef
+from service.serving import admission as admitting
 from service.serving.admission import Admission, Asked, spare_places
 from service.serving.fair_turns import INPUT, OUTPUT, REMEMBERED, FairTurns
 from service.serving.residency import Residency
@@ -15,6 +16,7 @@ from service.serving.waiting_room import WaitingRoom
 
 LONGEST_PROMPT, LONGEST_ANSWER = 40, 12
 PLACES = 4
+CREDIT = 10
 
 lengths = st.tuples(st.integers(1, LONGEST_PROMPT), st.integers(1, LONGEST_ANSWER))
 weights = st.sampled_from([0.5, 1.0, 2.0, 4.0])
@@ -31,7 +33,8 @@ class Batch:
 
     def __init__(self, weights: dict[str, float]) -> None:
         self.weights = weights
-        self.admission = Admission(PLACES, Residency(1, itertools.count().__next__))
+        residency = Residency(1, itertools.count().__next__)
+        self.admission = Admission(PLACES, residency, credit=CREDIT)
         self.requests: dict[int, Request] = {}
         self.running: set[int] = set()
         self.waiting: defaultdict[str, int] = defaultdict(int)
@@ -90,7 +93,7 @@ def test_two_who_always_have_something_waiting_get_the_same_but_for_a_bound(
         if step >= head_start:
             differences.append(batch.served["heavy"] - batch.served["light"])
     tokens = (PLACES + spare_places(PLACES)) * LONGEST_ANSWER
-    bound = 2 * (INPUT * LONGEST_PROMPT + OUTPUT * tokens) / min(weights)
+    bound = (CREDIT + 2 * (INPUT * LONGEST_PROMPT + OUTPUT * tokens)) / min(weights)
     assert max(differences) - min(differences) <= bound
 
 
@@ -149,6 +152,32 @@ def test_a_tenant_of_whom_nothing_runs_finds_a_place_in_a_full_batch() -> None:
     batch.offer("light", 1, 12)
     batch.step()
     assert sorted(batch.requests[key].tenant for key in batch.running) == ["heavy"] * 4 + ["light"]
+
+
+def test_a_light_tenant_waits_for_no_turn_where_a_place_is_spare_for_it() -> None:
+    """Its last prompt has just been charged to it, so that the next turn is the other's."""
+    admission = Admission(32, Residency(1, itertools.count().__next__))
+    for key in range(40):
+        admission.offer([key], Asked("heavy", 1.0, None, 10))
+    assert len(admission.decide().run) == 32
+    for key in range(100, 104):
+        admission.offer([key], Asked("light", 1.0, None, admitting.CREDIT // 4))
+        decision = admission.decide()
+        assert (decision.run, decision.ahead) == ([key], {key})
+    admission.offer([104], Asked("light", 1.0, None, 1))
+    assert admission.decide().run == [], "no place is left at all"
+
+
+def test_a_light_tenant_goes_before_its_turn_for_so_many_tokens_at_most() -> None:
+    admission = Admission(32, Residency(1, itertools.count().__next__), credit=100)
+    for key in range(40):
+        admission.offer([key], Asked("heavy", 1.0, None, 10))
+    admission.decide()
+    for key, prompt in ((100, 60), (101, 60), (102, 60)):
+        admission.offer([key], Asked("light", 1.0, None, prompt))
+    assert admission.decide().run == [100, 101]
+    admission.generated(range(32))
+    assert admission.decide().run == [102]
 
 
 def test_a_cold_adapter_keeps_its_turn_while_warm_ones_go_past() -> None:
