@@ -70,11 +70,17 @@ class Structures:
     def _made(self, grammar: str, n: int) -> list[Structure]:
         # Nothing of it is kept: no request finds what another one left, in good or in ill.
         matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=LIMITS)
-        # The first token shows what is too much, before anybody waits for it.
-        matcher.compute_bitmask()
-        if matcher.is_error():
-            raise _refused(matcher.get_error())
+        begun = self._begun(matcher)
+        if begun.is_error():
+            raise _refused(begun.get_error())
         return [Structure(matcher.deep_copy(), self._only_ends) for _ in range(n)]
+
+    def _begun(self, matcher: LLMatcher) -> LLMatcher:
+        """Try how it must begin: what is too much often shows there, before anybody waits."""
+        begun = matcher.deep_copy()
+        begun.consume_tokens(self._vocabulary.tokenize_bytes(begun.compute_ff_bytes()))
+        begun.compute_bitmask()
+        return begun
 
     @cached_property
     def _only_ends(self) -> bytes:
