@@ -12,8 +12,9 @@ from service.serving.shape_schemas import GivenCall
 
 def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
     """Read the turns as the renderer takes them."""
+    turns = [_message(message, f"messages[{place}]") for place, message in enumerate(messages)]
     _check_answered(messages)
-    return [_message(message, f"messages[{place}]") for place, message in enumerate(messages)]
+    return turns
 
 
 def _message(message: ChatMessage, path: str) -> Message:
