@@ -1,6 +1,7 @@
 """Every Hypothesis strategy that more than one test needs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
@@ -253,4 +254,58 @@ def used_on(days: range) -> st.SearchStrategy[Used]:
         adapter=maybe,
         revision=maybe,
         job_id=maybe,
+    )
+
+
+Schema = dict[str, Any]
+
+
+def schemas(*, of_objects: bool = False) -> st.SearchStrategy[Schema]:
+    """JSON Schemas whose documents are small: nothing in them can go on for ever."""
+    nested = st.recursive(_leaf_schemas(), _wider_schemas, max_leaves=4)
+    # References are to the root, wherever the schema is put.
+    referring = st.builds(
+        lambda whole, part: {
+            **whole,
+            "properties": {**whole["properties"], "s": {"$ref": "#/$defs/s"}},
+            "$defs": {"s": part},
+        },
+        _object_schemas(nested),
+        nested,
+    )
+    return _object_schemas(nested) | referring if of_objects else nested | referring
+
+
+def _leaf_schemas() -> st.SearchStrategy[Schema]:
+    values = st.lists(st.sampled_from(["a", 'b"c', "d é", 1, None, True]), min_size=1, unique=True)
+    ranges = st.tuples(st.integers(-20, 20), st.integers(0, 30))
+    return st.one_of(
+        st.builds(lambda allowed: {"enum": allowed}, values),
+        ranges.map(lambda at: {"type": "integer", "minimum": at[0], "maximum": sum(at)}),
+        st.builds(lambda most: {"type": "string", "maxLength": most}, st.integers(0, 6)),
+        st.sampled_from([{"type": ["null", "boolean"]}, {"const": "x"}]),
+        st.just({"type": "string", "pattern": "^[a-c]{1,3}$"}),
+    )
+
+
+def _wider_schemas(inner: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
+    return st.one_of(
+        _object_schemas(inner),
+        st.builds(lambda items: {"type": "array", "items": items, "maxItems": 2}, inner),
+        st.lists(inner, min_size=1, max_size=2).map(lambda any_of: {"anyOf": any_of}),
+    )
+
+
+def _object_schemas(inner: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
+    def closed(properties: Schema, optional: bool) -> Schema:
+        required = [] if optional else [*properties]
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
+
+    return st.builds(
+        closed, st.dictionaries(st.sampled_from("pqr"), inner, max_size=2), st.booleans()
     )

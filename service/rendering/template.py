@@ -33,6 +33,8 @@ INSTRUCTION_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ "### Response:\\n" }}{%- endif -%}
 """
 
+_FUNCTION_KEYS = ("name", "description", "parameters")
+
 # What an expression on a tenant's values can raise inside a template that did not expect them.
 _FAULTS = (
     jinja2.TemplateError,
@@ -71,7 +73,7 @@ class ChatTemplate:
         try:
             return self._template.render(
                 messages=[self._plain(message) for message in messages],
-                tools=tools,
+                tools=None if tools is None else [_in_order(tool) for tool in tools],
                 documents=None,
                 add_generation_prompt=generation_prompt,
                 **self._special_tokens,
@@ -130,6 +132,19 @@ def _tojson(
 
 def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
+
+
+def _in_order(tool: dict[str, Any]) -> dict[str, Any]:
+    """Put a function's members into OpenAI's order, so that a client's order changes no prompt.
+
+    `strict` is for who checks the arguments, not for the model.
+    """
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        return tool
+    first = {key: function[key] for key in _FUNCTION_KEYS if key in function}
+    others = {key: value for key, value in function.items() if key not in {*first, "strict"}}
+    return {**tool, "function": {**first, **others}}
 
 
 def _with_objects(calls: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

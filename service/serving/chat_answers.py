@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from msgspec import UNSET, UnsetType
 
 from service.http import sse
+from service.rendering.tool_format import ToolFormat
 from service.serving import engine
+from service.serving.chat_messages import Speech, message
 from service.serving.chat_schemas import (
-    AssistantMessage,
     ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
+    ChatFinishReason,
     ChoiceLogprobs,
     ChunkChoice,
     Delta,
@@ -19,7 +21,7 @@ from service.serving.chat_schemas import (
 )
 from service.serving.generation import Choice, Generation, finish_reason
 from service.serving.merging import closing
-from service.serving.schemas import FinishReason, Usage, finite
+from service.serving.schemas import Usage, finite
 
 
 def completion(run: Generation, choices: Sequence[Choice]) -> ChatCompletion:
@@ -29,7 +31,7 @@ def completion(run: Generation, choices: Sequence[Choice]) -> ChatCompletion:
         object="chat.completion",
         created=run.created,
         model=run.model,
-        choices=[_choice(choice) for choice in choices],
+        choices=[_choice(choice, run.calls) for choice in choices],
         usage=run.usage,
         service_tier="default",
         system_fingerprint=run.fingerprint,
@@ -38,46 +40,48 @@ def completion(run: Generation, choices: Sequence[Choice]) -> ChatCompletion:
 
 async def events(run: Generation, include_usage: bool) -> AsyncIterator[bytes]:
     """Encode the answer as it comes: who speaks, what is said, how it ended; for each choice."""
-    begun: set[int] = set()
+    speeches: dict[int, Speech] = {}
     no_usage = None if include_usage else UNSET
     async with closing(run.pieces()) as pieces:
         async for piece in pieces:
-            new = piece.index not in begun
-            begun.add(piece.index)
-            for choice in _chunk_choices(piece, new):
+            if piece.index not in speeches:
+                speeches[piece.index] = Speech(run.calls)
+                first = _delta(piece, speeches[piece.index].begin())
+                yield _chunk(run, [first], no_usage)
+            for choice in _chunk_choices(piece, speeches[piece.index]):
                 yield _chunk(run, [choice], no_usage)
     if include_usage:
         yield _chunk(run, [], run.usage)
     yield sse.DONE
 
 
-def _choice(choice: Choice) -> ChatChoice:
+def _choice(choice: Choice, form: ToolFormat | None) -> ChatChoice:
+    made, reason = message(choice.text, choice.finish_reason, form)
     return ChatChoice(
         index=choice.index,
-        message=AssistantMessage(role="assistant", content=choice.text, refusal=None),
+        message=made,
         logprobs=_logprobs(choice.logprobs),
-        finish_reason=choice.finish_reason,
+        finish_reason=reason,
     )
 
 
-def _chunk_choices(piece: engine.Piece, new: bool) -> list[ChunkChoice]:
-    choices = []
-    if new:
-        choices.append(_delta(piece, Delta(role="assistant", content="", refusal=None)))
-    if piece.text or piece.logprobs:
-        choices.append(_delta(piece, Delta(content=piece.text), _logprobs(piece.logprobs)))
-    if (reason := finish_reason(piece)) is not None:
-        choices.append(_delta(piece, Delta(), reason=reason))
+def _chunk_choices(piece: engine.Piece, speech: Speech) -> list[ChunkChoice]:
+    reason = finish_reason(piece)
+    deltas = speech.add(piece.text, last=reason is not None)
+    if piece.logprobs and not deltas:
+        deltas = [Delta(content="")]
+    choices = [_delta(piece, delta) for delta in deltas]
+    if choices:
+        choices[0].logprobs = _logprobs(piece.logprobs)
+    if reason is not None:
+        choices.append(_delta(piece, Delta(), reason=speech.reason(reason)))
     return choices
 
 
 def _delta(
-    piece: engine.Piece,
-    delta: Delta,
-    logprobs: ChoiceLogprobs | None = None,
-    reason: FinishReason | None = None,
+    piece: engine.Piece, delta: Delta, reason: ChatFinishReason | None = None
 ) -> ChunkChoice:
-    return ChunkChoice(index=piece.index, delta=delta, logprobs=logprobs, finish_reason=reason)
+    return ChunkChoice(index=piece.index, delta=delta, logprobs=None, finish_reason=reason)
 
 
 def _chunk(run: Generation, choices: list[ChunkChoice], used: Usage | UnsetType | None) -> bytes:

@@ -7,7 +7,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service.serving.schemas import (
     Choices,
-    FinishReason,
     Ignored,
     Metadata,
     ModelName,
@@ -16,8 +15,16 @@ from service.serving.schemas import (
     StreamOptions,
     Usage,
 )
+from service.serving.shape_schemas import (
+    MOST_TOOLS,
+    GivenCall,
+    ResponseFormat,
+    Tool,
+    ToolChoice,
+)
 from service.wire import Input, Output
 
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
 PartType = Literal["text", "refusal", "image_url", "input_audio", "file"]
 
 
@@ -44,12 +51,13 @@ class ChatMessage(Input):
         Meta(description="Text, or text parts that are joined. Null beside `tool_calls` only."),
     ] = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[GivenCall] | None = None
     tool_call_id: Annotated[str | None, Meta(description="Required of a `tool` message.")] = None
     refusal: Refused = None
     audio: Refused = None
     function_call: Refused = None
     annotations: Refused = None
+    parsed: Annotated[Any, Meta(description="SDKs send it back; not read.")] = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -77,6 +85,20 @@ class ChatRequest(SamplingFields, kw_only=True):
         bool | None, Meta(description="Answer with server-sent events, as tokens are made.")
     ] = None
     stream_options: StreamOptions | None = None
+    response_format: Annotated[
+        ResponseFormat | None, Meta(description="What the answer is. Default: text.")
+    ] = None
+    tools: Annotated[
+        Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None,
+        Meta(description="Functions that the model may call, on bases that know of tools."),
+    ] = None
+    tool_choice: Annotated[
+        ToolChoice | None,
+        Meta(description="Whether it calls none, may, must, or must call one. Default: may."),
+    ] = None
+    parallel_tool_calls: Annotated[
+        bool | None, Meta(description="Whether it may call several at once. Default: true.")
+    ] = None
 
     safety_identifier: Ignored = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
@@ -84,11 +106,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     store: bool | None = None
     metadata: Metadata = None
-    parallel_tool_calls: bool | None = None
 
-    response_format: Refused = None
-    tools: Refused = None
-    tool_choice: Refused = None
     functions: Refused = None
     function_call: Refused = None
     modalities: Refused = None
@@ -124,12 +142,31 @@ class ChoiceLogprobs(Output):
     refusal: None
 
 
-class AssistantMessage(Output):
-    """The answer."""
+class CalledFunction(Output):
+    """A function, and what it is called with."""
+
+    name: str
+    arguments: Annotated[
+        str, Meta(description="JSON, as the model wrote it: whole only if the answer was not cut.")
+    ]
+
+
+class ToolCall(Output):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer. `tool_calls` is there with calls only, and `content` is null beside them unless
+    there was text."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(Output):
@@ -138,7 +175,7 @@ class ChatChoice(Output):
     index: int
     message: AssistantMessage
     logprobs: ChoiceLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletion(Output):
@@ -156,11 +193,28 @@ class ChatCompletion(Output):
     ]
 
 
+class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to a call's function: the name comes once, then the arguments."""
+
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to one call."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionDelta | UnsetType = UNSET
+
+
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a chunk adds to a choice's message."""
 
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
 
 
@@ -170,7 +224,7 @@ class ChunkChoice(Output):
     index: int
     delta: Delta
     logprobs: ChoiceLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
 
 
 class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

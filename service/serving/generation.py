@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from service.adapters.service import Target
 from service.errors import EngineBusy, EngineUnavailable
+from service.rendering.tool_format import ToolFormat
 from service.serving.engine import Piece, TokenLogprob
 from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
@@ -44,6 +45,7 @@ class Generation:
         prompt_tokens: int,
         choices: int,
         source: AsyncIterator[Piece],
+        calls: ToolFormat | None = None,
         metrics: GenerationMetrics,
         meter: UsageMeter,
         allowance: Allowance,
@@ -55,6 +57,8 @@ class Generation:
         self.digest = target.revision.digest if target.revision else None
         self.fingerprint = fingerprint
         self.created = now()
+        self.calls = calls
+        """How it writes calls of functions, if it may call any."""
         self._prompt_tokens = prompt_tokens
         self._source = source
         self._metrics = metrics

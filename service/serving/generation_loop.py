@@ -240,8 +240,8 @@ class GenerationLoop:
 
     def _round(self) -> None:
         result = self._backend.round()
-        for fault in result.faults:
-            _log.error("generation.step_failed", rows=len(result.lost), exc_info=fault)
+        for broken in result.faults:
+            _log.error("generation.step_failed", rows=len(result.lost), exc_info=broken)
         self._fail(result.lost, EngineUnavailable("the generation engine failed at this request"))
         self._generated += len(result.picks)
         self._admission.generated(pick.key for pick in result.picks)
@@ -249,8 +249,10 @@ class GenerationLoop:
         done = [pick.key for pick in result.picks if self._take(pick, astray)]
         done += [score.key for score in result.scores if self._tell(score)]
         self._finish(done)
-        for key in astray.keys() & self._sequences.keys():
-            self._fail([key], astray[key])
+        for key, fault in astray.items():
+            # Another choice of its call may have taken it along.
+            if key in self._sequences:
+                self._fail([key], fault)
         if done or result.lost or astray:
             self._admit()
 

@@ -1,17 +1,21 @@
 """What is to be generated, and how it is fitted into the context. Pure."""
 
+from typing import Any
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from service.errors import BadRequest
 from service.rendering.examples import Message
 from service.serving.engine import Sampling
+from service.serving.shapes import Shape
 
 
 class Conversation(Struct, frozen=True):
-    """Turns, for the chat template."""
+    """Turns, for the chat template, and the functions that it shows."""
 
     messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
     param = "messages"
 
 
@@ -42,6 +46,7 @@ class Order(Struct, frozen=True, kw_only=True):
     prompt: Prompt
     sampling: Sampling
     max_tokens_param: str | None
+    shape: Shape = Shape()
 
 
 def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:

@@ -12,9 +12,6 @@ from service.errors import UnsupportedField
 Neutral = Mapping[str, Sequence[Any]]
 
 CHAT: Neutral = {
-    "response_format": [{"type": "text"}],
-    "tools": [[]],
-    "tool_choice": ["none", "auto"],
     "functions": [[]],
     "function_call": ["none", "auto"],
     "modalities": [["text"]],

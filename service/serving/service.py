@@ -29,6 +29,7 @@ from service.serving.orders import (
 )
 from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
+from service.serving.shapes import structure_of
 from service.tenants.allowances import Allowance
 from service.tenants.usage_meter import UsageMeter
 
@@ -119,8 +120,9 @@ class GenerationService:
                 f"This server generates at most {self._max_batch} choices at once.", param="n"
             )
         check_tokens(order.sampling, self._vocabulary)
-        # In a thread: a long prompt takes a while to tokenise, and so does the base's digest once.
-        prompts, mark = await asyncio.to_thread(self._prepare, order.prompt, target)
+        # In a thread: a long prompt takes a while to tokenise, a schema to check, and so does the
+        # base's digest once.
+        prompts, order, mark = await asyncio.to_thread(self._prepare, order, target)
         places = None if target.revision is None else allowance.places()
         requests = [
             GenerationRequest(
@@ -148,19 +150,23 @@ class GenerationService:
             prompt_tokens=prompt_tokens,
             choices=len(prompts) * order.sampling.n,
             source=self._run(requests),
+            calls=self._renderer.tool_format if order.shape.calls else None,
             metrics=self._metrics,
             meter=self._meter,
             allowance=allowance,
         )
 
-    def _prepare(self, prompt: Prompt, target: Target) -> tuple[list[list[int]], str]:
-        return self._render(prompt, target), fingerprint(self._renderer.base, target.revision)
+    def _prepare(self, order: Order, target: Target) -> tuple[list[list[int]], Order, str]:
+        structure = structure_of(order.shape, self._renderer.tool_format)
+        structured = replace(order, sampling=replace(order.sampling, structure=structure))
+        mark = fingerprint(self._renderer.base, target.revision)
+        return self._render(order.prompt, target), structured, mark
 
     def _render(self, prompt: Prompt, target: Target) -> list[list[int]]:
         match prompt:
-            case Conversation(messages):
+            case Conversation(messages, tools):
                 self._require_room(len(messages), prompt.param)
-                return [self._renderer.prompt(messages)]
+                return [self._renderer.prompt(messages, tools)]
             case Instruction(text) if target.format == "chat":
                 return [self._renderer.instruction(text)]
             case Instruction(text):

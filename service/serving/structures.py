@@ -1,6 +1,7 @@
 """Grammars at work: which tokens may come next in an answer that keeps to one. No torch."""
 
 import asyncio
+import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
@@ -12,8 +13,9 @@ from service.errors import BadRequest
 from service.serving.engine import Sampling
 
 LIMITS = LLParserLimits(max_grammar_size=100_000, max_lexer_states=50_000, verbose_errors=False)
-"""What a grammar may take, so that a hostile one harms its own request only: in memory. In time it
-has llguidance's defaults: some 20 ms to be read, 15 ms for a token at the very worst."""
+AT_ONCE, A_TOKEN = 0.25, 0.005
+"""Seconds of computing that an answer's structure has, and more for each token: everybody in the
+batch waits for it."""
 
 
 @lru_cache(maxsize=64)
@@ -28,19 +30,23 @@ class Structure:
     def __init__(self, matcher: LLMatcher, only_ends: bytes) -> None:
         self._matcher = matcher
         self._only_ends = only_ends
+        self._left = AT_ONCE
         self.over = False
 
     def mask(self) -> bytes:
         """Tell which tokens may come next: a bit for each, in 32-bit words, the lowest first."""
+        began = time.thread_time()
         mask = self._matcher.compute_bitmask()
+        self._left -= time.thread_time() - began
         # Some grammars find out only here that they are at their end.
         self.over = mask == self._only_ends
         return mask
 
     def take(self, token: int) -> None:
-        """Go on by a token. Raises BadRequest where that takes more than is allowed."""
-        if not self._matcher.consume_token(token):
-            raise _refused("it became too complex to be followed")
+        """Go on by a token. Raises BadRequest where that takes more than it may."""
+        self._left += A_TOKEN
+        if self._left < 0 or not self._matcher.consume_token(token):
+            raise _refused("it is too complex to be followed")
         self.over = self._matcher.is_stopped()
 
 
@@ -64,9 +70,17 @@ class Structures:
     def _made(self, grammar: str, n: int) -> list[Structure]:
         # Nothing of it is kept: no request finds what another one left, in good or in ill.
         matcher = LLMatcher(self._vocabulary, grammar, log_level=0, limits=LIMITS)
-        if matcher.is_error():
-            raise _refused(matcher.get_error())
+        begun = self._begun(matcher)
+        if begun.is_error():
+            raise _refused(begun.get_error())
         return [Structure(matcher.deep_copy(), self._only_ends) for _ in range(n)]
+
+    def _begun(self, matcher: LLMatcher) -> LLMatcher:
+        """Try how it must begin: what is too much often shows there, before anybody waits."""
+        begun = matcher.deep_copy()
+        begun.consume_tokens(self._vocabulary.tokenize_bytes(begun.compute_ff_bytes()))
+        begun.compute_bitmask()
+        return begun
 
     @cached_property
     def _only_ends(self) -> bytes:

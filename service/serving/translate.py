@@ -9,6 +9,7 @@ from service.serving.engine import Sampling
 from service.serving.generate_schemas import GenerateRequest
 from service.serving.orders import Conversation, Instruction, Order, Prompt, Raw
 from service.serving.schemas import SamplingFields, StreamOptions
+from service.serving.wishes import shape_of, tools_of
 
 COMPLETION_MAX_TOKENS = 16
 GENERATE_MAX_TOKENS = 256
@@ -21,11 +22,12 @@ def chat_order(body: ChatRequest, context_length: int) -> Order:
     refusals.refuse(body, refusals.CHAT)
     asked, param = _chat_max_tokens(body)
     return Order(
-        prompt=Conversation(conversation(body.messages)),
+        prompt=Conversation(conversation(body.messages), tools_of(body)),
         sampling=_sampling(
             body, max_tokens=asked or context_length, n=body.n or 1, logprobs=_chat_logprobs(body)
         ),
         max_tokens_param=param,
+        shape=shape_of(body),
     )
 
 

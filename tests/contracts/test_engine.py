@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 
@@ -22,12 +24,25 @@ from service.errors import (
     ServiceError,
 )
 from service.serving.engine import TokenLogprob
+from service.serving.lark import document
 from tests.contracts.engines import CONTEXT, Answer, House, fake, remote, resident, vllm
 
 Make = Callable[[Path], AbstractAsyncContextManager[House]]
 ENGINES: list[Any] = ["fake", "remote", pytest.param("resident", marks=pytest.mark.torch)]
 if importlib.util.find_spec("vllm"):
     ENGINES.append(pytest.param("vllm", marks=pytest.mark.vllm))
+
+
+ORDER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "state": {"enum": ["open", "paid"]},
+        "notes": {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2},
+        "urgent": {"type": "boolean"},
+    },
+    "required": ["state", "notes", "urgent"],
+    "additionalProperties": False,
+}
 
 
 @pytest.fixture(params=ENGINES)
@@ -257,6 +272,30 @@ async def test_logprobs_of_a_stop_string_are_left_out(house: House) -> None:
     said = b"".join(bytes(token.bytes) for token in cut.logprobs).decode(errors="replace")
     assert stop not in said
     assert whole.logprobs[: len(cut.logprobs)] == cut.logprobs
+
+
+async def test_an_answer_keeps_to_its_structure_whatever_the_model_wants(house: House) -> None:
+    wishes = {"max_tokens": 150, "temperature": 1.0, "seed": 1, "structure": document(ORDER)}
+    for ref in (None, house.refs[0]):
+        for answer in await house.choices(house.request(ref, n=3, **wishes)):
+            jsonschema.validate(json.loads(answer.text), ORDER)
+            assert answer.finish_reason == "stop"
+
+
+async def test_a_structured_answer_that_is_cut_says_so_and_the_others_are_free(
+    house: House,
+) -> None:
+    structured = house.request(max_tokens=1, structure=document(ORDER))
+    free = house.request(prompt="hi")
+    (cut,), (other,) = await asyncio.gather(house.choices(structured), house.choices(free))
+    assert (cut.text[:1], cut.finish_reason) == ("{", "length")
+    assert [other] == await house.choices(free)
+
+
+async def test_a_structure_that_is_none_is_refused(house: House) -> None:
+    with pytest.raises(BadRequest):
+        await house.answer(structure="start: nobody")
+    assert (await house.answer()).finish_reason
 
 
 async def test_an_iterator_that_is_closed_early_frees_its_place(house: House) -> None:

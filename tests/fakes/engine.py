@@ -16,6 +16,7 @@ from service.serving.engine import EngineStatus, GenerationRequest, Piece, Resid
 from service.serving.load_times import LoadTimes
 from service.serving.requests import check_prompts, check_request
 from service.serving.stopping import StopMatcher
+from tests.fakes.structures import structured
 from tests.fakes.words import (
     END,
     VOCABULARY,
@@ -41,7 +42,8 @@ class FakeEngine:
     `answer(request, index)` decides the likeliest words; by default it starts with the adapter's
     name (or `base`), goes on with words that depend on revision and prompt (and, above temperature
     0, on seed and index), and ends by itself after eight tokens and an end-of-turn token. Bias and
-    penalties change which of the ranked words at a place is said.
+    penalties change which of the ranked words at a place is said. With a structure it says as much
+    of its answer as that allows, and then what ends it soonest.
     """
 
     def __init__(
@@ -274,7 +276,8 @@ class FakeEngine:
     async def _choice(self, request: GenerationRequest, index: int) -> AsyncIterator[Piece]:
         sampling = request.sampling
         matcher, said = StopMatcher(sampling.stop), list[int]()
-        for likeliest in script(self._answer(request, index)):
+        said_freely = self._answer(request, index)
+        for likeliest in script(structured(sampling.structure, said_freely)):
             await self._tick()
             word = choose(likeliest, request, said)
             said.append(token_id(word))

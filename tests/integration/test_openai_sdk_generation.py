@@ -168,11 +168,11 @@ async def test_faults_become_the_sdks_error_classes(sdk: AsyncOpenAI, url: str) 
         await sdk.chat.completions.create(
             model=BASE,
             messages=[{"role": "user", "content": ""}],
-            response_format={"type": "json_object"},
+            modalities=["text", "audio"],
         )
     assert (unsupported.value.code, unsupported.value.param) == (
         "unsupported_parameter",
-        "response_format",
+        "modalities",
     )
     async with AsyncOpenAI(base_url=url, api_key="wrong", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError):

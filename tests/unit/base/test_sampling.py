@@ -35,6 +35,46 @@ def some_logits(rows: int = 1, vocabulary: int = 200, seed: int = 0) -> torch.Te
     return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed)) * 3
 
 
+class Only:
+    """A structure that leaves some tokens, for ever."""
+
+    def __init__(self, *tokens: int, over: bool = False) -> None:
+        self._bits = sum(1 << token for token in tokens)
+        self.over = over
+
+    def mask(self) -> bytes:
+        return self._bits.to_bytes(32, "little")
+
+
+@pytest.mark.parametrize("wishes", [{}, {"top_p": 0.5}, {"top_k": 3}, {"temperature": 0.0}])
+def test_a_row_keeps_to_its_structure_and_the_others_to_theirs(wishes: dict[str, Any]) -> None:
+    logits = some_logits(4)
+    free = picked(logits, [row(at, 0.7, **wishes) for at in range(4)])
+    kept = {1: Only(31, 32, 150), 3: Only(199)}
+    structured = [row(at, 0.7, **wishes, structure=kept.get(at)) for at in range(4)]
+    tokens = picked(logits, structured)
+    assert (tokens[0], tokens[2]) == (free[0], free[2])
+    assert tokens[1] in {31, 32, 150}
+    assert tokens[3] == 199
+
+
+def test_what_a_structure_leaves_is_picked_in_its_shares_and_told_so() -> None:
+    logits = torch.tensor([[0.0, 9.0, 1.0, 9.0]])
+    left = torch.tensor([0.0, 1.0]).log_softmax(-1)
+    (told,) = pick(logits, [row(logprobs=4, structure=Only(0, 2))], [[]])
+    assert told.token == 2
+    assert told.logprob == pytest.approx(left[1].item())
+    assert [value for _, value in told.top] == pytest.approx(
+        [left[1].item(), left[0].item(), float("-inf"), float("-inf")]
+    )
+
+
+def test_a_bias_brings_nothing_back_and_a_structure_may_end_before_min_tokens() -> None:
+    wishes: dict[str, Any] = {"min_tokens": 5, "ends": (7,), "logit_bias": {9: 100.0}}
+    rows = [row(0, structure=Only(7, 8), **wishes), row(1, structure=Only(7, over=True), **wishes)]
+    assert picked(some_logits(2), rows) == [8, 7]
+
+
 def test_temperature_zero_takes_the_likeliest() -> None:
     assert picked(LOGITS, [row(chance=0.99, temperature=0.0, top_p=0.1)]) == [1]
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from adapters_store import RevisionRef
 from service.base.rows import KvUse, Pick, Round, Row
-from service.errors import Conflict, EngineUnavailable
+from service.errors import BadRequest, Conflict, EngineUnavailable
 from service.rendering.detokenizer import Detokenizer
 from service.serving.calls import Call
 from service.serving.choices import Choice
@@ -22,7 +22,7 @@ from tests.fakes.own_thread import OwnThread
 TOKENIZER = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
 REF = RevisionRef("acme", "support", "a" * 64)
 OTHER = RevisionRef("globex", "support", "b" * 64)
-ROUND_BREAKS, STEP_BREAKS, TOKEN_BREAKS = 901, 902, 903
+ROUND_BREAKS, STEP_BREAKS, TOKEN_BREAKS, TOKEN_IS_REFUSED = 901, 902, 903, 904
 
 
 class Numbers:
@@ -92,6 +92,8 @@ class Fragile(Choice):
     def take(self, token: int, *rest) -> Piece | None:
         if token == TOKEN_BREAKS:
             raise RuntimeError("no such token")
+        if token == TOKEN_IS_REFUSED:
+            raise BadRequest("it cannot go on", param="structure")
         return super().take(token, *rest)
 
 
@@ -113,9 +115,13 @@ async def running(backend: Numbers) -> AsyncIterator[GenerationLoop]:
 
 
 async def ask(
-    loop: GenerationLoop, number: int = 500, ref: RevisionRef | None = None, tokens: int = 3
+    loop: GenerationLoop,
+    number: int = 500,
+    ref: RevisionRef | None = None,
+    tokens: int = 3,
+    choices: int = 1,
 ) -> int:
-    sampling = Sampling(max_tokens=tokens)
+    sampling = Sampling(max_tokens=tokens, n=choices)
     call = Call(GenerationRequest(id="g", revision=ref, prompt=[number], sampling=sampling))
     loop.submit(call)
     try:
@@ -139,6 +145,15 @@ async def test_rows_that_a_step_lost_fail_and_the_others_go_on() -> None:
         with pytest.raises(EngineUnavailable):
             await ask(loop, STEP_BREAKS)
         assert await good == 50
+
+
+async def test_a_choice_that_cannot_go_on_fails_its_own_request() -> None:
+    async with running(Numbers()) as loop:
+        other = asyncio.ensure_future(ask(loop, tokens=50))
+        with pytest.raises(BadRequest, match="cannot go on"):
+            await ask(loop, TOKEN_IS_REFUSED, choices=2)
+        assert await other == 50
+        assert (loop.status().running, loop.status().waiting) == (0, 0)
 
 
 @pytest.mark.parametrize("number", [ROUND_BREAKS, TOKEN_BREAKS])

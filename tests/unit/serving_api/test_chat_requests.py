@@ -16,6 +16,7 @@ from service.serving.translate import chat_order, wants_usage
 
 CONTEXT = 2048
 USER = {"role": "user", "content": "hello"}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 def request(**fields: Any) -> ChatRequest:
@@ -84,9 +85,6 @@ def test_unknown_fields_are_refused() -> None:
 @pytest.mark.parametrize(
     ("field", "neutral", "asking"),
     [
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
-        ("tools", [], [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "auto", "required"),
         ("functions", [], [{"name": "f"}]),
         ("function_call", "none", {"name": "f"}),
         ("modalities", ["text"], ["text", "audio"]),
@@ -120,6 +118,9 @@ def test_fields_that_would_change_the_answer_are_refused_by_name(
         ("store", True),
         ("metadata", {str(i): "v" for i in range(16)}),
         ("parallel_tool_calls", False),
+        ("response_format", {"type": "text"}),
+        ("tools", []),
+        ("tool_choice", "none"),
     ],
 )
 def test_fields_that_change_nothing_here_are_accepted(field: str, value: object) -> None:
@@ -199,22 +200,34 @@ def test_obfuscation_is_refused_by_name() -> None:
 
 
 def test_all_roles_are_taken_over() -> None:
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     assert turns(
         {"role": "developer", "content": "be kind"},
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "hi", "name": "ann"},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "content": "42", "tool_call_id": "c"},
         {"role": "function", "content": "43", "name": "g"},
     ) == [
         Message("developer", "be kind"),
         Message("system", "be brief"),
         Message("user", "hi", name="ann"),
-        Message("assistant", None, tool_calls=[call]),
+        Message("assistant", None, tool_calls=[CALL]),
         Message("tool", "42", tool_call_id="c"),
         Message("function", "43", name="g"),
     ]
+
+
+@pytest.mark.parametrize("after", [[], [USER]])
+def test_each_call_of_a_tool_is_answered(after: list[dict[str, Any]]) -> None:
+    calls = [CALL, {**CALL, "id": "d"}]
+    asked = {"role": "assistant", "tool_calls": calls}
+    answers = [{"role": "tool", "content": "1", "tool_call_id": one} for one in ("d", "c")]
+    assert len(turns(USER, asked, *answers, *after)) == 4 + len(after)
+    with pytest.raises(BadRequest, match="are not: c"):
+        turns(USER, asked, answers[0], *after)
+    with pytest.raises(BadRequest) as raised:
+        turns(USER, asked, answers[0], answers[0], *after)
+    assert raised.value.param == "messages[3].tool_call_id"
 
 
 def test_an_answer_of_ours_may_be_sent_back_as_the_sdk_dumps_it() -> None:
@@ -262,7 +275,8 @@ def test_other_parts_are_refused_by_name(part: dict[str, Any]) -> None:
         ({"role": "assistant", "content": None}, "content"),
         ({"role": "tool", "content": "x"}, "tool_call_id"),
         ({"role": "function", "content": "x"}, "name"),
-        ({"role": "user", "content": "x", "tool_calls": [{"id": "c"}]}, "tool_calls"),
+        ({"role": "tool", "content": "x", "tool_call_id": "c"}, "tool_call_id"),
+        ({"role": "user", "content": "x", "tool_calls": [CALL]}, "tool_calls"),
         ({"role": "assistant", "content": "x", "refusal": "no"}, "refusal"),
         ({"role": "assistant", "content": "x", "function_call": {"name": "f"}}, "function_call"),
         ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "audio"),

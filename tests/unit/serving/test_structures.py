@@ -1,0 +1,170 @@
+"""Grammars at work on the bundled base's vocabulary, with a model that takes whatever it may."""
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from service.errors import BadRequest
+from service.rendering.tool_format import ToolFormat
+from service.serving import structures
+from service.serving.engine import Sampling
+from service.serving.lark import Calling, Function, Schema, calls, document
+from service.serving.structures import Structure, Structures
+from service.serving.tool_calls import Called, Event, Said, call_reader
+from service.settings import BUNDLED_BASE
+from tests.strategies import schemas
+
+TOKENIZER = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
+VOCABULARY, END = 4096, 3
+STRUCTURES = Structures(TOKENIZER, VOCABULARY, [END])
+MOST = 400
+"""Tokens, within which any of the schemas here ends."""
+
+
+async def structure(grammar: str) -> Structure:
+    [made] = await STRUCTURES.of(Sampling(max_tokens=MOST, structure=grammar))
+    return made
+
+
+def left(one: Structure) -> list[int]:
+    bits = format(int.from_bytes(one.mask(), "little"), f"0{VOCABULARY}b")
+    return [token for token, bit in enumerate(reversed(bits)) if bit == "1"]
+
+
+async def babble(grammar: str, chance: random.Random) -> str:
+    """What somebody says who takes any token that may be, and ends when that may be."""
+    one, said = await structure(grammar), list[int]()
+    while not one.over and len(said) < MOST:
+        tokens = left(one)
+        token = END if END in tokens else chance.choice(tokens)
+        one.take(token)
+        if token == END:
+            break
+        said.append(token)
+    assert len(said) < MOST, TOKENIZER.decode(said)
+    return str(TOKENIZER.decode(said))
+
+
+@settings(max_examples=40, deadline=None)
+@given(schemas(), st.randoms())
+async def test_whatever_is_said_is_of_the_schema(schema: Schema, chance: random.Random) -> None:
+    said = await babble(document(schema), chance)
+    jsonschema.validate(json.loads(said), schema)
+
+
+@pytest.mark.parametrize("form", ["hermes", "llama3_json"])
+@given(st.lists(schemas(of_objects=True), min_size=1, max_size=3), st.booleans(), st.randoms())
+@settings(max_examples=15, deadline=None)
+async def test_a_forced_call_is_read_as_one_of_the_functions_with_arguments_of_its_schema(
+    form: ToolFormat, given: list[Schema], one: bool, chance: random.Random
+) -> None:
+    functions = [Function(f"call-{place}", schema) for place, schema in enumerate(given)]
+    grammar = calls(Calling(functions=functions, form=form, one=one, forced=True))
+    made = read(form, await babble(grammar, chance))
+    assert made
+    assert len(made) == 1 or not one
+    for name, arguments in made:
+        jsonschema.validate(json.loads(arguments), given[int(name.removeprefix("call-"))])
+
+
+def read(form: ToolFormat, text: str) -> list[tuple[str, str]]:
+    """The calls in a text that holds nothing else."""
+    reader = call_reader(form)
+    made = list[tuple[str, str]]()
+    event: Event
+    for event in [*reader.add(text), *reader.end()]:
+        assert not isinstance(event, Said)
+        if isinstance(event, Called):
+            made.append((event.name, ""))
+        else:
+            made[-1] = (made[-1][0], made[-1][1] + event.arguments)
+    return made
+
+
+FUNCTIONS = [Function("find", {"type": "object", "properties": {"n": {"type": "integer"}}})]
+CALL = '<tool_call>\n{"name": "find", "arguments": {"n": 1}}\n</tool_call>'
+LLAMA = '{"name": "find", "parameters": {"n": 1}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "wishes", "fine"),
+    [
+        ("hello", {}, True),
+        (f"Let me see. {CALL}", {}, True),
+        (f"{CALL}\n{CALL} Well.", {}, True),
+        (f"{CALL}\n{CALL}", {"one": True}, False),
+        ('<tool_call>\n{"name": "find", "arguments": {"n": "x"}}\n</tool_call>', {}, False),
+        ('<tool_call>\n{"name": "other", "arguments": {}}\n</tool_call>', {}, False),
+        ("hello", {"forced": True}, False),
+        (CALL, {"forced": True}, True),
+        (f"{CALL}\n{CALL}", {"forced": True}, True),
+        (f"{CALL}\n{CALL}", {"forced": True, "one": True}, False),
+        ("[1, 2]", {"otherwise": {"type": "array"}}, True),
+        (CALL, {"otherwise": {"type": "array"}}, True),
+        ("hello", {"otherwise": {"type": "array"}}, False),
+        ("hello {", {"form": "llama3_json"}, True),
+        (LLAMA, {"form": "llama3_json"}, True),
+        ('{"answer": 1}', {"form": "llama3_json"}, False),
+        (LLAMA, {"form": "llama3_json", "forced": True}, True),
+        ("hello", {"form": "llama3_json", "forced": True}, False),
+    ],
+)
+async def test_what_an_answer_with_functions_may_be(
+    text: str, wishes: dict[str, Any], fine: bool
+) -> None:
+    asked = {"form": "hermes", "one": False, "forced": False, **wishes}
+    one = await structure(calls(Calling(functions=FUNCTIONS, **asked)))
+    assert follows(one, text) == fine
+
+
+def follows(one: Structure, text: str) -> bool:
+    for token in [*TOKENIZER.encode(text, add_special_tokens=False).ids, END]:
+        if token not in left(one):
+            return False
+        one.take(token)
+    return True
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\t"])
+async def test_no_model_can_say_spaces_for_ever(space: str) -> None:
+    for text in ('{"a": 1, "b": [2, 3]}', '{"a":1,"b":[2,3]}'):
+        assert follows(await structure(document({"type": "object"})), text)
+    one = await structure(document({"type": "object"}))
+    assert not follows(one, '{"a": ' + space)
+
+
+async def test_a_schema_cannot_have_itself_passed_over() -> None:
+    lenient = {"type": "string", "format": "unheard-of", "x-guidance": {"lenient": True}}
+    with pytest.raises(BadRequest, match="unheard-of"):
+        await structure(document(lenient))
+
+
+async def test_each_choice_has_a_structure_of_its_own() -> None:
+    sampling = Sampling(max_tokens=9, n=2, structure=document({"type": "boolean"}))
+    first, second = await STRUCTURES.of(sampling)
+    before = left(second)
+    first.take(before[0])
+    assert left(second) == before != left(first)
+    assert await STRUCTURES.of(Sampling(max_tokens=9)) == []
+
+
+async def test_a_grammar_that_takes_too_long_fails_and_is_not_followed_wrongly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(structures, "AT_ONCE", -1.0)
+    one = await structure(document({"type": "object"}))
+    with pytest.raises(BadRequest, match="too complex") as raised:
+        one.take(left(one)[0])
+    assert raised.value.param == "structure"
+
+
+async def test_a_grammar_with_more_in_it_than_can_be_followed_is_refused_at_once() -> None:
+    properties = {f"p{number}": {"type": "integer"} for number in range(600)}
+    with pytest.raises(BadRequest, match="max is 2000"):
+        await structure(document({"type": "object", "properties": properties}))
