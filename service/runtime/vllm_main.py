@@ -7,22 +7,24 @@ memory in its hands. (The main module of a package is not imported by children.)
 import os
 import sys
 
-from service.runtime.parent import SUPERVISOR_PID, die_with_parent
+from service.runtime.parent import die_with_parent
+
+_NAME = "service.runtime.vllm_main"
 
 
 def become(arguments: list[str]) -> None:
-    """Be this program, in this process; what was asked of the kernel before still holds."""
-    os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments])  # noqa: S606
+    """Run these arguments of ours with this as the main module, in this process.
 
-
-def _main() -> None:
-    from service.__main__ import main
-
-    os.environ[SUPERVISOR_PID] = str(os.getpid())
-    sys.exit(main(sys.argv[1:]))
+    Does nothing where it is so already. What was asked of the kernel before still holds.
+    """
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or spec.name != _NAME:
+        os.execv(sys.executable, [sys.executable, "-m", _NAME, *arguments])  # noqa: S606
 
 
 if __name__ == "__mp_main__":
     die_with_parent()
 elif __name__ == "__main__":
-    _main()
+    from service.__main__ import main
+
+    sys.exit(main(sys.argv[1:]))
