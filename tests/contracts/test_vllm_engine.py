@@ -42,7 +42,7 @@ async def test_with_every_place_filled_the_base_answers_for_itself(house: House)
 async def test_it_passes_the_check_that_precedes_every_start(vllm_core: Core) -> None:
     core = vllm_core
     await core.there(checked(core.llm, core.renderer, core.options, core.dtype))
-    assert await core.there(core.llm.list_loras()) == set(), "it is as it was"
+    assert not await core.there(core.llm.list_loras()), "it is as it was"
 
 
 async def test_the_check_refuses_an_engine_whose_last_slot_is_filled(
