@@ -59,12 +59,11 @@ def _api(settings: Settings, _: argparse.Namespace) -> None:
 
 
 def _runtime(settings: Settings, arguments: argparse.Namespace) -> None:
-    from service.runtime import vllm_main
     from service.runtime.parent import die_with_parent
 
     if settings.engine == "vllm" and arguments.role == "generation":
         _require_vllm()
-        vllm_main.become(sys.argv[1:])
+        _become("service.vllm_main")
     die_with_parent()
     from service.runtime import process
 
@@ -73,6 +72,13 @@ def _runtime(settings: Settings, arguments: argparse.Namespace) -> None:
     except SystemExit:
         _leave(FAILURE)
     _leave()
+
+
+def _become(main_module: str) -> None:
+    """Run this command with another main module, in this process, unless it does already."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or spec.name != main_module:
+        os.execv(sys.executable, [sys.executable, "-m", main_module, *sys.argv[1:]])  # noqa: S606
 
 
 def _require_vllm() -> None:

@@ -44,7 +44,7 @@ async def _start(settings: Settings, database: Database) -> Any:
     from service.serving.vllm.engine import VllmEngine
     from service.serving.vllm.start import start
 
-    # vLLM's processes end with this one: see vllm_main.
+    # vLLM's processes end with this one: see service/vllm_main.py.
     os.environ[SUPERVISOR_PID] = str(os.getpid())
     renderer = Renderer(describe(settings.base_model, settings.base_name))
     options = options_of(settings)
