@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -40,16 +41,14 @@ def _settings() -> Settings:
     configure_logging(settings.log_level)
     if ignored:
         logger(__name__).warning("settings.ignored", names=ignored, reason="set by Kubernetes")
-    if settings.engine == "vllm":
-        raise SettingsError(
-            "LOREHOUSE_ENGINE: 'vllm' is not available in this version; use 'resident'"
-        )
     return settings
 
 
 def _serve(settings: Settings, _: argparse.Namespace) -> None:
     from service.server import serve
 
+    if settings.engine == "vllm":
+        _require_vllm()
     serve(settings, supervised=True, tell=_tell)
 
 
@@ -62,11 +61,32 @@ def _api(settings: Settings, _: argparse.Namespace) -> None:
 def _runtime(settings: Settings, arguments: argparse.Namespace) -> None:
     from service.runtime.parent import die_with_parent
 
+    if settings.engine == "vllm" and arguments.role == "generation":
+        _require_vllm()
+        _become("service.vllm_main")
     die_with_parent()
     from service.runtime import process
 
-    process.run(settings, arguments.role, arguments.runtime_id)
+    try:
+        process.run(settings, arguments.role, arguments.runtime_id)
+    except SystemExit:
+        _leave(FAILURE)
     _leave()
+
+
+def _become(main_module: str) -> None:
+    """Run this command with another main module, in this process, unless it does already."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or spec.name != main_module:
+        os.execv(sys.executable, [sys.executable, "-m", main_module, *sys.argv[1:]])  # noqa: S606
+
+
+def _require_vllm() -> None:
+    """Raise SettingsError where it is not installed."""
+    if find_spec("vllm") is None:
+        raise SettingsError(
+            "LOREHOUSE_ENGINE: vLLM is not installed here; install the extra gpu, or use 'resident'"
+        )
 
 
 def _merge(settings: Settings, _: argparse.Namespace) -> None:
@@ -83,11 +103,11 @@ def _merge(settings: Settings, _: argparse.Namespace) -> None:
     _leave()
 
 
-def _leave() -> None:
+def _leave(code: int = 0) -> None:
     """End at once: torch takes seconds to take itself apart, and nothing is left to keep."""
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def _migrate(settings: Settings, _: argparse.Namespace) -> None:

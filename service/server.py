@@ -134,7 +134,7 @@ async def _runtimes(settings: Settings, supervised: bool) -> AsyncIterator[None]
             await MergeRepository(session).release_owner(runtime_id)
 
     try:
-        async with Supervisor(runtime_commands(), release):
+        async with Supervisor(runtime_commands(settings.engine), release):
             yield
     finally:
         await database.close()

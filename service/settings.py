@@ -46,7 +46,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the base computes in; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     engine: Literal["resident", "vllm"] = "resident"
-    """What answers generation requests."""
+    """What answers generation requests; `vllm` does so in processes of its own."""
+    vllm_quantization: Literal["none", "fp8", "nf4"] = "none"
+    """How vLLM holds the base."""
+    vllm_memory_share: Annotated[float, Meta(gt=0, le=1)] = 0.6
+    """The share of a card's memory that vLLM takes; the rest is training's."""
+    vllm_eager: bool = False
+    """Run vLLM without captured graphs: it starts sooner, and answers slower."""
     max_requests: Positive = 8192
     """Requests that the API answers at once, streams included; beyond it the answer is 503."""
     max_file_bytes: Positive = 512 * 1024 * 1024

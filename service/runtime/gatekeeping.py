@@ -16,6 +16,8 @@ from service.telemetry import logger
 
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds to wait for an engine that has too much to do."""
+APART_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0, *(30.0 for _ in range(9)))
+"""For one in a process of its own, which may have to be started first: five minutes."""
 REMEMBERED = 64
 """Jobs for which the base has been scored."""
 
@@ -23,12 +25,23 @@ _log = logger(__name__)
 
 
 class Gatekeeper:
-    """Examines what was trained here; what could not be examined is not let through."""
+    """Examines what was trained here; what could not be examined is not let through.
 
-    def __init__(self, engine: Engine, rules: Rules, delays: Sequence[float] = DELAYS) -> None:
+    An engine that is `apart` may end, and come back.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: Rules,
+        delays: Sequence[float] | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
         self._engine = engine
+        self._apart = apart
         self._rules = rules
-        self._delays = delays
+        self._delays = delays or (APART_DELAYS if apart else DELAYS)
         self._base: dict[bytes, Scores] = {}
 
     async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
@@ -41,8 +54,9 @@ class Gatekeeper:
                 return await self._judge(ref, probes)
             except EngineUnavailable as fault:
                 _log.warning("gate.waits", reason=fault.message)
-                # Raises if it is closed: it will not come back in this process.
-                await self._engine.status()
+                if not self._apart:
+                    # Raises if it is closed: it will not come back in this process.
+                    await self._engine.status()
                 await asyncio.sleep(delay)
         return await self._judge(ref, probes)
 

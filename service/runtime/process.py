@@ -16,13 +16,14 @@ from service.database import Database
 from service.heap import settle
 from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
-from service.runtime import merging, training
+from service.runtime import merging, training, vllm_process
 from service.runtime.answering import answer
 from service.runtime.metrics import RuntimeMetrics, serve_metrics
 from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
 from service.runtime.telling import keep_telling
 from service.runtime.training_parts import Parts
+from service.serving.self_check import MixedUp
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
 from service.tracing import configure_tracing, end_tracing
@@ -42,8 +43,12 @@ def run(settings: Settings, role: Role, runtime_id: str | None = None) -> None:
     configure_logging(settings.log_level)
     configure_tracing("runtime")
     owner = runtime_id or f"{role}-{os.getpid()}-{secrets.token_hex(4)}"
+    apart = settings.engine == "vllm" and role == "generation"
     try:
-        uvloop.run(_run(settings, role, owner))
+        uvloop.run(vllm_process.run(settings, owner) if apart else _run(settings, role, owner))
+    except MixedUp as fault:
+        _log.error("engine.refused", reason=str(fault))
+        sys.exit(1)
     except BaseModelError as fault:
         _log.error("base.not_loaded", reason=str(fault))
         sys.exit(1)

@@ -30,7 +30,8 @@ from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 from service.runtime.training_parts import Parts
 from service.serving.admission import at_once
-from service.serving.gate import rules_for
+from service.serving.engine import Engine
+from service.serving.gate import Rules, rules_for
 from service.settings import Settings
 from service.telemetry import logger
 from service.tenants.limits import from_setting
@@ -243,6 +244,8 @@ def parts(
     quotas = Quotas(from_setting(settings.tenant_limits))
     files = FileService(database, root, renderer, settings.max_file_bytes, quotas)
     held = residence.hardware
+    rules = rules_for(held.compute_dtype, settings.gate_margin)
+    serving = residence.engine if residence.answers else RemoteEngine(settings.generation_socket)
     return Parts(
         owner=owner,
         lease_seconds=settings.lease_seconds,
@@ -252,12 +255,18 @@ def parts(
         quantization=held.quantization,
         compute_dtype=held.compute_dtype,
         trainers=residence.trainers,
-        gate=Gatekeeper(residence.engine, rules_for(held.compute_dtype, settings.gate_margin)),
+        gate=_gate(settings, residence.engine, serving, rules),
         at_once=settings.training_slots,
         quotas=quotas,
         healthy=residence.healthy,
         workdirs=root / "jobs",
         examples=files.examples,
-        engine=residence.engine if residence.answers else RemoteEngine(settings.generation_socket),
+        engine=serving,
         metrics=metrics,
     )
+
+
+def _gate(settings: Settings, own: Engine, serving: Engine, rules: Rules) -> Gatekeeper:
+    """Examine where it will be served: in vLLM, or in the engine that is on this base."""
+    apart = settings.engine == "vllm"
+    return Gatekeeper(serving if apart else own, rules, apart=apart)

@@ -15,7 +15,8 @@ from service.runtime.parent import SUPERVISOR_PID
 from service.telemetry import logger
 from service.waiting import pass_time
 
-ROLES = ("resident",)
+ROLES = {"resident": ("resident",), "vllm": ("training", "generation")}
+"""What runs beside the API, by the engine that answers."""
 # Longer than the runtimes take to end in order.
 GRACE_SECONDS = 15.0
 
@@ -25,9 +26,9 @@ OnExit = Callable[[str, str, int], Awaitable[None]]
 _log = logger(__name__)
 
 
-def runtime_commands() -> dict[str, list[str]]:
+def runtime_commands(engine: str) -> dict[str, list[str]]:
     """Give the commands that `serve` supervises, by name."""
-    return {role: [sys.executable, "-m", "service", "runtime", role] for role in ROLES}
+    return {role: [sys.executable, "-m", "service", "runtime", role] for role in ROLES[engine]}
 
 
 class Supervisor:
@@ -103,6 +104,8 @@ class Supervisor:
         event = "runtime.restarted" if restarted else "runtime.started"
         _log.info(event, name=name, runtime_id=runtime_id, pid=process.pid)
         returncode = await self._outlive(process)
+        # What a child that was killed leaves behind has a card's memory in its hands, maybe.
+        _signal(-process.pid, signal.SIGKILL)
         del self._pids[name]
         await self._bury(name, runtime_id, returncode)
 

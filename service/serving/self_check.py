@@ -5,8 +5,10 @@ while others ran beside them. No test of ours can know every build: so each star
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from itertools import combinations
+from typing import cast
 
 import msgspec
 
@@ -14,8 +16,10 @@ from adapters_store import RevisionRef
 from service.serving.engine import Engine, GenerationRequest, Piece, Sampling, TokenLogprob
 
 TOKENS = 8
+LONG = 128
+"""So many are asked of who keeps company: it is broken off when the others have ended."""
 AT_ONCE = 6
-"""Adapters in one mixture; the base is in each, three times."""
+"""Adapters in one mixture; the base is in it three times."""
 TOLERANCE = 0.3
 """Nats by which company may change a token's log-probability: 16-bit products are rounded by their
 batch. Another adapter changes them by far more, as the check makes sure of first."""
@@ -44,36 +48,72 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def self_check(engine: Engine, refs: Sequence[RevisionRef], prompt: list[int]) -> None:
-    """Ask each of `refs` and the base alone and in mixtures. Raises MixedUp.
+    """Ask each of `refs` and the base alone, beside one another, and in a mixture. Raises MixedUp.
 
     There is one revision more than the engine has places, and all change its answers: so every
-    place is filled, and one of them twice.
+    place is filled, and some twice.
     """
-    alone = {ref: await _ask(engine, ref, prompt) for ref in (None, *refs)}
+    check = _Check(engine, prompt)
+    alone = {ref: await check.ask(ref) for ref in (None, *refs)}
     for (one, first), (other, second) in combinations(alone.items(), 2):
         if first.agrees(second):
             raise MixedUp(f"{_named(one)} and {_named(other)} give the same answer")
-    for begin in range(0, len(refs), AT_ONCE):
-        group = refs[begin : begin + AT_ONCE]
-        mixture = [None, *group, None, *reversed(group), None]
-        answers = await asyncio.gather(*(_ask(engine, ref, prompt) for ref in mixture))
-        for ref, answer in zip(mixture, answers, strict=True):
-            if not alone[ref].agrees(answer):
-                raise MixedUp(_told(ref, answer, alone))
+    for before, ref in zip([refs[-1], *refs], refs, strict=False):
+        _compare(alone, await check.beside(ref, [None, before, None]))
+    mixture = [None, *refs[:AT_ONCE], None, *reversed(refs[:AT_ONCE]), None]
+    answers = await asyncio.gather(*map(check.ask, mixture))
+    _compare(alone, list(zip(mixture, answers, strict=True)))
 
 
-def _told(ref: RevisionRef | None, answer: Answer, alone: dict[RevisionRef | None, Answer]) -> str:
+Told = list[tuple[RevisionRef | None, Answer]]
+
+
+class _Check:
+    def __init__(self, engine: Engine, prompt: list[int]) -> None:
+        self._engine = engine
+        self._prompt = prompt
+
+    async def ask(self, ref: RevisionRef | None) -> Answer:
+        tokens = [token async for token in self._tokens(ref, TOKENS)]
+        return Answer(tokens)
+
+    async def beside(self, ref: RevisionRef, others: list[RevisionRef | None]) -> Told:
+        """Ask others while one answers, from before their first token to after their last."""
+        company = self._tokens(ref, LONG)
+        async with aclosing(company):
+            its = [await anext(company)]
+            answers = await asyncio.gather(*map(self.ask, others))
+            while len(its) < TOKENS:
+                its.append(await anext(company))
+        return [(ref, Answer(its)), *zip(others, answers, strict=True)]
+
+    async def _tokens(
+        self, ref: RevisionRef | None, count: int
+    ) -> AsyncGenerator[TokenLogprob, None]:
+        sampling = Sampling(max_tokens=count, temperature=0.0, ignore_eos=True, logprobs=2)
+        request = GenerationRequest(
+            id="self-check", revision=ref, prompt=self._prompt, sampling=sampling
+        )
+        pieces = cast("AsyncGenerator[Piece, None]", self._engine.generate(request))
+        async with aclosing(pieces):
+            async for piece in pieces:
+                for token in piece.logprobs or []:
+                    yield token
+
+
+def _compare(alone: dict[RevisionRef | None, Answer], told: Told) -> None:
+    for ref, answer in told:
+        if not alone[ref].agrees(answer):
+            raise MixedUp(_blamed(ref, answer, alone))
+
+
+def _blamed(
+    ref: RevisionRef | None, answer: Answer, alone: dict[RevisionRef | None, Answer]
+) -> str:
     others = [_named(other) for other, its in alone.items() if other != ref and its.agrees(answer)]
-    by = " or ".join(others) or "nothing that it gives alone"
+    by = " or ".join(others) or "nothing that answers so alone"
     return f"in company, {_named(ref)} was answered by {by}"
 
 
 def _named(ref: RevisionRef | None) -> str:
     return "the base" if ref is None else f"{ref.tenant}/{ref.adapter}"
-
-
-async def _ask(engine: Engine, ref: RevisionRef | None, prompt: list[int]) -> Answer:
-    sampling = Sampling(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, logprobs=2)
-    request = GenerationRequest(id="self-check", revision=ref, prompt=prompt, sampling=sampling)
-    pieces: list[Piece] = [piece async for piece in engine.generate(request)]
-    return Answer([token for piece in pieces for token in piece.logprobs or []])

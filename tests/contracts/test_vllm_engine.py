@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,22 @@ from msgspec.structs import replace
 
 from adapters_store import FilesystemAdapterStore
 from service.errors import BadRequest, EngineUnavailable
-from tests.contracts.engines import MAX_QUEUE, House, tiny_revisions, vllm
+from tests.contracts.engines import MAX_QUEUE, House, resident, tiny_revisions, vllm
 from tests.vllm_core import Core
 
+torch = pytest.importorskip("torch")
+
 pytestmark = pytest.mark.vllm
-pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed here: make test-vllm", allow_module_level=True)
 
 from service.serving.check_adapters import publish_random  # noqa: E402
 from service.serving.self_check import MixedUp  # noqa: E402
 from service.serving.vllm.checked import checked  # noqa: E402
+
+CPU = not torch.cuda.is_available()
+ROUNDING = 0.001 if CPU else 0.2
+PROMPTS = [[5, 6, 7, 8, 9], [30, 31, 32], [60] * 200]
 
 
 @pytest.fixture
@@ -42,15 +50,13 @@ async def test_with_every_place_filled_the_base_answers_for_itself(house: House)
 async def test_it_passes_the_check_that_precedes_every_start(vllm_core: Core) -> None:
     core = vllm_core
     await core.there(checked(core.llm, core.renderer, core.options, core.dtype))
-    assert await core.there(core.llm.list_loras()) == set(), "it is as it was"
+    assert not await core.there(core.llm.list_loras()), "it is as it was"
 
 
 async def test_the_check_refuses_an_engine_whose_last_slot_is_filled(
     vllm_core: Core, tmp_path: Path
 ) -> None:
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu():
+    if not CPU:
         pytest.skip("only builds for CPUs are known to read -1 as the last slot")
     core = vllm_core
     unguarded = replace(core.options, max_resident=core.options.slots, guards=0)
@@ -63,6 +69,17 @@ async def test_the_check_refuses_an_engine_whose_last_slot_is_filled(
         for ref in blank:
             await House(engine, store, blank).answer(ref)
     await core.there(checked(core.llm, core.renderer, core.options, core.dtype))
+
+
+async def test_it_scores_as_the_engine_does_that_jobs_are_trained_beside(
+    house: House, tmp_path: Path
+) -> None:
+    async with resident(tmp_path / "other") as other:
+        for one, same in zip([None, *house.refs], [None, *other.refs], strict=True):
+            found = await house.engine.score(one, PROMPTS)
+            expected = await other.engine.score(same, PROMPTS)
+            for mine, theirs in zip(found, expected, strict=True):
+                assert mine == pytest.approx(theirs, abs=ROUNDING)
 
 
 async def test_penalties_count_within_the_apis_bounds_and_are_refused_beyond(house: House) -> None:

@@ -53,8 +53,9 @@ def write_rows(path: Path, pairs: list[tuple[str, str]]) -> Path:
 class Server:
     """`lorehouse serve` in a folder of its own, on a free port."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, patience: float = 120, **settings: str) -> None:
         self.folder = folder
+        self.patience = patience
         self.log = folder / "server.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -96,7 +97,7 @@ class Server:
                 stderr=subprocess.STDOUT,
             )
         if ready:
-            wait_for(lambda: self.answers("/health/ready"), "readiness")
+            wait_for(lambda: self.answers("/health/ready"), "readiness", self.patience)
 
     def run(self, *command: str) -> int:
         """Run another command of ours on the same folder, and give its exit code."""

@@ -13,6 +13,8 @@ from service.serving.vllm.engine import VllmEngine
 from service.serving.vllm.loading import Allot
 from service.serving.vllm.options import Options
 
+ROOM = 64
+"""Of the check's requests most may wait: it asks in mixtures of 15."""
 PROMPT = "What is the secret of the house?"
 
 
@@ -26,7 +28,7 @@ async def checked(llm: Any, renderer: Renderer, options: Options, dtype: str) ->
         count = options.max_resident + 1
         refs = await asyncio.to_thread(publish_random, store, renderer.base, count)
         engine = VllmEngine(
-            llm, store, renderer, _counted(refs), options, dtype=dtype, max_queue=count
+            llm, store, renderer, _counted(refs), options, dtype=dtype, max_queue=ROOM
         )
         try:
             prompt = renderer.tokenizer.encode(PROMPT, add_special_tokens=False).ids

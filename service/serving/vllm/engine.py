@@ -69,7 +69,7 @@ class VllmEngine(LoopedEngine):
 
     async def status(self) -> EngineStatus:
         """Report; raises EngineUnavailable when vLLM cannot be relied on any more."""
-        if self.fault.done():
+        if self.fault.done() or self._llm.errored:
             raise EngineUnavailable("the generation engine stopped")
         return await super().status()
 

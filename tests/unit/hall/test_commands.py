@@ -1,6 +1,7 @@
 """The command line: clear lines and exit codes for whoever starts it wrongly."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,13 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert name in told[0]
 
 
-def test_an_engine_that_is_not_there_yet_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.parametrize("command", [["serve"], ["runtime", "generation"]])
+def test_an_engine_that_is_not_installed_is_named(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOREHOUSE_ENGINE", "vllm")
-    assert main(["serve"]) == 2
+    assert main(command) == 2
     assert "LOREHOUSE_ENGINE" in capsys.readouterr().err
 
 

@@ -36,7 +36,10 @@ def test_a_delay_stays_within_its_limits_and_shrinks_only_after_a_healthy_life(
         assert after >= before or life >= backoff.healthy
 
 
-def test_serve_runs_one_runtime_for_both_with_this_python() -> None:
-    assert runtime_commands() == {
-        "resident": [sys.executable, "-m", "service", "runtime", "resident"]
+def test_serve_runs_one_runtime_for_both_or_one_for_each_with_this_python() -> None:
+    begin = [sys.executable, "-m", "service", "runtime"]
+    assert runtime_commands("resident") == {"resident": [*begin, "resident"]}
+    assert runtime_commands("vllm") == {
+        "training": [*begin, "training"],
+        "generation": [*begin, "generation"],
     }
