@@ -100,7 +100,7 @@ def _split(found: Shared) -> dict[str, str]:
     served = found.served
     how = "vLLM answers while the resident base trains"
     if not found.together:
-        how = f"in turns: vLLM sleeps (level {found.sleep_level}) while jobs are trained"
+        how = "in turns: vLLM sleeps while jobs are trained"
     return {
         "shared": how,
         "vLLM": f"gpu_memory_utilization {found.utilization:.3f}, "

@@ -45,9 +45,10 @@ def test_vllm_and_the_resident_base_split_a_card_as_planned() -> None:
     assert "keys and values" in told.lines
     assert state(told) == ["ok"]
     small = Settings(engine="vllm", quantization="none", max_lora_rank=16, training_slots=4)
-    assert on(43 * GIB, small).lines["shared"].startswith("in turns: vLLM sleeps (level 1)")
-    poor = on(43 * GIB, small, memory=4 * GIB)
-    assert poor.lines["shared"].startswith("in turns: vLLM sleeps (level 2)")
+    assert on(43 * GIB, small).lines["shared"].startswith("in turns: vLLM sleeps")
+    [poor] = on(43 * GIB, small, memory=4 * GIB).findings
+    assert poor.state == "fail"
+    assert "of main memory to take turns, of 4.00 GiB" in poor.found
 
 
 def test_what_does_not_fit_is_refused_with_the_figures() -> None:
