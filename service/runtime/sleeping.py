@@ -2,7 +2,7 @@
 
     asleep ──▶ awake      somebody asks and training had its due, or there is nothing to train
     awake ──▶ draining    jobs wait, and training is owed a turn, or nobody has asked for a while
-    draining ──▶ asleep   the last answer under way has ended
+    draining ──▶ asleep   no answer is under way, now that nothing more begins
     draining ──▶ awake    there is nothing to train any more
 
 While it drains and sleeps, requests wait in the engine's own waiting room, which is bounded.
@@ -64,8 +64,11 @@ class Sleeping:
                 self._woke(now, wants)
         elif not wants.jobs:
             self.state = "awake"
-        elif self.state == "draining" or self._drains(now):
-            self._drain(now, wants)
+        elif self.state == "draining":
+            if not wants.running:
+                self.state, self._fell = "asleep", now
+        elif self._drains(now):
+            self.state = "draining"
         return self.state
 
     def _count(self, seconds: float, wants: Wants) -> None:
@@ -79,11 +82,6 @@ class Sleeping:
 
     def _drains(self, now: float) -> bool:
         return now - self._asked >= self._idle or self._shares.owed >= self._patience.turn
-
-    def _drain(self, now: float, wants: Wants) -> None:
-        self.state = "draining" if wants.running else "asleep"
-        if self.state == "asleep":
-            self._fell = now
 
     def _woke(self, now: float, wants: Wants) -> None:
         self.state = "awake"

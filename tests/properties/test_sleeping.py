@@ -108,9 +108,10 @@ def test_who_asks_shortly_after_each_sleep_makes_it_wait_longer_for_the_next() -
     sleeping, now, silences = Sleeping(0.0, 0.0, PATIENCE), 0.0, []
     for _ in range(6):
         began = now
-        while sleeping.next(now, Wants(0, 0, True)) != "asleep":
+        while sleeping.next(now, Wants(0, 0, True)) == "awake":
             now += TICK
         silences.append(now - began)
+        assert sleeping.next(now, Wants(0, 0, True)) == "asleep"
         now += TICK
         assert sleeping.next(now, Wants(1, 0, True)) == "awake"
     assert silences == sorted(silences)
@@ -121,7 +122,7 @@ def test_who_asks_shortly_after_each_sleep_makes_it_wait_longer_for_the_next() -
     now += 1000
     assert sleeping.next(now, Wants(1, 0, True)) == "awake"
     began = now
-    while sleeping.next(now, Wants(0, 0, True)) != "asleep":
+    while sleeping.next(now, Wants(0, 0, True)) == "awake":
         now += TICK
     assert now - began == PATIENCE.idle
 
