@@ -15,7 +15,7 @@ WORKDIR /src
 RUN python -m venv /opt/lorehouse
 ENV PATH=/opt/lorehouse/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The pinned libraries change seldom: a layer of their own, before the code.
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt constraints-gpu.txt pyproject.toml README.md LICENSE ./
 COPY service/__init__.py service/__init__.py
 RUN pip install -c constraints.txt torch==2.13.0 ${TORCH_INDEX:+--index-url ${TORCH_INDEX}}
 RUN mkdir -p adapters_store && touch adapters_store/__init__.py \

@@ -25,15 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         settings = _settings()
-        command: Callable[[Settings, argparse.Namespace], None] = arguments.command
-        command(settings, arguments)
+        command: Callable[[Settings, argparse.Namespace], int | None] = arguments.command
+        return command(settings, arguments) or 0
     except SettingsError as fault:
         print(f"lorehouse: {fault}", file=sys.stderr)
         return USAGE_ERROR
     except CheckFailed as fault:
         print(f"lorehouse: {fault}", file=sys.stderr)
         return FAILURE
-    return 0
 
 
 def _settings() -> Settings:
@@ -140,6 +139,14 @@ def _store_collect(settings: Settings, arguments: argparse.Namespace) -> None:
     collect_store(settings, arguments.tenant, _tell, dry=arguments.dry_run)
 
 
+def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+    from service.doctor.examine import examine, shown
+
+    told = examine(settings)
+    _tell(shown(told, as_json=arguments.json))
+    return 0 if told.will_run else FAILURE
+
+
 def _check_migrations(_: Settings, __: argparse.Namespace) -> None:
     from service.maintenance import check_migrations
 
@@ -177,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     runtime.add_argument("role", choices=["resident", "training", "generation"])
     runtime.add_argument("--runtime-id", help="its name as the holder of leases")
     verb("merge", _merge, "Make one merged model (a runtime starts it by itself).")
+    doctor = verb("doctor", _doctor, "Say whether it would run here, what, and what to do if not.")
+    doctor.add_argument("--json", action="store_true", help="for machines")
     verb("migrate", _migrate, "Bring the database to the newest schema.")
     document = verb("openapi", _openapi, "Print the OpenAPI document.")
     document.add_argument("--output", type=Path, metavar="FILE", help="write it there")

@@ -2,9 +2,10 @@
 
     shared = share(model, card, served, held, demand)
 
-Both at once where both fit. Else in turns: vLLM sleeps while jobs are trained, and training keeps
-base and slots alone while vLLM answers. Else the figures say what is missing. vLLM is started
-first: it takes a share of the whole card, and measures what it leaves of it for its cache.
+Both at once where both fit. Else in turns: vLLM sleeps while jobs are trained, with what it holds
+in main memory, and training keeps base and slots alone while vLLM answers. Else the figures say
+what is missing. vLLM is started first: it takes a share of the whole card, and measures what it
+leaves of it for its cache.
 """
 
 import math
@@ -76,8 +77,6 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     training_bytes: int
     """What the resident base may take while it trains."""
     training: MemoryPlan
-    sleep_level: Literal[1, 2] | None
-    """1: vLLM's weights wait in main memory; 2: there is no room, and they are read again."""
 
 
 class NoRoom(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,20 +89,34 @@ class NoRoom(msgspec.Struct, frozen=True, kw_only=True):
     training: int
     """The least that it can do with while vLLM sleeps."""
     free: int
+    host: int
+    """What vLLM puts into main memory to sleep."""
+    host_free: int
 
     @property
     def needed(self) -> int:
-        """The least that would do."""
+        """The least that would do, in turns."""
         return max(self.served + self.resident, self.training + OVERHEAD)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether main memory has room for a sleeping vLLM."""
+        return self.host <= self.host_free
 
     @property
     def figures(self) -> str:
         """Say all of them."""
-        given = (self.needed, self.free, self.served, self.resident, self.training)
-        needed, free, served, resident, training = (f"{each / GIB:.2f} GiB" for each in given)
+        if self.needed <= self.free:
+            needed = self.served + self.training
+            sleeping = (
+                f", or {_gib(self.host)} of main memory to take turns, of {_gib(self.host_free)}"
+            )
+        else:
+            needed, sleeping = self.needed, ""
         return (
-            f"{needed} are needed, {free} are free: vLLM takes {served} at the least, the resident "
-            f"base {resident} beside it, and {training} while it trains"
+            f"{_gib(needed)} are needed, {_gib(self.free)} are free{sleeping}: vLLM takes "
+            f"{_gib(self.served)} at the least, the resident base {_gib(self.resident)} beside it, "
+            f"and {_gib(self.training)} while it trains"
         )
 
 
@@ -118,9 +131,11 @@ def share(
         resident=resident,
         training=training,
         free=card.free,
+        host=round((parts.weights + parts.adapters) * HOST_SPARE),
+        host_free=card.host_free,
     )
     together = needed.served + training <= card.free
-    if not together and needed.needed > card.free:
+    if not together and not (needed.needed <= card.free and needed.sleeps):
         return needed
     # Together, what nobody needs is divided; in turns vLLM has all that does not stay.
     spare = card.free - needed.served - (training if together else resident)
@@ -128,7 +143,6 @@ def share(
     wanted = min(most, needed.served + int(spare * (KV_SHARE if together else 1)))
     taken = max(needed.served, _whole_parts(wanted, card.total, down=True))
     left = card.free - (taken if together else OVERHEAD)
-    to_host = (parts.weights + parts.adapters) * HOST_SPARE <= card.host_free
     return Shared(
         together=together,
         utilization=taken * PARTS_OF_CARD // card.total / PARTS_OF_CARD,
@@ -136,7 +150,6 @@ def share(
         kv_tokens=(taken - parts.total) // kv_each,
         training_bytes=left,
         training=plan(model, held, demand if together else _uncached(demand), left),
-        sleep_level=None if together else 1 if to_host else 2,
     )
 
 
@@ -179,6 +192,10 @@ def _examined(planned: MemoryPlan) -> int:
 
 def _uncached(demand: Demand) -> Demand:
     return msgspec.structs.replace(demand, caches=False)
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / GIB:.2f} GiB"
 
 
 def _whole_parts(wanted: int, total: int, *, down: bool = False) -> int:

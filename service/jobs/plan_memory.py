@@ -51,7 +51,7 @@ def on(one: Hardware, model: ModelShape, spec: TrainingSpec, train: Total | None
 
 def split(model: ModelShape, memory: int, sharing: Sharing) -> SharedCard:
     """Say how vLLM and the resident base share an empty card."""
-    # How vLLM sleeps is not told here, so that the host's memory is of no interest.
+    # A machine with such a card has as much main memory.
     card = Card(total=memory, free=memory, host_free=memory)
     found = share(model, card, sharing.served, sharing.held, sharing.demand)
     if isinstance(found, NoRoom):

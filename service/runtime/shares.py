@@ -25,6 +25,11 @@ class Shares:
         """Whether generation may have a turn now."""
         return self._owed <= 0
 
+    @property
+    def owed(self) -> float:
+        """Seconds that are training's before generation has another turn."""
+        return max(0.0, self._owed)
+
     def generated(self, seconds: float) -> None:
         """Note a turn of generation's that training waited for."""
         self._owed += seconds * self._worth

@@ -1,0 +1,72 @@
+"""Looks at the machine: Python, packages, driver, and what torch can do."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from service.base.capabilities import Capabilities
+from service.doctor.facts import Package
+
+PINS, MORE_PINS = "constraints.txt", "constraints-gpu.txt"
+"""The second one's are the extra's."""
+PROBE_SECONDS = 300
+"""The imports of a cold machine take long."""
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
+
+
+def packages() -> list[Package]:
+    """Look up everything that is pinned; a version's build (`+cpu`) is of no interest."""
+    return [
+        Package(name, pinned, _installed(name), extra=file == MORE_PINS)
+        for file in (PINS, MORE_PINS)
+        for name, pinned in _pins(file)
+    ]
+
+
+def capabilities(modules: list[str]) -> Capabilities | str:
+    """Have torch tried in a process of its own; give what it said, or why it said nothing."""
+    command = [sys.executable, "-m", "service.base.capabilities", *modules]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS, check=False)  # noqa: S603 - our own program
+    except subprocess.TimeoutExpired:
+        return f"it did not end within {PROBE_SECONDS} seconds"
+    try:
+        return msgspec.json.decode(done.stdout, type=Capabilities)
+    except msgspec.MsgspecError:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        return f"it ended with code {done.returncode}: {said[-1] if said else 'without a word'}"
+
+
+def driver() -> str | None:
+    """Ask NVIDIA's own tool for the driver's version."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    told = done.stdout.split()
+    return told[0] if done.returncode == 0 and told else None
+
+
+def cores() -> int:
+    """Count those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _pins(name: str) -> list[tuple[str, str]]:
+    """Read a file from beside this code where it was installed, else from the checkout."""
+    places = (Path(__file__).parent / name, Path(__file__).parents[2] / name)
+    file = next((place for place in places if place.is_file()), None)
+    return PIN.findall(file.read_text()) if file else []
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return None
