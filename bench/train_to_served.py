@@ -16,6 +16,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -78,9 +79,10 @@ class Jobs:
     """Small jobs of one tenant's, one after the other."""
 
     def __init__(
-        self, client: httpx.Client, file: str, metrics: str, args: argparse.Namespace
+        self, client: httpx.Client, files: Sequence[str], metrics: str, args: argparse.Namespace
     ) -> None:
-        self._client, self._file, self._args = client, file, args
+        """One file for each job: equal jobs make one revision, which is examined once."""
+        self._client, self._files, self._args = client, iter(files), args
         self._metrics = httpx.Client(base_url=metrics)
 
     def serve_one(self) -> Served:
@@ -88,7 +90,7 @@ class Jobs:
         steps = -(-self._args.examples // BATCH) + self._steps()
         job = start_job(
             self._client,
-            self._file,
+            next(self._files),
             hyperparameters={"n_epochs": 1, "batch_size": BATCH},
             validation_split=0,
         )
@@ -181,9 +183,10 @@ def main() -> None:
         }
         with Service(folder, **settings) as running:
             client = running.tenant("trainer")
-            file = upload(client, write_tickets(folder, 0, args.examples))
+            rows = [write_tickets(folder, job, args.examples) for job in range(args.jobs + 1)]
+            files = [upload(client, one) for one in rows]
             others = Others(running.url, key_of(running.tenant("other")), args)
-            jobs = Jobs(client, file, f"http://127.0.0.1:{port}", args)
+            jobs = Jobs(client, files, f"http://127.0.0.1:{port}", args)
             lines = asyncio.run(measure(others, jobs, args))
     report("train_to_served", args.preset, lines)
 
