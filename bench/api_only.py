@@ -11,7 +11,6 @@ other, under the same load, on the same cores as its generator; `--rounds` times
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import tempfile
@@ -25,6 +24,7 @@ import uvloop
 
 from bench.running import BASE, ROOT, Service, cpu_seconds, free_port, key_of, wait_for
 from bench.steady import STEP
+from bench.table import Line, report
 from bench.token_load import Streams
 from service.settings import BUNDLED_BASE
 
@@ -65,7 +65,9 @@ def main() -> None:
             with front(side, args) as up:
                 found[side].append(uvloop.run(measure(up, args)))
             print(f"round {number + 1}, {side}: {found[side][-1]}", flush=True)
-    report({side: middle(rounds) for side, rounds in found.items()})
+    lines = compare({side: middle(rounds) for side, rounds in found.items()})
+    if lines:
+        report("api_only", "cpu", lines)
 
 
 @contextmanager
@@ -134,19 +136,24 @@ def middle(rounds: Sequence[Figures]) -> Figures:
     return sorted(rounds, key=lambda one: sum(one.cpu))[len(rounds) // 2]
 
 
-def report(found: dict[str, Figures]) -> None:
-    """Print a table, and as the last line one JSON object; ratios are of the API's own process."""
-    peer = found.get("vllm")
-    print(
-        f"{'side':<8} {'tok/s':>7} {'us/token':>9} {'engine':>7} {'p50 ms':>7} {'p99 ms':>7}  peer"
-    )
-    rows = []
-    for side, one in found.items():
-        against = peer.cpu[0] if peer else math.nan
-        figures = (one.rate, one.cpu[0], sum(one.cpu[1:]), one.p50, one.p99, against / one.cpu[0])
-        print(f"{side:<8}" + "".join(f"{figure:>9.1f}" for figure in figures))
-        rows.append(Row(side, one.cpu[0], against))
-    print(json.dumps({"bench": "api_only", "preset": "cpu", "rows": rows}))
+def compare(found: dict[str, Figures]) -> list[Line]:
+    """Set our sides against the peer, or, without one, the socket against none at all."""
+    if (peer := found.get("vllm") or found.get("inside")) is None:
+        return []
+    lines = []
+    for side in (side for side in ("socket", "inside") if side in found):
+        one = found[side]
+        figures = (
+            ("CPU of the API", "us/token", one.cpu[0], peer.cpu[0], 1.0),
+            ("CPU of all", "us/token", sum(one.cpu), sum(peer.cpu), None),
+            ("added p50", "ms", one.p50, peer.p50, None),
+            ("added p99", "ms", one.p99, peer.p99, None),
+            ("tokens a second", "tok/s", one.rate, peer.rate, None),
+        )
+        for what, unit, ours, its, most in figures:
+            case = f"{side}, {what}"
+            lines.append(Line(case=case, ours=ours, peer=its, unit=unit, most=most))
+    return lines
 
 
 def _arguments() -> argparse.Namespace:

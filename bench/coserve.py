@@ -31,7 +31,7 @@ import msgspec
 from bench import bases
 from bench.guide import published, write_tickets
 from bench.measure import Row, report
-from bench.running import BASE, Service, start_job, upload
+from bench.running import BASE, Service, key_of, start_job, upload
 
 SHARES = (0.1, 0.3, 0.6)
 T = TypeVar("T")
@@ -180,8 +180,8 @@ def _models(tenants: Sequence[httpx.Client], files: Sequence[str]) -> list[tuple
     supervised = {"hyperparameters": {"n_epochs": 1, "batch_size": 64}, "learning_rate": 1e-5}
     some = list(zip(tenants, files, strict=True))[:4]
     jobs = [(tenant, start_job(tenant, file, **supervised)) for tenant, file in some]
-    names = [(published(tenant, job)["fine_tuned_model"], _key(tenant)) for tenant, job in jobs]
-    return [*names, (BASE, _key(tenants[0]))]
+    names = [(published(tenant, job)["fine_tuned_model"], key_of(tenant)) for tenant, job in jobs]
+    return [*names, (BASE, key_of(tenants[0]))]
 
 
 async def _alone(training: Training, seconds: float) -> float:
@@ -209,10 +209,6 @@ async def _meanwhile(training: Training, other: Awaitable[T]) -> tuple[float, T]
 
 def _p99(bursts: Sequence[Burst]) -> float:
     return statistics.quantiles([gap for burst in bursts for gap in burst.gaps], n=100)[98]
-
-
-def _key(client: httpx.Client) -> str:
-    return client.headers["authorization"].removeprefix("Bearer ")
 
 
 def _arguments() -> Any:

@@ -153,12 +153,13 @@ Bases = Iterator[tuple[Callable[[], Any], ModelShape, Held, Sequence[Case]]]
 
 def cpu_cases() -> Bases:
     """The bundled base."""
-    for name, quantization in (("fp32", "none"), ("nf4", "nf4")):
+    for name in ("fp32", "nf4"):
+        quantization, _ = bases.HELD[name]
         model = bases.bundled(name, torch.get_num_threads())
         yield (
             lambda model=model: model,
             shape_of(model.config.to_dict()),
-            Held(_known(quantization), 4, "cpu"),
+            Held(quantization, 4, "cpu"),
             [
                 Case(jobs=8, rows=1, tokens=128, cached=quantization == "nf4"),
                 Case(jobs=1, rows=2, tokens=1024, recomputed=True, targets=ATTENTION),
@@ -197,10 +198,6 @@ def h200_cases(*, small: bool, predict_only: bool) -> Bases:
 def _case(size: tuple[int, int, int], **others: Any) -> Case:
     jobs, rows, tokens = size
     return Case(jobs=jobs, rows=rows, tokens=tokens, **others)
-
-
-def _known(quantization: str) -> Literal["nf4", "none"]:
-    return "nf4" if quantization == "nf4" else "none"
 
 
 def report(preset: str, rows: Sequence[Row]) -> None:

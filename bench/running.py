@@ -124,7 +124,7 @@ def start_job(client: httpx.Client, file: str, **supervised: Any) -> str:
 
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    """Return once the process answers there. Raises RuntimeError when it ends, or takes too long."""
+    """Return once the process answers there; raise RuntimeError if it ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from peft import LoraConfig
 from safetensors.numpy import save_file
 
-from adapters_store import AdapterStore, FilesystemAdapterStore, Origin
+from adapters_store import AdapterStore, FilesystemAdapterStore, Origin, Revision
 from bench.running import BASE
 from bench.workload import ATTENTION
 from service.adapters.repository import RevisionRepository
@@ -30,13 +31,17 @@ class Shelf(msgspec.Struct, frozen=True):
 
 
 class Filling:
-    """Publishes random adapters of the bundled base, small ones where nobody will ask them."""
+    """Publishes random adapters of a base, small ones where nobody will ask them."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(
+        self, data_dir: Path, base: Path = BUNDLED_BASE, quantization: str = "nf4"
+    ) -> None:
         self._settings = Settings(data_dir=data_dir, base_name=BASE)
-        self._base = describe(str(BUNDLED_BASE), BASE)
-        self._origin = _origin(self._base)
+        self._base = describe(str(base), BASE)
+        self._origin = _origin(self._base, quantization)
         self._seeds = 0
+        self.folders: list[Path] = []
+        """Where the files of each revision are, in order."""
         self.store: AdapterStore = FilesystemAdapterStore(data_dir / "adapters")
 
     async def fill(self, shelves: Sequence[Shelf], rank: int = 1) -> list[str]:
@@ -46,14 +51,17 @@ class Filling:
         for shelf in shelves:
             for first in range(0, shelf.revisions, ROWS_AT_ONCE):
                 count = min(ROWS_AT_ONCE, shelf.revisions - first)
-                names += await self._record(database, shelf, self._publish(shelf, count, rank))
+                made = self._publish(shelf, count, rank)
+                self.folders += [revision.path for revision in made]
+                digests = [revision.ref.digest for revision in made]
+                names += await self._record(database, shelf, digests)
         await database.close()
         print(
             f"{len(names)} revisions of rank {rank} in {time.monotonic() - began:.0f} s", flush=True
         )
         return names
 
-    def _publish(self, shelf: Shelf, count: int, rank: int) -> list[str]:
+    def _publish(self, shelf: Shelf, count: int, rank: int) -> list[Revision]:
         with ThreadPoolExecutor(PUBLISHERS) as pool:
             return list(
                 pool.map(lambda seed: self._publish_one(shelf, rank, seed), self._new(count))
@@ -63,12 +71,12 @@ class Filling:
         self._seeds += count
         return range(self._seeds - count, self._seeds)
 
-    def _publish_one(self, shelf: Shelf, rank: int, seed: int) -> str:
+    def _publish_one(self, shelf: Shelf, rank: int, seed: int) -> Revision:
         with self.store.stage() as folder:
             targets = ATTENTION if rank > 1 else ATTENTION[:1]
             _config(rank, targets).save_pretrained(folder)
             save_file(self._weights(rank, targets, seed), folder / "adapter_model.safetensors")
-            return self.store.publish(shelf.tenant, shelf.adapter, folder, self._origin).ref.digest
+            return self.store.publish(shelf.tenant, shelf.adapter, folder, self._origin)
 
     async def _record(self, database: Database, shelf: Shelf, digests: Sequence[str]) -> list[str]:
         async with database.write() as session:
@@ -88,7 +96,7 @@ class Filling:
 
     def _weights(self, rank: int, targets: Sequence[str], seed: int) -> dict[str, np.ndarray]:
         random, config = np.random.default_rng(seed), self._base.config
-        hidden, head = config["hidden_size"], config["head_dim"]
+        hidden, head = config["hidden_size"], _head(config)
         widths = {"q_proj": config["num_attention_heads"] * head, "o_proj": hidden}
         few = config["num_key_value_heads"] * head
         weights = {}
@@ -98,9 +106,13 @@ class Filling:
                 inner = widths["q_proj"] if target == "o_proj" else hidden
                 shapes = {"A": (rank, inner), "B": (widths.get(target, few), rank)}
                 for side, shape in shapes.items():
-                    drawn = random.normal(scale=0.02, size=shape).astype(np.float32)
-                    weights[f"{name}_{side}.weight"] = drawn
+                    drawn = random.standard_normal(shape, dtype=np.float32)
+                    weights[f"{name}_{side}.weight"] = drawn * np.float32(0.02)
         return weights
+
+
+def _head(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _config(rank: int, targets: Sequence[str]) -> LoraConfig:
@@ -113,11 +125,11 @@ def _config(rank: int, targets: Sequence[str]) -> LoraConfig:
     )
 
 
-def _origin(base: BaseDescription) -> Origin:
+def _origin(base: BaseDescription, quantization: str) -> Origin:
     return Origin(
         base=BASE,
         base_digest=base.digest,
-        quantization="nf4",
+        quantization=quantization,
         compute_dtype="float32",
         tokenizer_digest=base.tokenizer_digest,
         chat_template_digest=base.chat_template_digest,

@@ -31,7 +31,8 @@ class SteadyEngine:
     """Implements `Engine`; it knows every adapter and holds none."""
 
     def __init__(self) -> None:
-        self._running: dict[Call, int] = {}
+        self._running: dict[Call, tuple[int, int]] = {}
+        """Tokens made, and wanted."""
         self._made = 0
 
     async def run(self) -> None:
@@ -45,21 +46,20 @@ class SteadyEngine:
     def _step(self) -> None:
         text = f"t{time.monotonic_ns() // 1000} "
         self._made += len(self._running)
-        for call, before in list(self._running.items()):
+        for call, (before, most) in list(self._running.items()):
             made = before + 1
-            ended = made == call.request.sampling.max_tokens
-            reason = "length" if ended else None
+            reason = "length" if made == most else None
             call.put(Piece(index=0, text=text, tokens=made, finish_reason=reason))
-            if ended:
+            if reason is None:
+                self._running[call] = (made, most)
+            else:
                 del self._running[call]
                 call.put(None)
-            else:
-                self._running[call] = made
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
         """Yield a piece a step."""
         call = Call(request)
-        self._running[call] = 0
+        self._running[call] = (0, request.sampling.max_tokens)
         try:
             async for piece in call.answers():
                 assert isinstance(piece, Piece)

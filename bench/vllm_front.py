@@ -91,10 +91,8 @@ class SteadyLLM(AsyncLLM):
 async def main(port: str, model: str, name: str, step: str) -> None:
     """Serve until killed."""
     parser = make_arg_parser(FlexibleArgumentParser())
-    args = parser.parse_args(
-        ["--model", model, "--served-model-name", name, "--host", "127.0.0.1", "--port", port]
-        + ["--disable-uvicorn-access-log", "--dtype", "float32"]
-    )
+    options = f"--model {model} --served-model-name {name} --host 127.0.0.1 --port {port}"
+    args = parser.parse_args(f"{options} --disable-uvicorn-access-log --dtype float32".split())
     engine = SteadyLLM(AsyncEngineArgs.from_cli_args(args).create_engine_config(), float(step))
     address, sock = setup_server(args, reuse_port=False)
     making = asyncio.create_task(engine.run())

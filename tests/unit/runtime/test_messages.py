@@ -1,5 +1,7 @@
 """Frames are found in a stream however it is cut."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_however_a_stream_is_cut_its_frames_come_whole_and_in_order(
     stream = b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     buffer, found = bytearray(), list[bytearray]()
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         buffer += stream[begin:end]
         found += split(buffer)
     assert found == bodies

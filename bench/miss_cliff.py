@@ -1,0 +1,99 @@
+"""The time to the first token when more adapters are called than there are slots for.
+
+Adapters are called by a power law (the n-th as often as 1 / n), at a fixed rate, at random times,
+by vLLM's own `bench serve`; 8 slots and working sets of 8 (all resident), 16 and 64 adapters. The
+peer is bare vLLM, which loads an adapter when a request for it comes and puts away the one that was
+least recently used: once with as many adapters in the host's memory as slots, so that each miss
+reads files, and once with all of them there.
+
+Rows are against the same server's case of all resident: at 1 a miss costs nothing.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.sides import House, Side, add_arguments, parsed
+from bench.table import Line, report
+from bench.vllm_load import Figures, Work, load
+
+SLOTS = 8
+SETS = (8, 16, 64)
+"""Adapters that are called; the first all have a slot."""
+COPIES = 1000
+"""Places in the list that requests are drawn from."""
+P50, P99 = 1.2, 2.0
+
+
+def main() -> None:
+    """Run a preset."""
+    args = _arguments()
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory() as name:
+        house = House(Path(name), args, max(SETS))
+        with house.lorehouse(SLOTS) as side:
+            lines += compare("ours", measure(side, args), aim=True)
+        for case, in_memory in (("vLLM, files", SLOTS), ("vLLM, in memory", max(SETS))):
+            with house.vllm(SLOTS, in_memory) as side:
+                lines += compare(case, measure(side, args), aim=False)
+    report("miss_cliff", args.preset, lines)
+
+
+def measure(side: Side, args: argparse.Namespace) -> list[Figures]:
+    """Call each working set, which was called once before."""
+    found = []
+    work = Work(prompts=args.requests, given=args.prompt, made=args.tokens, rate=args.rate)
+    warm = Work(prompts=2 * SLOTS, given=args.prompt, made=args.tokens, at_once=SLOTS)
+    for size in SETS:
+        called = by_power_law(side.models[:size])
+        load(args.vllm_python, side.target, side.models[:size], warm)
+        found.append(load(args.vllm_python, side.target, called, work))
+        print(f"{side.target.url}, {size} adapters: {found[-1]}", flush=True)
+    return found
+
+
+def by_power_law(models: Sequence[str]) -> list[str]:
+    """Repeat each name as often as the law says; the rarest is there once at least."""
+    whole = sum(1 / rank for rank in range(1, len(models) + 1))
+    return [
+        model
+        for rank, model in enumerate(models, 1)
+        for _ in range(max(1, round(COPIES / rank / whole)))
+    ]
+
+
+def compare(case: str, found: Sequence[Figures], *, aim: bool) -> list[Line]:
+    """Set the larger working sets against the one that is all resident."""
+    resident, *others = found
+    lines = []
+    for size, figures in zip(SETS[1:], others, strict=True):
+        for field, most in (("p50_ttft_ms", P50), ("p99_ttft_ms", P99)):
+            line = Line(
+                case=f"{case}, {size} adapters, {field.removesuffix('_ms')}",
+                ours=getattr(figures, field),
+                peer=getattr(resident, field),
+                unit="ms",
+                most=most if aim else None,
+            )
+            lines.append(line)
+    return lines
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--rate", type=float, help="requests a second; 4, or 40 on a GPU")
+    parser.add_argument("--requests", type=int, help="for each set; 120, or 1200 on a GPU")
+    parser.add_argument("--prompt", type=int, help="tokens; 32, or 128 on a GPU")
+    parser.add_argument("--tokens", type=int, help="of an answer; 16, or 64 on a GPU")
+    args = parsed(parser)
+    args.rate = args.rate or (40 if args.large else 4)
+    args.requests = args.requests or (1200 if args.large else 120)
+    args.prompt = args.prompt or (128 if args.large else 32)
+    args.tokens = args.tokens or (64 if args.large else 16)
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What the service costs in front of its engine, against bare vLLM with the same adapters.
+
+vLLM's own `bench serve` asks both, one after the other: first with as many requests at once as the
+engine takes, then with one at a time. Requests go to all adapters alike.
+
+- requests a second at saturation;
+- added for each request: the first token's p50, one request at a time;
+- added for each token: the p50 between tokens, one request at a time.
+
+With `--engine resident` ours is another engine, and the ratios say nothing of the service.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from bench.sides import House, Side, add_arguments, parsed
+from bench.table import Line, report
+from bench.vllm_load import Figures, Work, load
+
+LEAST = 0.99
+REQUEST_MS, TOKEN_MS = 1.0, 0.05
+
+
+def main() -> None:
+    """Run a preset."""
+    args = _arguments()
+    with tempfile.TemporaryDirectory() as name:
+        house = House(Path(name), args, args.adapters)
+        with house.lorehouse(args.adapters) as side:
+            ours = measure(side, args)
+        with house.vllm(args.adapters) as side:
+            peer = measure(side, args)
+    report("service_tax", args.preset, compare(ours, peer))
+    added = ours[1].p50_ttft_ms - peer[1].p50_ttft_ms
+    a_token = ours[1].p50_itl_ms - peer[1].p50_itl_ms
+    print(f"added to a request: {added:.2f} ms ({_met(added, REQUEST_MS)} {REQUEST_MS})")
+    print(f"added to a token: {a_token:.3f} ms ({_met(a_token, TOKEN_MS)} {TOKEN_MS})")
+
+
+def measure(side: Side, args: argparse.Namespace) -> tuple[Figures, Figures]:
+    """Load one side to saturation, then with one request at a time."""
+    sizes = {"given": args.prompt, "made": args.tokens}
+    full = Work(prompts=args.requests, at_once=args.sequences, **sizes)
+    single = Work(prompts=args.singles, at_once=1, **sizes)
+    warm = Work(prompts=args.sequences, at_once=args.sequences, **sizes)
+    load(args.vllm_python, side.target, side.models, warm)
+    found = [load(args.vllm_python, side.target, side.models, work) for work in (full, single)]
+    print(f"{side.target.url}: {found}", flush=True)
+    return found[0], found[1]
+
+
+def compare(ours: tuple[Figures, Figures], peer: tuple[Figures, Figures]) -> list[Line]:
+    """Put both sides' figures beside each other."""
+    (full, single), (full_peer, single_peer) = ours, peer
+    lines = [
+        Line(
+            case="requests a second",
+            ours=full.request_throughput,
+            peer=full_peer.request_throughput,
+            unit="1/s",
+            least=LEAST,
+        )
+    ]
+    for load_name, mine, its in (("full", full, full_peer), ("single", single, single_peer)):
+        for field in ("p50_ttft_ms", "p99_ttft_ms", "p50_itl_ms", "p99_itl_ms"):
+            case = f"{load_name}, {field.removesuffix('_ms')}"
+            lines.append(
+                Line(case=case, ours=getattr(mine, field), peer=getattr(its, field), unit="ms")
+            )
+    return lines
+
+
+def _met(figure: float, most: float) -> str:
+    return "met, <=" if figure <= most else "missed, <="
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--adapters", type=int, help="8, or 32 on a GPU; each has a slot")
+    parser.add_argument("--requests", type=int, help="at saturation; 64, or 2048 on a GPU")
+    parser.add_argument("--singles", type=int, help="one at a time; 16, or 64 on a GPU")
+    parser.add_argument("--prompt", type=int, help="tokens; 32, or 128 on a GPU")
+    parser.add_argument("--tokens", type=int, help="of an answer; 32, or 128 on a GPU")
+    args = parsed(parser)
+    args.adapters = args.adapters or (32 if args.large else 8)
+    args.requests = args.requests or (2048 if args.large else 64)
+    args.singles = args.singles or (64 if args.large else 16)
+    args.prompt = args.prompt or (128 if args.large else 32)
+    args.tokens = args.tokens or (128 if args.large else 32)
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Lorehouse and bare vLLM, one after the other, on one base with the same adapters."""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from bench import bases
+from bench.running import BASE, ROOT, Service, free_port, key_of, wait_for
+from bench.shelves import Filling, Shelf
+from bench.vllm_load import Target
+from bench.workload import RANK
+
+TENANT = "acme"
+
+
+class Side(msgspec.Struct, frozen=True):
+    """A server that is up, and what its adapters are called there."""
+
+    target: Target
+    models: list[str]
+
+
+class House:
+    """A base, and a data folder with adapters of one tenant in it."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace, adapters: int) -> None:
+        """Publish so many random adapters. `args` are those of `add_arguments`."""
+        self.folder, self._args = folder, args
+        self.base = bases.served(folder, args)
+        self._settings = {
+            "LOREHOUSE_BASE_MODEL": str(self.base),
+            "LOREHOUSE_QUANTIZATION": "none",
+            "LOREHOUSE_TORCH_THREADS": str(args.threads),
+            "LOREHOUSE_LOG_LEVEL": "warning",
+        }
+        with Service(folder, "api", **self._settings) as service:
+            self._key = key_of(service.tenant(TENANT))
+            filling = Filling(folder / "data", self.base, "none")
+            shelves = [Shelf(TENANT, f"adapter-{number}", 1) for number in range(adapters)]
+            self._models = asyncio.run(filling.fill(shelves, RANK))
+            self._files = filling.folders
+
+    @contextmanager
+    def lorehouse(self, slots: int, **settings: str) -> Iterator[Side]:
+        """Run the service with places for so many adapters."""
+        given = {
+            "LOREHOUSE_ENGINE": self._args.engine,
+            "LOREHOUSE_MAX_RESIDENT_ADAPTERS": str(slots),
+            "LOREHOUSE_MAX_LORA_RANK": str(RANK),
+            "LOREHOUSE_MAX_BATCH": str(self._args.sequences),
+        }
+        with Service(self.folder, **self._settings, **given, **settings) as service:
+            target = Target(url=service.url, key=self._key, base=BASE, tokenizer=self.base)
+            yield Side(target, self._models)
+
+    @contextmanager
+    def vllm(
+        self,
+        slots: int,
+        in_memory: int | None = None,
+        flags: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Iterator[Side]:
+        """Run vLLM's server with so many slots, and adapters kept in the host's memory.
+
+        Without slots it serves the base alone.
+        """
+        port, log = free_port(), self.folder / "vllm.log"
+        names = [f"lora-{number}" for number in range(len(self._files))]
+        command = [str(self._args.vllm_python), "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", str(self.base), "--served-model-name", BASE, "--port", str(port)]
+        command += ["--host", "127.0.0.1", "--max-model-len", "2048", *flags]
+        command += ["--max-num-seqs", str(self._args.sequences), "--generation-config", "vllm"]
+        command += ["--dtype", "float32" if self._on_cpu else "bfloat16"]
+        command += ["--disable-uvicorn-access-log"]
+        if slots:
+            command += ["--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(RANK)]
+            command += ["--max-cpu-loras", str(max(slots, in_memory or slots)), "--lora-modules"]
+            command += [f"{name}={path}" for name, path in zip(names, self._files, strict=True)]
+        told = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", **(environment or {})}
+        with log.open("wb") as out:
+            process = subprocess.Popen(  # noqa: S603 - vLLM
+                command, cwd=ROOT, env=os.environ | told, stdout=out, stderr=out
+            )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(f"{url}/health", process)
+            target = Target(url=url, key="none", base=BASE, tokenizer=self.base)
+            yield Side(target, names)
+        except BaseException:
+            print(log.read_text()[-6000:])
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    @property
+    def _on_cpu(self) -> bool:
+        return bool(self._args.preset == "cpu" or self._args.small)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every bench of two servers takes."""
+    parser.add_argument("--preset", choices=["cpu", "h200"], required=True)
+    parser.add_argument("--engine", choices=["resident", "vllm"], help="default: vllm on a GPU")
+    parser.add_argument(
+        "--vllm-python",
+        type=Path,
+        default=Path(sys.executable),
+        help="of an environment with vLLM in it, if that is another one",
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--base", type=Path, help="keep the h200 preset's base here")
+    parser.add_argument("--sequences", type=int, help="at once in an engine: 16, 256 on a GPU")
+    parser.add_argument("--small", action="store_true", help="try the h200 preset's code on a CPU")
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Fill in what the preset says."""
+    args = parser.parse_args()
+    large = args.preset == "h200" and not args.small
+    args.large = large
+    args.engine = args.engine or ("vllm" if large else "resident")
+    args.sequences = args.sequences or (256 if large else 16)
+    return args
