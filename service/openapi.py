@@ -108,10 +108,7 @@ def _finish(operation: Json, handler: HTTPRouteHandler, schemas: Json) -> None:
     if handler.opt.get(IDEMPOTENT):
         _document_key(operation)
     if "requestBody" in operation:
-        error = operation["responses"]["401"]["content"]
-        large = {"description": "Request Entity Too Large", "content": error}
-        operation["responses"].setdefault("413", large)
-        operation["responses"] = dict(sorted(operation["responses"].items()))
+        _add_errors(operation, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 def _document_key(operation: Json) -> None:
@@ -126,11 +123,16 @@ def _document_key(operation: Json) -> None:
             "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST},
         }
     )
-    error = operation["responses"]["401"]["content"]
-    for status in (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY):
-        described = {"description": status.phrase, "content": error}
-        operation["responses"].setdefault(str(status.value), described)
-    operation["responses"] = dict(sorted(operation["responses"].items()))
+    _add_errors(operation, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def _add_errors(operation: Json, *statuses: HTTPStatus) -> None:
+    """Describe what the server may refuse whatever the handler does."""
+    responses = operation["responses"]
+    for status in statuses:
+        described = {"description": status.phrase, "content": responses["401"]["content"]}
+        responses.setdefault(str(status.value), described)
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def _never_null(schema: Json) -> None:

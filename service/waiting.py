@@ -1,6 +1,8 @@
 """Waiting for something to happen, and not for ever."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 
 async def pass_time(until: asyncio.Event, seconds: float) -> bool:
@@ -11,3 +13,10 @@ async def pass_time(until: asyncio.Event, seconds: float) -> bool:
             return await until.wait()
     except TimeoutError:
         return False
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[object]]) -> NoReturn:
+    """Do something again and again, with so long before each time, until cancelled."""
+    while True:
+        await asyncio.sleep(seconds)
+        await work()

@@ -5,7 +5,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from service.base.description import BaseDescription, describe
 from service.database import Database, migrate
 from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE, Settings
+from service.tenants.allowances import Limiter
 from tests import object_storage
 from tests.fakes.engine import FakeEngine
 from tests.postgres import Postgres
@@ -155,14 +157,33 @@ def engine(store: AdapterStore) -> FakeEngine:
 
 
 @pytest.fixture
-def app(
+def clock() -> Callable[[], float]:
+    """What rate limits go by."""
+    return time.time
+
+
+@pytest.fixture
+def make_app(
     settings: Settings,
     base: BaseDescription,
     engine: FakeEngine,
     store: AdapterStore,
-    database: Database,
-) -> Litestar:
-    return create_app(settings, base=base, engine=engine, store=store, database=database)
+    clock: Callable[[], float],
+) -> Callable[[Database], Litestar]:
+    """Makes the app of one more API process."""
+    return lambda database: create_app(
+        settings,
+        base=base,
+        engine=engine,
+        store=store,
+        database=database,
+        limiter=Limiter(database, clock),
+    )
+
+
+@pytest.fixture
+def app(make_app: Callable[[Database], Litestar], database: Database) -> Litestar:
+    return make_app(database)
 
 
 @pytest.fixture
@@ -191,6 +212,29 @@ async def globex(app: Litestar, admin: httpx.AsyncClient) -> AsyncIterator[httpx
     """A client of the tenant `globex`."""
     async with _tenant(app, admin, "globex") as client:
         yield client
+
+
+@pytest.fixture
+async def replica(
+    make_app: Callable[[Database], Litestar], settings: Settings, acme: httpx.AsyncClient
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The client `acme` at a second API process's app, which has connections of its own."""
+    database = Database(settings.sqlalchemy_url)
+    async with _client(make_app(database)) as replica:
+        replica.headers.update(acme.headers)
+        yield replica
+    await database.close()
+
+
+@pytest.fixture
+def limited(admin: httpx.AsyncClient, acme: httpx.AsyncClient) -> Callable[..., Awaitable[None]]:
+    """Sets acme's own limits."""
+
+    async def limit(**limits: int | None) -> None:
+        answer = await admin.patch("/v1/admin/tenants/acme", json={"limits": limits})
+        assert answer.status_code == 200, answer.text
+
+    return limit
 
 
 @asynccontextmanager

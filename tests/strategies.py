@@ -140,10 +140,6 @@ def _called(name: str, args: list[tuple[str, str]]) -> tuple[str, str]:
     return f"{name}({ours})", f"{name}({pythons})"
 
 
-def _several(inner: st.SearchStrategy[tuple[str, str]]) -> st.SearchStrategy[list[tuple[str, str]]]:
-    return st.lists(inner, min_size=2, max_size=3)
-
-
 _leaves = st.sampled_from(["a", "b", "1.0", "0.25", "3.0"]).map(lambda text: (text, text))
 formulas: st.SearchStrategy[tuple[str, str]] = st.recursive(
     _leaves,

@@ -1,7 +1,7 @@
 """`/v1/adapters`. Every route needs the scope `adapters`."""
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import Annotated
 
 from litestar import Controller, get, post
@@ -27,6 +27,7 @@ from service.adapters.aliases_controller import After, Limit
 from service.adapters.present import retention_of
 from service.adapters.retaining import Retention
 from service.http.errors import errors
+from service.http.sending import in_threads
 from service.tenants.auth import requires
 
 TAR = "application/x-tar"
@@ -167,9 +168,6 @@ class AdapterController(Controller):
 
 async def _sent(archive: Archive) -> AsyncIterator[bytes]:
     # Who holds on to the archive holds on to the revision's files.
-    chunks = archive.chunks()
-    try:
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+    with closing(archive):
+        async for chunk in in_threads(archive.chunks()):
             yield chunk
-    finally:
-        archive.close()

@@ -1,17 +1,15 @@
 """`/v1/adapters/merges`, and where they are asked for. Every route needs the scope `adapters`."""
 
-import asyncio
-from collections.abc import AsyncIterator
-
 from litestar import Controller, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from service.adapters.aliases_controller import After, Limit
-from service.adapters.merges import MergeArchive, MergeService
+from service.adapters.merges import MergeService
 from service.adapters.merges_schemas import CreateMerge, Merge, MergeList
 from service.http.errors import errors
+from service.http.sending import in_threads
 from service.tenants.auth import requires
 from service.tenants.idempotency import IDEMPOTENT
 from service.wire import Deleted
@@ -89,7 +87,7 @@ class MergeController(Controller):
         """
         archive = await merges.result(tenant_id, merge)
         return Stream(
-            _sent(archive),
+            in_threads(archive.blocks()),
             media_type=TAR,
             headers={
                 "content-disposition": f'attachment; filename="{merge}.tar"',
@@ -109,9 +107,3 @@ class MergeController(Controller):
     ) -> Deleted:
         """Delete a merge that has ended, with its files."""
         return await merges.delete(tenant_id, merge)
-
-
-async def _sent(archive: MergeArchive) -> AsyncIterator[bytes]:
-    blocks = archive.blocks()
-    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-        yield block

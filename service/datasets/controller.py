@@ -1,7 +1,7 @@
 """`/v1/files`. Every route needs the scope `files`."""
 
-import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, BinaryIO, Literal
 from urllib.parse import quote
 
@@ -24,6 +24,7 @@ from service.datasets.schemas import (
 )
 from service.datasets.service import FileService
 from service.http.errors import errors
+from service.http.sending import in_threads
 from service.tenants.auth import requires
 from service.tenants.idempotency import IDEMPOTENT
 from service.wire import Deleted
@@ -64,7 +65,7 @@ class FileController(Controller):
             file = form.file("file")
             purpose, after = purpose_of(form.fields), expires_after_of(form.fields)
             seconds = None if after is None else after.seconds
-            return file_of(await files.create(tenant_id, file, purpose, seconds))
+            return await files.create(tenant_id, file, purpose, seconds)
 
     @get(operation_id="listFiles", responses=errors())
     async def list_files(
@@ -140,5 +141,5 @@ def _expected(files: FileService) -> Expected:
 
 async def _chunks(stream: BinaryIO) -> AsyncIterator[bytes]:
     with stream:
-        while chunk := await asyncio.to_thread(stream.read, SEND_BYTES):
+        async for chunk in in_threads(iter(partial(stream.read, SEND_BYTES), b"")):
             yield chunk

@@ -12,7 +12,7 @@ from service.datasets.inspection import examples_of, inspect
 from service.datasets.present import file_of
 from service.datasets.receive import Received
 from service.datasets.repository import FileRepository, not_found
-from service.datasets.schemas import FINE_TUNE, Purpose
+from service.datasets.schemas import FINE_TUNE, File, Purpose
 from service.errors import DatabaseUnavailable, ServiceError
 from service.rendering.examples import Example
 from service.rendering.renderer import Renderer
@@ -56,7 +56,7 @@ class FileService:
 
     async def create(
         self, tenant_id: str, received: Received, purpose: Purpose, expires_after: int | None
-    ) -> FileRow:
+    ) -> File:
         """Keep a received file. Raises InvalidTrainingFile and QuotaExceeded: nothing is kept."""
         file = await self.prepare(tenant_id, received, purpose, expires_after)
         try:
@@ -64,15 +64,15 @@ class FileService:
                 wanted = Use(files=1, stored_bytes=file.bytes)
                 await self.quotas.admit(session, tenant_id, wanted)
                 await FileRepository(session).add(file)
-                made(file_of(file))
+                shown = made(file_of(file))
         except DatabaseUnavailable:
             # Its answer may be what was lost: a row that is there all the same needs its bytes.
             raise
         except ServiceError:
             await asyncio.to_thread(self.folder.remove_file, tenant_id, file.id)
             raise
-        log.info("file.created", tenant=tenant_id, file=file.id, bytes=file.bytes, rows=file.rows)
-        return file
+        log.info("file.created", file=file.id, bytes=file.bytes, rows=file.rows)
+        return shown
 
     async def prepare(
         self, tenant_id: str, received: Received, purpose: Purpose, expires_after: int | None
@@ -141,7 +141,7 @@ class FileService:
         async with self._database.write() as session:
             await FileRepository(session).delete(tenant_id, file_id)
         await asyncio.to_thread(self.folder.remove_file, tenant_id, file_id)
-        log.info("file.deleted", tenant=tenant_id, file=file_id)
+        log.info("file.deleted", file=file_id)
 
     async def sweep(self) -> None:
         """Remove the files that have expired, except those that unfinished jobs need."""

@@ -13,7 +13,7 @@ from service.datasets.repository import FileRepository
 from service.datasets.schemas import PURPOSES
 from service.datasets.service import FileService
 from service.datasets.uploads_repository import CANCELLED, COMPLETED, PENDING, UploadRepository
-from service.datasets.uploads_schemas import CompleteUpload, CreateUpload
+from service.datasets.uploads_schemas import CompleteUpload, CreateUpload, Upload, UploadPart
 from service.errors import Conflict, NotFound, TooLarge
 from service.telemetry import logger
 from service.tenants.deeds import made
@@ -34,7 +34,7 @@ class UploadService:
         self._files = files
         self.folder = files.folder
 
-    async def create(self, tenant_id: str, body: CreateUpload) -> UploadRow:
+    async def create(self, tenant_id: str, body: CreateUpload) -> Upload:
         """Announce a file. Raises TooLarge when it never would be accepted, and QuotaExceeded."""
         if body.bytes > self._files.max_file_bytes:
             raise TooLarge(
@@ -62,15 +62,14 @@ class UploadService:
             wanted = Use(files=1, stored_bytes=body.bytes)
             await self._files.quotas.admit(session, tenant_id, wanted)
             await UploadRepository(session).add(upload)
-            made(upload_of(upload, None))
-        return upload
+            return made(upload_of(upload, None))
 
     async def expecting(self, tenant_id: str, upload_id: str) -> None:
         """Check, before a part's bytes are taken, that they are wanted."""
         async with self._database.read() as session:
             await UploadRepository(session).pending(tenant_id, upload_id)
 
-    async def add_part(self, tenant_id: str, upload_id: str, received: Received) -> UploadPartRow:
+    async def add_part(self, tenant_id: str, upload_id: str, received: Received) -> UploadPart:
         """Keep a received part. Raises NotFound, Conflict, and TooLarge when it is too much."""
         part = UploadPartRow(
             id=new_id("part_"),
@@ -91,11 +90,10 @@ class UploadService:
                     message = f"The parts are larger than the {upload.bytes} bytes announced."
                     raise TooLarge(message, param="data")
                 await uploads.add(part)
-                made(part_of(part))
+                return made(part_of(part))
         except Exception:
             await asyncio.to_thread(place.unlink, missing_ok=True)
             raise
-        return part
 
     async def complete(
         self, tenant_id: str, upload_id: str, body: CompleteUpload
@@ -116,7 +114,7 @@ class UploadService:
         file = await self._assembled(upload, parts, body.md5)
         upload = await self._finish(upload, file)
         await asyncio.to_thread(self.folder.remove_upload, tenant_id, upload_id)
-        log.info("upload.completed", tenant=tenant_id, upload=upload_id, file=file.id)
+        log.info("upload.completed", upload=upload_id, file=file.id)
         return upload, file
 
     async def cancel(self, tenant_id: str, upload_id: str) -> UploadRow:

@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from service.datasets.forms import PartForm, with_line_faults
-from service.datasets.present import part_of, upload_of
+from service.datasets.present import upload_of
 from service.datasets.receive import Expected, receive
 from service.datasets.uploads import MAX_PART_BYTES, UploadService
 from service.datasets.uploads_schemas import CompleteUpload, CreateUpload, Upload, UploadPart
@@ -42,7 +42,7 @@ class UploadController(Controller):
         self, data: JSONBody[CreateUpload], tenant_id: TenantId, uploads: Uploads
     ) -> Upload:
         """Announce a file that will arrive in parts. It expires after an hour."""
-        return upload_of(await uploads.create(tenant_id, data), None)
+        return await uploads.create(tenant_id, data)
 
     @post(
         "/{upload_id:str}/parts",
@@ -65,7 +65,7 @@ class UploadController(Controller):
         with uploads.folder.temporary() as path:
             content_type = request.headers.get("content-type")
             form = await receive(request.stream(), content_type, {"data": path}, PART)
-            return part_of(await uploads.add_part(tenant_id, upload_id, form.file("data")))
+            return await uploads.add_part(tenant_id, upload_id, form.file("data"))
 
     @post(
         "/{upload_id:str}/complete",

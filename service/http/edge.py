@@ -66,7 +66,8 @@ class Edge:
 
     def _record(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
         route = scope.get("path_template") or UNMATCHED
-        status = exchange.status or (CLIENT_CLOSED_REQUEST if exchange.gone else 500)
+        fault = CLIENT_CLOSED_REQUEST if exchange.gone else INTERNAL_SERVER_ERROR
+        status = exchange.status or fault
         exchange.status = status
         method = str(scope.get("method", ""))
         self.metrics.observe(route, method, status, seconds, exchange.tenant)
@@ -76,8 +77,6 @@ class Edge:
             route=route,
             status=status,
             duration_ms=round(seconds * 1000, 1),
-            tenant=exchange.tenant,
-            request_id=exchange.request_id,
         )
 
 
@@ -94,7 +93,8 @@ def request_span(scope: Scope, exchange: Exchange) -> Iterator[None]:
 
 def _describe(span: Span, scope: Scope, exchange: Exchange, method: str) -> None:
     route = str(scope.get("path_template") or UNMATCHED)
-    status = exchange.status or INTERNAL_SERVER_ERROR
+    status = exchange.status
+    assert status is not None, "it was recorded"
     span.update_name(f"{method} {route}")
     span.set_attributes({
         "http.request.method": method,

@@ -170,15 +170,14 @@ def _validation(request: Request[Any, Any, Any], fault: ValidationException) -> 
 def _os_error(request: Request[Any, Any, Any], fault: OSError) -> Response[Any]:
     if fault.errno not in NO_SPACE:
         return _unforeseen(request, fault)
-    log.error("storage.full", request_id=current(request.scope).request_id)
+    log.error("storage.full")
     return _service_error(request, StorageFull())
 
 
 def _unforeseen(request: Request[Any, Any, Any], fault: Exception) -> Response[Any]:
-    exchange = current(request.scope)
-    if exchange.gone:
+    if current(request.scope).gone:
         return Response(None, status_code=CLIENT_CLOSED_REQUEST)
-    log.error("request.failed", request_id=exchange.request_id, exc_info=fault)
+    log.error("request.failed", exc_info=fault)
     return _respond(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL)
 
 

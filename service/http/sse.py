@@ -58,7 +58,7 @@ class _ASGIEventStream(ASGIResponse):
         self.events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send_events(scope, send))
+        sending = asyncio.create_task(self._send_events(send))
         leaving = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,22 +76,22 @@ class _ASGIEventStream(ASGIResponse):
             await _cancel(sending, leaving)
             await _close(self.events)
 
-    async def _send_events(self, scope: Scope, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         first = await anext(self.events, None)
         await self.start_response(send)
         if first is not None:
             await send(_chunk(first))
-            await self._send_rest(scope, send)
+            await self._send_rest(send)
         await send(_chunk(b"", more=False))
 
-    async def _send_rest(self, scope: Scope, send: Send) -> None:
+    async def _send_rest(self, send: Send) -> None:
         try:
             async for event in self.events:
                 await send(_chunk(event))
         except ServiceError as fault:
             await send(_chunk(data(body(detail_of(fault), fault.extra))))
         except Exception as fault:
-            log.error("stream.failed", request_id=current(scope).request_id, exc_info=fault)
+            log.error("stream.failed", exc_info=fault)
             await send(_chunk(data(body(INTERNAL))))
 
 

@@ -85,18 +85,6 @@ class JobLeases(Leases[JobRow]):
         rows = await self.session.execute(query)
         return [Load(name, weight, running, bool(waits)) for name, weight, running, waits in rows]
 
-    async def append_event(
-        self,
-        job_id: str,
-        token: int,
-        message: str,
-        *,
-        level: Level = "info",
-        data: dict[str, Any] | None = None,
-    ) -> None:
-        """Tell the tenant something; with `data` it is a metrics event. Raises LeaseLost."""
-        self.tell(await self.held(job_id, token), message, level=level, data=data)
-
     async def record_checkpoint(
         self,
         job_id: str,

@@ -23,7 +23,7 @@ from service.jobs.runtimes import Report, RuntimeRepository
 from service.jobs.schemas import JobError, JobMethod
 from service.jobs.service import Draft, JobService
 from service.rendering.renderer import Renderer
-from service.tenants.quotas import Excess, first_excess
+from service.tenants.quotas import Excess, bounded, first_excess
 from service.training.counting import Total, trained_tokens
 from service.training.spec import TrainingSpec
 from service.training.trainer import TrainingError
@@ -115,7 +115,8 @@ class PlanService:
         quotas = self._jobs.quotas
         asked = await quotas.with_adapter(session, tenant_id, draft.asked, draft.job.adapter)
         limits = await quotas.limits(session, tenant_id)
-        used = await quotas.use(session, tenant_id, plan_present.QUOTAS)
+        wanted = {*plan_present.QUOTAS, *bounded(limits, asked)}
+        used = await quotas.use(session, tenant_id, wanted)
         told = await RuntimeRepository(session).told(self._jobs.base.name)
         return _Known(
             quotas=plan_present.quotas(limits, used, asked),

@@ -14,12 +14,12 @@ LINGERS_SECONDS = 1.0
 RETURNS_SECONDS = 10.0
 """Who has asked is expected to ask again for so long."""
 
-
-Turned = Callable[[Literal["generation", "training"], float], None]
+Kind = Literal["generation", "training"]
+Turned = Callable[[Kind, float], None]
 """Is told whose turn it was, and how many seconds it took."""
 
 
-def untold(_: Literal["generation", "training"], __: float) -> None:
+def untold(_: Kind, __: float) -> None:
     """Tell nobody of turns."""
 
 

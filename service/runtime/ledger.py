@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import RevisionRef, is_blank
 from service import tracing
@@ -112,7 +111,8 @@ class Ledger:
     async def _end(self, outcome: TrainingOutcome, made: _Made) -> str:
         async with self._database.write() as session:
             jobs = JobRepository(session)
-            if (await jobs.held(*self._held)).cancel_requested:
+            job = await jobs.held(*self._held)
+            if job.cancel_requested:
                 await jobs.finish(*self._held, "cancelled")
                 return "cancelled"
             if not made.verdict.passed:
@@ -120,9 +120,9 @@ class Ledger:
                 await self._fail(jobs, made.verdict, outcome.trained_tokens)
                 return "failed"
             name = await self._publisher.record(session, made.ref, made.verdict)
-            await self._tell(jobs, self._story.once(f"New fine-tuned model created: {name}"))
+            _tell(jobs, job, self._story.once(f"New fine-tuned model created: {name}"))
             if (alias := await self._publisher.move_alias(session, made.ref.digest)) is not None:
-                await self._tell(jobs, self._story.once(f"Alias {alias} now names {name}"))
+                _tell(jobs, job, self._story.once(f"Alias {alias} now names {name}"))
             await jobs.finish(
                 *self._held,
                 "succeeded",
@@ -159,34 +159,30 @@ class Ledger:
         told = [told for event in events for told in self._story.tell(event)]
         async with self._database.write() as session:
             jobs = JobRepository(session)
-            await jobs.held(*self._held)
-            await self._tell(jobs, told)
+            job = await jobs.held(*self._held)
+            _tell(jobs, job, told)
             await self._progress(jobs, events)
             due = await self._advance(jobs, events)
             if epoch is not None and made is not None:
-                await self._checkpoint(session, jobs, epoch, made)
+                await self._checkpoint(jobs, job, epoch, made)
         self._tokens, self._due = due
 
     async def _checkpoint(
-        self, session: AsyncSession, jobs: JobRepository, epoch: EpochDone, made: _Made
+        self, jobs: JobRepository, job: JobRow, epoch: EpochDone, made: _Made
     ) -> None:
-        step = epoch.step
+        session, step = jobs.session, epoch.step
         if not made.verdict.passed:
             await self._publisher.reject(session, made.ref, made.verdict, step)
             message = f"Checkpoint at step {step} was rejected by the publish gate and cannot be"
             message = f"{message} called: {made.verdict.reason}"
-            await self._tell(jobs, self._story.once(message, "warn"))
+            _tell(jobs, job, self._story.once(message, "warn"))
             return
         name = await self._publisher.record(session, made.ref, made.verdict, step)
         await jobs.record_checkpoint(
             *self._held, step_number=step, model_name=name, metrics=epoch.metrics
         )
         message = f"Checkpoint created at step {step} with Snapshot ID: {name}"
-        await self._tell(jobs, self._story.once(message))
-
-    async def _tell(self, jobs: JobRepository, told: Sequence[Told]) -> None:
-        for one in told:
-            await jobs.append_event(*self._held, one.message, level=one.level, data=one.data)
+        _tell(jobs, job, self._story.once(message))
 
     async def _progress(self, jobs: JobRepository, events: Sequence[TrainingEvent]) -> None:
         for event in events:
@@ -216,6 +212,11 @@ class Ledger:
         began, from_step = self._began
         each = (time.time() - began) / max(1, last.step - from_step)
         return round(time.time() + each * (last.total_steps - last.step))
+
+
+def _tell(jobs: JobRepository, job: JobRow, told: Sequence[Told]) -> None:
+    for one in told:
+        jobs.tell(job, one.message, level=one.level, data=one.data)
 
 
 async def told_before(database: Database, job: JobRow) -> list[tuple[str, dict[str, Any] | None]]:
@@ -261,5 +262,5 @@ async def give_up(database: Database, job: JobRow, retries: Backoff) -> None:
     async with database.write() as session:
         jobs = JobRepository(session)
         message = "Training was interrupted by an internal error and will be tried again"
-        await jobs.append_event(job.id, job.lease_token, message, level="warn")
+        jobs.tell(await jobs.held(job.id, job.lease_token), message, level="warn")
         await jobs.release(job.id, job.lease_token, retries.after)

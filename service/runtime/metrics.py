@@ -1,7 +1,5 @@
 """What a runtime tells Prometheus by itself; what its engine does, the API tells for it."""
 
-from typing import Literal
-
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -12,12 +10,11 @@ from prometheus_client import (
 )
 
 from service.http.tenant_labels import TenantLabels
+from service.runtime.conductor import Kind
 from service.settings import Settings
 from service.training.trainer import StepDone
 
 TURN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-
-Kind = Literal["generation", "training"]
 
 
 class RuntimeMetrics:

@@ -19,6 +19,7 @@ from service.tenants.quotas import Excess
 from service.tenants.rates import Rate, Rates
 from service.tenants.usage_counters import DAY_SECONDS
 from service.tenants.used import generated_since
+from service.waiting import every
 from service.wire import new_id
 
 SETTLE_SECONDS = 1.0
@@ -42,9 +43,7 @@ class Limiter:
     async def run(self) -> None:
         """Give back for ever what lies unused, and at the end all of it."""
         try:
-            while True:
-                await asyncio.sleep(SETTLE_SECONDS)
-                await _told(self.settle())
+            await every(SETTLE_SECONDS, lambda: _told(self.settle()))
         finally:
             await _told(self.settle(all_of_it=True))
 

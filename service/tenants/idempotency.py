@@ -5,7 +5,6 @@ dies, and however many send the request at once to however many servers, it is c
 docs/decisions/0020 says why there is no row for what is under way.
 """
 
-import asyncio
 from typing import Any, cast
 
 from litestar import Request, Response
@@ -22,6 +21,7 @@ from service.tenants.body_hash import BodyHash
 from service.tenants.deeds import Deed, noted
 from service.tenants.idempotency_repository import IdempotencyRepository
 from service.tenants.principal import Principal
+from service.waiting import every
 from service.wire import now
 
 IDEMPOTENT = "idempotent"
@@ -50,14 +50,16 @@ class Answers:
             return await IdempotencyRepository(session).find(tenant_id, key)
 
     async def run(self) -> None:
-        """Forget what is too old, for ever."""
-        while True:
-            try:
-                async with self.database.write() as session:
-                    await IdempotencyRepository(session).forget_old()
-            except (SQLAlchemyError, ServiceError):
-                log.exception("idempotency.not_swept")
-            await asyncio.sleep(SWEEP_SECONDS)
+        """Forget what is too old, now and for ever."""
+        await self._sweep()
+        await every(SWEEP_SECONDS, self._sweep)
+
+    async def _sweep(self) -> None:
+        try:
+            async with self.database.write() as session:
+                await IdempotencyRepository(session).forget_old()
+        except (SQLAlchemyError, ServiceError):
+            log.exception("idempotency.not_swept")
 
 
 class Idempotency:

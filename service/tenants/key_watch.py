@@ -4,8 +4,6 @@ New requests are refused at once, because each reads its key's row. This is for 
 long answers: they end within two looks.
 """
 
-import asyncio
-
 from sqlalchemy import or_, select
 
 from service.database import Database
@@ -14,6 +12,7 @@ from service.database.models import ApiKeyRow
 from service.errors import Unauthenticated
 from service.http.in_flight import InFlight
 from service.telemetry import logger
+from service.waiting import every
 from service.wire import now
 
 LOOK_SECONDS = 2.5
@@ -31,9 +30,7 @@ class KeyWatch:
 
     async def run(self) -> None:
         """Look for ever."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.look()
+        await every(LOOK_SECONDS, self.look)
 
     async def look(self) -> None:
         """End the requests of keys that were bad the last time already: short ones may end."""

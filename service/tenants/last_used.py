@@ -1,6 +1,5 @@
 """When keys were last used, written beside the requests and never in their way."""
 
-import asyncio
 from typing import cast
 
 from sqlalchemy import Table, bindparam, or_, update
@@ -10,6 +9,7 @@ from service.database import Database
 from service.database.models import ApiKeyRow
 from service.errors import ServiceError
 from service.telemetry import logger
+from service.waiting import every
 
 WRITE_SECONDS = 15.0
 ACCURACY_SECONDS = 60
@@ -53,8 +53,6 @@ class LastUsed:
     async def run(self) -> None:
         """Write for ever, and once more at the end."""
         try:
-            while True:
-                await asyncio.sleep(WRITE_SECONDS)
-                await self.write()
+            await every(WRITE_SECONDS, self.write)
         finally:
             await self.write()

@@ -5,7 +5,7 @@ row, and counts what is there only then.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 import msgspec
@@ -120,7 +120,7 @@ class Quotas:
         await self._check(session, tenant_id, asked, adapter, lock=False)
 
     async def use(
-        self, session: AsyncSession, tenant_id: str, wanted: Sequence[str] = Use.__struct_fields__
+        self, session: AsyncSession, tenant_id: str, wanted: Collection[str] = Use.__struct_fields__
     ) -> Use:
         """Count what the `wanted` quotas bound; the others stay 0."""
         now = self.clock()

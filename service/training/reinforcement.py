@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from service.rendering.renderer import Renderer
 from service.training.batch.order import Order, order_of
+from service.training.counting import sampling
 from service.training.probing import of_prompts
 from service.training.prompts import Prompt, Prompts, render_prompts
 from service.training.reporting import Schedule
@@ -39,8 +40,7 @@ class ReinforcementTrainer(SoloTrainer):
 
     def prepare(self, task: TrainingTask, model: Any) -> Run:
         """See SoloTrainer.prepare."""
-        spec, chosen = task.spec, task.spec.reinforcement
-        assert chosen is not None
+        spec, chosen = task.spec, sampling(task.spec)
         prompts = render_prompts(self.renderer, task, chosen)
         order = order_of(spec, len(prompts.train))
         schedule = Schedule(

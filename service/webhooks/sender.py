@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import httpcore
 import httpx
@@ -43,7 +44,7 @@ class Sender:
         self.seconds = seconds
         self._resolving = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="webhook-names")
         self._network = _CheckedNetwork(resolve or self._look_up, private=private)
-        self._trust = trust or httpx.create_ssl_context()
+        self._given_trust = trust
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """Post, and return the answer's status. Raises NotSent."""
@@ -64,9 +65,15 @@ class Sender:
         """Look up no more names."""
         self._resolving.shutdown(wait=False, cancel_futures=True)
 
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        """Made once something is sent: reading certificates takes a while."""
+        return self._given_trust or httpx.create_ssl_context()
+
     async def _post(self, there: Destination, headers: Mapping[str, str], body: bytes) -> int:
         # A pool for each: a connection that is kept would outlive what was checked of it.
-        pool = httpcore.AsyncConnectionPool(self._trust, network_backend=self._network)
+        trust = await asyncio.to_thread(getattr, self, "_trust")
+        pool = httpcore.AsyncConnectionPool(trust, network_backend=self._network)
         url = httpcore.URL(
             scheme=there.scheme.encode(),
             host=there.host.encode(),

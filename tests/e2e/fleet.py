@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import httpx
 
-from tests.e2e.server import ADMIN_KEY, ROOT, free_port, wait_for
+from tests.e2e.server import ADMIN_KEY, ROOT, wait_for
+from tests.integration.live import free_port
 from tests.postgres import Postgres
 
 DATABASE = "fleet"

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import httpx
 import msgspec
 import openai
 from openai.types.fine_tuning import FineTuningJob
+
+from tests.integration.live import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN_KEY = "e2e-admin-key"
@@ -192,11 +193,3 @@ def train(client: openai.OpenAI, rows: Path, suffix: str, **supervised: object) 
     assert done.status == "succeeded", done.error
     assert done.fine_tuned_model
     return done.fine_tuned_model
-
-
-def free_port() -> int:
-    """Find a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -45,3 +45,10 @@ def eventually(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Find a port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port

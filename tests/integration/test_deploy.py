@@ -15,6 +15,7 @@ from service.http.tenant_labels import TenantLabels
 from service.runtime.metrics import RuntimeMetrics
 from service.serving.metrics import GenerationMetrics
 from service.training.trainer import StepDone
+from tests.integration.test_methods_api import SUPERVISED, posted, uploaded
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMED = re.compile(r"(lorehouse_\w+)(?:\{([^}]*)\})?")
@@ -71,11 +72,8 @@ def a_full_queues() -> Iterator[Metric]:
 async def test_what_is_watched_is_exported(
     acme: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:
-    row = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
-    form = {"files": {"file": ("a.jsonl", (row + b"\n") * 10)}, "data": {"purpose": "fine-tune"}}
-    file = (await acme.post("/v1/files", **form)).json()["id"]  # type: ignore[arg-type]
-    wanted = {"model": "lorehouse-tiny", "training_file": file}
-    assert (await acme.post("/v1/fine_tuning/jobs", json=wanted)).status_code == 200
+    file = await uploaded(acme, *[SUPERVISED] * 10)
+    assert (await posted(acme, file)).status_code == 200
     chat = {"model": "lorehouse-tiny", "messages": [{"role": "user", "content": "hi"}]}
     assert (await acme.post("/v1/chat/completions", json=chat)).status_code == 200
     apis = text_string_to_metric_families((await admin.get("/metrics")).text)

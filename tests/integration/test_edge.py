@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from litestar import Litestar, get
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from service.telemetry import configure_logging
@@ -99,7 +100,7 @@ async def test_what_we_did_not_foresee_tells_nothing_and_is_logged(app: Litestar
     transport = httpx.ASGITransport(app)
     headers = {"authorization": "Bearer the-operators-own-key", "x-request-id": "mine"}
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        with capture_logs() as logs:
+        with capture_logs([merge_contextvars]) as logs:
             answer = await client.get("/v1/broken", headers=headers)
     error = assert_error(answer, 500)
     assert error["code"] == "internal_error"
@@ -120,7 +121,7 @@ async def test_the_request_id_is_the_clients_or_made(client: httpx.AsyncClient) 
 async def test_one_log_line_for_each_request_by_route_never_by_path(
     acme: httpx.AsyncClient,
 ) -> None:
-    with capture_logs() as logs:
+    with capture_logs([merge_contextvars]) as logs:
         await acme.get("/v1/models/secret-name?key=secret", headers={"x-request-id": "one"})
     (line,) = [line for line in logs if line["event"] == "request.answered"]
     assert line.pop("duration_ms") >= 0

@@ -19,10 +19,11 @@ from service.database import Database
 from service.database.models import ApiKeyRow
 from service.maintenance import openapi_document
 from service.tenants.auth import SCOPE_MARK
-from service.tenants.principal import DEFAULT_SCOPES, SCOPES
+from service.tenants.principal import SCOPES
 from service.wire import now
 from tests.conftest import ADMIN_KEY
 from tests.integration.belongings import BASE, CURSORS, Belongings, Names, nothing
+from tests.integration.test_tenants_api import bearer, make_key
 from tests.integration.walking import Operation, Place, operations
 
 pytestmark = pytest.mark.sqlite("what it walks are the routes, which both databases stand behind")
@@ -49,8 +50,8 @@ def belongings(
 @pytest.fixture
 async def acme(acme: httpx.AsyncClient, admin: httpx.AsyncClient) -> httpx.AsyncClient:
     """A client whose key lacks no scope."""
-    made = await admin.post(KEYS, json={"name": "all", "scopes": list(SCOPES)})
-    acme.headers["authorization"] = f"Bearer {made.json()['key']}"
+    made = await make_key(admin, "acme", scopes=list(SCOPES))
+    acme.headers.update(bearer(made["key"]))
     return acme
 
 
@@ -64,7 +65,7 @@ class Keys:
         """Hold `no` key, or one that is of no use."""
         if held == "no":
             return {}
-        made = await self._made(list(DEFAULT_SCOPES))
+        made = await make_key(self._admin, "acme")
         if held == "a revoked":
             await self._admin.delete(f"{KEYS}/{made['id']}")
         if held == "an expired":
@@ -73,22 +74,10 @@ class Keys:
                 await session.execute(expired.values(expires_at=now() - 1))
         return bearer("lh-" + "0" * 43 if held == "a wrong" else made["key"])
 
-    async def whole(self) -> dict[str, str]:
-        """Hold a key that may do everything, administer its tenant too."""
-        return bearer((await self._made(list(SCOPES)))["key"])
-
     async def without(self, scope: str) -> dict[str, str]:
         """Hold a key that may do everything else."""
-        return bearer((await self._made([one for one in SCOPES if one != scope]))["key"])
-
-    async def _made(self, scopes: list[str]) -> dict[str, Any]:
-        answer = await self._admin.post(KEYS, json={"name": "tests", "scopes": scopes})
-        made: dict[str, Any] = answer.json()
-        return made
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
+        others = [one for one in SCOPES if one != scope]
+        return bearer((await make_key(self._admin, "acme", scopes=others))["key"])
 
 
 @pytest.fixture
@@ -167,9 +156,8 @@ def refuses(client: httpx.AsyncClient, operation: Operation) -> bool:
 
 
 async def test_another_tenants_id_is_told_of_like_an_unknown_one(
-    acme: httpx.AsyncClient, globex: httpx.AsyncClient, belongings: Belongings, keys: Keys
+    acme: httpx.AsyncClient, globex: httpx.AsyncClient, belongings: Belongings
 ) -> None:
-    acme.headers.update(await keys.whole())
     own, theirs = await belongings.of("acme", acme), await belongings.of("globex", globex)
     before = await belongings.rows("globex")
     for operation in TAKING_IDS:
@@ -196,9 +184,8 @@ async def test_the_operator_finds_nothing_of_one_tenant_under_another(
 
 
 async def test_with_ones_own_ids_the_same_requests_find_what_they_name(
-    acme: httpx.AsyncClient, admin: httpx.AsyncClient, belongings: Belongings, keys: Keys
+    acme: httpx.AsyncClient, admin: httpx.AsyncClient, belongings: Belongings
 ) -> None:
-    acme.headers.update(await keys.whole())
     own = await belongings.of("acme", acme)
     # What removes things comes last, each with new ones, and erasing at the very end. What was
     # changed before may be in conflict; it is found all the same.

@@ -182,10 +182,14 @@ async def test_heartbeats_keep_the_job(office: Office) -> None:
     assert await office.claim("two") is None
 
 
+async def tell(jobs: JobRepository, job: str, token: int) -> None:
+    jobs.tell(await jobs.held(job, token), "hello")
+
+
 Write = Callable[[JobRepository, str, int], Awaitable[Any]]
 WRITES: dict[str, Write] = {
     "heartbeat": lambda jobs, job, token: jobs.heartbeat(job, token, LEASE),
-    "event": lambda jobs, job, token: jobs.append_event(job, token, "hello"),
+    "event": tell,
     "checkpoint": lambda jobs, job, token: jobs.record_checkpoint(
         job, token, step_number=1, model_name="m", metrics={}
     ),

@@ -368,7 +368,7 @@ async def test_events_are_openais_newest_first_page_by_page(
     held = await claim(database)
     async with database.write() as session:
         jobs = JobRepository(session)
-        await jobs.append_event(job, held.lease_token, "Step 1", data={"step": 1})
+        jobs.tell(held, "Step 1", data={"step": 1})
     first = await events(acme, job, limit=2)
     for event in first["data"]:
         FineTuningJobEvent.model_validate(event, strict=True)
@@ -420,7 +420,7 @@ async def test_the_stream_tells_everything_oldest_first_and_ends_with_the_job(
     )
     held = await claim(database)
     async with database.write() as session:
-        await JobRepository(session).append_event(job, held.lease_token, "Step 1", data={"step": 1})
+        JobRepository(session).tell(held, "Step 1", data={"step": 1})
     async with database.write() as session:
         await JobRepository(session).finish(job, held.lease_token, "succeeded")
     answer = await following

@@ -11,8 +11,6 @@ from litestar import Litestar
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.app import create_app
-from service.base.description import BaseDescription
 from service.database import Database
 from service.database.models import ApiKeyRow
 from service.errors import DatabaseUnavailable
@@ -22,25 +20,11 @@ from service.settings import Settings
 from service.tenants.key_watch import KeyWatch
 from service.tenants.last_used import ACCURACY_SECONDS, LastUsed
 from service.wire import now
-from tests.conftest import URL
 from tests.fakes.engine import FakeEngine
 from tests.integration.generating import BASE, CHAT, HELLO, error_of, over_the_wire, served
 
 KEYS = "/v1/admin/tenants/acme/keys"
 OWN = "/v1/keys"
-
-
-@pytest.fixture
-async def replica(
-    settings: Settings, base: BaseDescription, client: httpx.AsyncClient
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A second API process's app, on the same database by connections of its own."""
-    database = Database(settings.sqlalchemy_url)
-    app = create_app(settings, base=base, engine=FakeEngine(), database=database)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url=URL) as replica:
-        yield replica
-    await database.close()
 
 
 async def make(client: httpx.AsyncClient, url: str = KEYS, **body: Any) -> dict[str, Any]:

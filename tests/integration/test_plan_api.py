@@ -236,6 +236,18 @@ async def test_a_quota_that_would_not_allow_it_is_told(
     assert refused.json()["error"]["message"] == made["reason"]["message"]
 
 
+async def test_who_has_no_room_left_is_told_that_no_job_may_begin(
+    acme: httpx.AsyncClient, database: Database
+) -> None:
+    file = await uploaded(acme, *rows(8))
+    async with database.write() as session:
+        await session.execute(update(TenantRow).values(limits={"stored_bytes": file["bytes"]}))
+    made = await planned(acme, file)
+    assert "'stored_bytes'" in made["reason"]["message"]
+    refused = await acme.post(JOBS, json={"model": BASE, "training_file": file["id"]})
+    assert refused.json()["error"]["message"] == made["reason"]["message"]
+
+
 async def test_the_other_methods_are_planned_too(acme: httpx.AsyncClient) -> None:
     pairs = await uploaded(acme, *[PAIR] * 5)
     made = await planned(acme, pairs, method={"type": "dpo"})

@@ -30,17 +30,6 @@ from tests.integration.test_jobs_api import JOBS, a_file
 TENANT = "/v1/admin/tenants/acme"
 
 
-@pytest.fixture
-def limited(admin: httpx.AsyncClient, acme: httpx.AsyncClient) -> Callable[..., Any]:
-    """Sets acme's own limits."""
-
-    async def limit(**limits: int | None) -> None:
-        answer = await admin.patch(TENANT, json={"limits": limits})
-        assert answer.status_code == 200, answer.text
-
-    return limit
-
-
 def excess(answer: httpx.Response, quota: str) -> dict[str, Any]:
     assert answer.status_code == 429, answer.text
     assert answer.headers["x-should-retry"] == "false"

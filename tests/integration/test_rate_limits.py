@@ -1,7 +1,7 @@
 """Rate limits hold over all API processes, and answers say how a tenant stands."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,7 +10,6 @@ from litestar import Litestar
 from openai import AsyncOpenAI, RateLimitError
 from sqlalchemy import func, select
 
-from adapters_store import AdapterStore
 from service.app import create_app
 from service.base.description import BaseDescription
 from service.database import Database
@@ -19,7 +18,7 @@ from service.settings import Settings
 from service.tenants.allowances import Limiter
 from service.tenants.places import LAPSE_SECONDS, Places
 from service.tenants.rates import Rate, Rates
-from tests.conftest import URL, running
+from tests.conftest import running
 from tests.fakes.engine import FakeEngine
 from tests.integration.generating import BASE, CHAT, HELLO, error_of, events_of, served
 
@@ -43,62 +42,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def app(
-    settings: Settings,
-    base: BaseDescription,
-    engine: FakeEngine,
-    store: AdapterStore,
-    database: Database,
-    clock: Clock,
-) -> Litestar:
-    limiter = Limiter(database, clock)
-    return create_app(
-        settings, base=base, engine=engine, store=store, database=database, limiter=limiter
-    )
-
-
-@pytest.fixture
-async def replica(
-    settings: Settings,
-    base: BaseDescription,
-    engine: FakeEngine,
-    store: AdapterStore,
-    clock: Clock,
-    acme: httpx.AsyncClient,
-) -> AsyncIterator[httpx.AsyncClient]:
-    """The same tenant's client at a second API process's app, with connections of its own."""
-    database = Database(settings.sqlalchemy_url)
-    limiter = Limiter(database, clock)
-    app = create_app(
-        settings, base=base, engine=engine, store=store, database=database, limiter=limiter
-    )
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(
-        transport=transport, base_url=URL, headers=acme.headers
-    ) as replica:
-        yield replica
-    await database.close()
-
-
-@pytest.fixture
 async def tenant(database: Database) -> str:
     async with database.write() as session:
         session.add(TenantRow(id="acme", created_at=1))
     return "acme"
-
-
-@pytest.fixture
-def limited(admin: httpx.AsyncClient, acme: httpx.AsyncClient) -> Callable[..., Any]:
-    async def limit(**limits: int) -> None:
-        answer = await admin.patch(TENANT, json={"limits": limits})
-        assert answer.status_code == 200, answer.text
-
-    return limit
 
 
 async def chat(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:

@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.integration.live import free_port
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,7 +60,7 @@ def test_one_line_tells_where_it_is_and_a_signal_ends_it(
 
 def test_it_lives_within_two_seconds(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LOREHOUSE_")}
-    port = _free_port()
+    port = free_port()
     settings = {"LOREHOUSE_DATA_DIR": str(tmp_path), "LOREHOUSE_PORT": str(port)}
     began = time.monotonic()
     started = subprocess.Popen(
@@ -82,12 +84,3 @@ def _lives(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

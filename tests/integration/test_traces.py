@@ -3,7 +3,6 @@
 import asyncio
 import re
 import signal
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +25,8 @@ from service.database.models import JobRow
 from service.settings import Settings
 from tests.conftest import ADMIN_KEY
 from tests.integration.generating import BASE, CHAT, served
-from tests.integration.live import key_of
+from tests.integration.live import free_port, key_of
+from tests.integration.test_methods_api import SUPERVISED, posted, uploaded
 
 TRACE, SENDER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACED = {"traceparent": f"00-{TRACE}-{SENDER}-01"}
@@ -159,12 +159,6 @@ async def turns(client: httpx.AsyncClient, port: int) -> float:
     return sum(map(float, re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def hex_of(span: ReadableSpan) -> tuple[str, str]:
     """Its trace, and its parent."""
     assert span.context is not None
@@ -175,11 +169,8 @@ def hex_of(span: ReadableSpan) -> tuple[str, str]:
 async def test_a_job_keeps_the_trace_of_the_request_that_made_it(
     acme: httpx.AsyncClient, database: Database, spans: InMemorySpanExporter
 ) -> None:
-    row = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
-    form = {"files": {"file": ("a.jsonl", (row + b"\n") * 10)}, "data": {"purpose": "fine-tune"}}
-    file = (await acme.post("/v1/files", **form)).json()["id"]  # type: ignore[arg-type]
-    body = {"model": BASE, "training_file": file}
-    made = await acme.post("/v1/fine_tuning/jobs", json=body, headers=TRACED)
+    acme.headers.update(TRACED)
+    made = await posted(acme, await uploaded(acme, *[SUPERVISED] * 10))
     assert made.status_code == 200, made.text
     (request,) = [s for s in spans.get_finished_spans() if s.name == "POST /v1/fine_tuning/jobs"]
     async with database.read() as session:

@@ -494,45 +494,29 @@ async def test_a_paused_job_stops_within_a_step_and_resumes_to_the_same_revision
     ]
 
 
-async def test_a_pause_that_is_called_off_too_late_for_the_trainer_costs_nothing(
-    shop: Workshop,
+@pytest.mark.parametrize(
+    ("step", "then", "status", "trained"),
+    [
+        pytest.param(5, Action.RESUME, "succeeded", 8, id="called off too late for the trainer"),
+        pytest.param(8, None, "succeeded", 8, id="nothing left to do"),
+        pytest.param(2, Action.CANCEL, "cancelled", 2, id="cancelled"),
+    ],
+)
+async def test_a_pause_that_something_overtakes_costs_nothing(
+    shop: Workshop, step: int, then: Action | None, status: str, trained: int
 ) -> None:
     await shop.submit()
-    shop.gate.closed_at = 5
+    shop.gate.closed_at = step
     async with shop.working():
-        await shop.at_step(5)
+        await shop.at_step(step)
         await shop.ask(Action.PAUSE)
         await shop.heartbeat()
-        await shop.ask(Action.RESUME)
+        if then is not None:
+            await shop.ask(then)
         shop.gate.opened.set()
         job = await shop.ended()
-    assert job.status == "succeeded"
-    assert await shop.metrics("train_loss") == list(range(1, 9))
-
-
-async def test_a_pause_of_a_job_that_has_nothing_left_to_do_lets_it_succeed(
-    shop: Workshop,
-) -> None:
-    await shop.submit()
-    shop.gate.closed_at = 8
-    async with shop.working():
-        await shop.at_step(8)
-        await shop.ask(Action.PAUSE)
-        await shop.heartbeat()
-        shop.gate.opened.set()
-        assert (await shop.ended()).status == "succeeded"
-
-
-async def test_a_job_that_is_cancelled_while_it_pauses_is_cancelled(shop: Workshop) -> None:
-    await shop.submit()
-    shop.gate.closed_at = 2
-    async with shop.working():
-        await shop.at_step(2)
-        await shop.ask(Action.PAUSE)
-        await shop.heartbeat()
-        await shop.ask(Action.CANCEL)
-        shop.gate.opened.set()
-        assert (await shop.ended()).status == "cancelled"
+    assert job.status == status
+    assert await shop.metrics("train_loss") == list(range(1, trained + 1))
 
 
 async def test_a_tenant_that_holds_every_place_makes_room_for_another(shop: Workshop) -> None:
