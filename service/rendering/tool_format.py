@@ -1,5 +1,6 @@
 """How a base writes calls of functions: found by having its chat template write one. Pure."""
 
+import json
 import re
 from typing import Literal
 
@@ -31,13 +32,8 @@ _CALL = Message(
         }
     ],
 )
-_WRITTEN: dict[ToolFormat, re.Pattern[str]] = {
-    "hermes": re.compile(
-        r'.*<tool_call>\s*\{"name": "probe_tool", "arguments": \{"a": 1\}\}\s*</tool_call>',
-        re.DOTALL,
-    ),
-    "llama3_json": re.compile(r'\s*\{"name": "probe_tool", "parameters": \{"a": 1\}\}'),
-}
+_HERMES = re.compile(r"<tool_call>\s*(\{.*\})\s*</tool_call>", re.DOTALL)
+_LLAMA3 = re.compile(r"\s*(\{.*\})", re.DOTALL)
 
 
 def tool_format(template: ChatTemplate) -> ToolFormat | None:
@@ -50,4 +46,13 @@ def tool_format(template: ChatTemplate) -> ToolFormat | None:
     if "probe_tool" not in prompt:
         return None
     answer = whole.removeprefix(prompt)
-    return next((form for form, written in _WRITTEN.items() if written.match(answer)), None)
+    if _has(_HERMES.search(answer), "arguments"):
+        return "hermes"
+    return "llama3_json" if _has(_LLAMA3.match(answer), "parameters") else None
+
+
+def _has(call: re.Match[str] | None, key: str) -> bool:
+    try:
+        return call is not None and json.loads(call[1]) == {"name": "probe_tool", key: {"a": 1}}
+    except ValueError:
+        return False

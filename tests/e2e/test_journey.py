@@ -1,12 +1,13 @@
 """The unmodified `openai` SDK against `lorehouse serve`: from upload to deletion."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
+from pydantic import BaseModel, Field
 
 from tests.e2e.server import Server, ended, wait_for, write_rows
 
@@ -71,6 +72,40 @@ def test_the_sdk_does_the_whole_journey(server: Server, tmp_path: Path) -> None:
 
     _checkpoints_are_listed_and_callable(client, job.id)
     _models_and_files_are_listed_and_deleted(client, model, file.id)
+
+
+class Ticket(BaseModel):
+    """What a customer wants."""
+
+    kind: Literal["refund", "delivery", "other"]
+    urgent: bool
+    tags: list[Literal["late", "broken"]] = Field(max_length=2)
+
+
+def test_a_model_that_was_taught_neither_gives_documents_and_calls(server: Server) -> None:
+    client = server.client("acme")
+    say: Any = {
+        "model": "lorehouse-tiny",
+        "messages": [{"role": "user", "content": "My parcel is late."}],
+        "temperature": 1.5,
+        "max_tokens": 300,
+        "seed": 5,
+    }
+    parsed = client.chat.completions.parse(**say, n=3, response_format=Ticket)
+    assert all(isinstance(choice.message.parsed, Ticket) for choice in parsed.choices)
+
+    tools: Any = [openai.pydantic_function_tool(Ticket)]
+    forced: Any = {**say, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    [choice] = client.chat.completions.parse(**forced).choices
+    assert choice.finish_reason == "tool_calls"
+    [call] = choice.message.tool_calls or ()
+    assert isinstance(call.function.parsed_arguments, Ticket)
+
+    with client.chat.completions.stream(**forced) as stream:
+        [again] = stream.get_final_completion().choices
+    assert [one.function for one in again.message.tool_calls or ()] == [call.function]
+    free = client.chat.completions.create(**say, tools=tools)
+    assert free.choices[0].finish_reason in {"stop", "length", "tool_calls"}
 
 
 def _it_was_as_planned(client: openai.OpenAI, plan: dict[str, Any], done: FineTuningJob) -> None:

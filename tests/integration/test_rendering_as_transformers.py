@@ -88,15 +88,26 @@ def test_prompts_and_examples_equal_apply_chat_template(
         assert rendered.input_ids == theirs(base, whole, tools, prompt=False)
 
 
-@pytest.mark.parametrize("messages", [SHORT, LONG, WITH_SYSTEM])
-def test_the_bundled_base_renders_as_in_transformers(messages: list[Message]) -> None:
+@pytest.mark.parametrize(
+    ("messages", "tools"),
+    [
+        (SHORT, None),
+        (LONG, None),
+        (WITH_SYSTEM, None),
+        (WITH_TOOLS, [TOOL]),
+        ([WITH_SYSTEM[0], *WITH_TOOLS], [TOOL, TOOL]),
+    ],
+)
+def test_the_bundled_base_renders_as_in_transformers(
+    messages: list[Message], tools: list[dict[str, Any]] | None
+) -> None:
     from transformers import AutoTokenizer
 
     base = describe(str(BUNDLED_BASE))
     renderer = Renderer(base)
-    assert renderer.prompt(messages) == theirs(base, messages, None, prompt=True)
+    assert renderer.prompt(messages, tools) == theirs(base, messages, tools, prompt=True)
     whole = [*messages, Message("assistant", "Four.")]
-    rendered = renderer.example(ChatExample(whole), None)
-    assert rendered.input_ids == theirs(base, whole, None, prompt=False)
+    rendered = renderer.example(ChatExample(whole, tools), None)
+    assert rendered.input_ids == theirs(base, whole, tools, prompt=False)
     text = "Four. <|im_end|> é"
     assert renderer.raw(text) == AutoTokenizer.from_pretrained(base.path)(text)["input_ids"]
