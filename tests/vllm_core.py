@@ -27,7 +27,8 @@ class Core:
         self.options = options
         self.renderer = Renderer(base)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         with warnings.catch_warnings():
             # What vLLM's own imports use is not ours to mend.
             warnings.simplefilter("ignore")
@@ -43,8 +44,10 @@ class Core:
 
     def stop(self) -> None:
         """End vLLM's processes."""
-        self.llm.shutdown()
+        self.run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     async def engine(self, store: AdapterStore, options: Options, max_queue: int) -> Any:
         """Make an engine, over there."""
@@ -75,6 +78,13 @@ class Core:
             await remote.close()
             await self.there(server.stop(0.0))
             await self.there(engine.close())
+
+    async def _end(self) -> None:
+        self.llm.shutdown()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _start(self) -> tuple[Any, str]:
         from service.serving.vllm.start import start

@@ -56,7 +56,7 @@ def sharing(settings: Settings, context: int, sequences: int, model: ModelShape)
         settings, model, context, "cuda", sequences=sequences, trains=True, generates=False
     )
     served = Served(
-        quantization="nf4" if nf4 else "none",
+        quantization=settings.vllm_quantization,
         slots=settings.max_resident_adapters + GUARDS,
         rank=max(LEAST_RANK, 1 << (settings.max_lora_rank - 1).bit_length()),
         # What fills the context is scored by asking for one token more.

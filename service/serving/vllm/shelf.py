@@ -1,11 +1,15 @@
 """The adapters that vLLM holds: put in before anybody runs on them, taken out after."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Coroutine
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import SamplingParams
 
 from service.errors import EngineUnavailable
 
@@ -23,10 +27,19 @@ class Shelf:
     `fault` is an event loop's, in which all happens; it is done once vLLM cannot be relied on.
     """
 
-    def __init__(self, llm: Any, most: int, fault: "asyncio.Future[Exception]") -> None:
+    def __init__(
+        self,
+        llm: Any,
+        most: int,
+        fault: "asyncio.Future[Exception]",
+        *,
+        remembers: bool | None = None,
+    ) -> None:
         self._llm = llm
         self._most = most
         self._fault = fault
+        self._remembers = remembers_slots() if remembers is None else remembers
+        self._steps = itertools.count(1)
         self._held: dict[str, LoRARequest] = {}
         self._numbers: set[int] = set()
         self._changing = asyncio.Lock()
@@ -45,6 +58,8 @@ class Shelf:
             await self._unless_dead(self._llm.add_lora(request))
             self._numbers.add(number)
             await self._compare()
+            if self._remembers:
+                await self._unless_dead(self._step())
             self._held[name] = request
 
     def remove(self, name: str, after: Callable[[], Awaitable[None]]) -> None:
@@ -77,6 +92,13 @@ class Shelf:
         if listed != self._numbers:
             raise self._astray(f"vLLM holds {sorted(listed)}, not {sorted(self._numbers)}")
 
+    async def _step(self) -> None:
+        """Have a step made in which nobody runs on what was just put in."""
+        prompt = tokens_input([0], cache_salt="shelf")
+        wish = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+        async for _ in self._llm.generate(prompt, wish, f"shelf-{next(self._steps)}"):
+            pass
+
     async def _unless_dead(self, answer: Coroutine[Any, Any, T]) -> T:
         """Wait for vLLM's answer, or for its end: then none comes."""
         asked = asyncio.create_task(answer)
@@ -95,6 +117,18 @@ class Shelf:
     def _give_up(self, fault: Exception) -> None:
         if not self._fault.done():
             self._fault.set_result(fault)
+
+
+def remembers_slots() -> bool:
+    """Tell whether this vLLM looks adapters' slots up only when a step's adapters change.
+
+    Then one that has moved to another slot since the same step before is sought in its old one,
+    where another tenant's may be by now: 0.25 does so, 0.30 compares the slots too.
+    """
+    spec = find_spec("vllm.lora.model_manager")
+    assert spec is not None
+    assert spec.origin is not None
+    return "_last_slot_layout" not in Path(spec.origin).read_text(encoding="utf-8")
 
 
 async def _at_once() -> None:

@@ -2,6 +2,7 @@
 
 import os
 
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -44,7 +45,8 @@ def arguments(base: BaseDescription, options: Options, *, on_cpu: bool) -> Async
         dtype=options.dtype(on_cpu=on_cpu),
         quantization=QUANTIZATION[options.quantization],
         max_model_len=base.context_length + 1,
-        max_num_seqs=options.sequences,
+        # One is our own: see Shelf.
+        max_num_seqs=options.sequences + 1,
         gpu_memory_utilization=options.memory_share,
         kv_cache_memory_bytes=options.kv_bytes(base, on_cpu=on_cpu),
         enforce_eager=options.eager or on_cpu,
@@ -60,7 +62,7 @@ def arguments(base: BaseDescription, options: Options, *, on_cpu: bool) -> Async
         max_logprobs=MAX_LOGPROBS,
         # Defaults are ours, said in every request.
         generation_config="vllm",
-        structured_outputs_config={"backend": "guidance"},
+        structured_outputs_config=StructuredOutputsConfig(backend="guidance"),
         disable_log_stats=True,
         enable_log_requests=False,
         trust_remote_code=False,

@@ -35,6 +35,31 @@ class Bleeding(FakeEngine):
             yield piece
 
 
+class Forgetful(FakeEngine):
+    """It looks places up only when others are asked than before, as vLLM 0.25 does."""
+
+    def __init__(self, store: FilesystemAdapterStore) -> None:
+        super().__init__(store, answer=_answer, max_resident=3)
+        self._slots: list[RevisionRef | None] = [None] * 3
+        self._before: tuple[RevisionRef | None, int] | None = None
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        if request.revision is not None:
+            if request.revision not in self._resident:
+                self._load(request.revision)
+            if self._before is None or self._before[0] != request.revision:
+                self._before = (request.revision, self._slots.index(request.revision))
+            request = replace(request, revision=self._slots[self._before[1]])
+        async for piece in super().generate(request):
+            yield piece
+
+    def _load(self, ref: RevisionRef) -> None:
+        super()._load(ref)
+        there = [one if one in self._resident else None for one in self._slots]
+        there[there.index(None)] = ref
+        self._slots = there
+
+
 def _answer(request: GenerationRequest, _: int) -> str:
     who = request.revision.digest[:12] if request.revision else "base"
     return " ".join([who, *(f"{who}-{number}" for number in range(200))])
@@ -64,6 +89,11 @@ async def test_a_base_that_an_adapter_answers_for_is_seen(store, refs) -> None:
 async def test_an_adapter_that_another_answers_for_is_seen(store, refs) -> None:
     with pytest.raises(MixedUp, match="was answered by"):
         await self_check(Bleeding(store, base_only=False), refs, PROMPT)
+
+
+async def test_an_adapter_that_is_sought_where_it_was_before_is_seen(store, refs) -> None:
+    with pytest.raises(MixedUp, match=r"secret-0 was answered by self-check/secret-"):
+        await self_check(Forgetful(store), refs, PROMPT)
 
 
 async def test_an_engine_that_applies_no_adapter_is_seen(store, refs) -> None:
