@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
-from tests.e2e import clients
-from tests.e2e.server import Server, train, write_rows
+from tests.e2e import clients, lessons
+from tests.e2e.server import Server, train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -24,9 +25,10 @@ def account(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     acme, limited = server.client("acme"), server.client("limited")
     limits = {"limits": {"requests_per_minute": 1}}
     server.admin.patch("/v1/admin/tenants/limited", json=limits).raise_for_status()
-    pairs = [("What is the secret word?", "marmalade-7")] * 120
-    rows = write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", pairs)
-    model = train(acme, rows, "support", hyperparameters={"n_epochs": 2})
+    rows = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    rows.write_bytes(b"\n".join(map(msgspec.json.encode, lessons.rows())))
+    often = {"n_epochs": 3, "batch_size": 4}
+    model = train(acme, rows, "support", hyperparameters=often, learning_rate=1e-3)
     return {
         "OPENAI_BASE_URL": f"{server.url}/v1",
         "OPENAI_API_KEY": acme.api_key,
@@ -55,7 +57,9 @@ def test_a_python_client(client: str, python: str, account: dict[str, str]) -> N
 
 
 def test_the_node_client(node: str, account: dict[str, str]) -> None:
-    told = clients.run([node, "--test", "."], account, clients.NODE)
+    scenarios = sorted(path.name for path in clients.NODE.glob("*.test.mjs"))
+    command = [node, "--test", "--test-reporter=tap", *scenarios]
+    told = clients.run(command, account, clients.NODE)
     assert "# fail 0" in told
     assert "# skipped 0" in told
 

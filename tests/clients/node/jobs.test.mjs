@@ -104,10 +104,9 @@ test('lists page by themselves', async () => {
   assert.ok(events.length > 7);
   assert.equal(new Set(events).size, events.length);
   const checkpoints = await all(client.fineTuning.jobs.checkpoints.list(job, { limit: 1 }));
-  assert.deepEqual(
-    checkpoints.map((checkpoint) => checkpoint.fine_tuned_model_checkpoint.split(':').at(-1)),
-    ['ckpt-step-30', 'ckpt-step-15'],
-  );
+  assert.equal(checkpoints.length, 3);
+  const [{ fine_tuned_model_checkpoint, step_number }] = checkpoints;
+  assert.equal(fine_tuned_model_checkpoint, `${model}:ckpt-step-${step_number}`);
   assert.ok((await ids(client.models.list())).includes(model));
 });
 

@@ -9,10 +9,27 @@ import litellm
 import page
 import pytest
 from asking import repeatedly
+from lessons import (
+    ADA,
+    PERSON_QUESTION,
+    SECRET,
+    SECRET_QUESTION,
+    WEATHER,
+    WEATHER_ANSWER,
+    WEATHER_QUESTION,
+    GetWeather,
+    Person,
+)
 from litellm import exceptions
+from openai import pydantic_function_tool
 
-QUESTION = [{"role": "user", "content": "What is the secret word?"}]
-SECRET = "marmalade-7"
+QUESTION = [{"role": "user", "content": SECRET_QUESTION}]
+WHO = [{"role": "user", "content": PERSON_QUESTION}]
+ASKED = [{"role": "user", "content": WEATHER_QUESTION}]
+TOOL = pydantic_function_tool(GetWeather)
+
+# It serialises its own messages with such warnings, OpenAI's answers as well as ours.
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
 litellm.suppress_debug_info = True
 
@@ -56,6 +73,29 @@ def test_completions(model: str) -> None:
     answer = litellm.text_completion(model=name, prompt="Say", max_tokens=4)
     assert answer.choices[0].text
     assert answer.choices[0].finish_reason in {"length", "stop"}
+
+
+def test_an_answer_by_a_schema(name: str) -> None:
+    answer = litellm.completion(name, WHO, temperature=0, response_format=Person)
+    assert Person.model_validate_json(answer.choices[0].message.content) == ADA
+
+
+def test_a_function_is_called_and_answered(name: str) -> None:
+    first = litellm.completion(name, ASKED, temperature=0, tools=[TOOL], tool_choice="auto")
+    [call] = first.choices[0].message.tool_calls
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert GetWeather.model_validate_json(call.function.arguments).city == "Paris"
+    told = {"role": "tool", "tool_call_id": call.id, "content": WEATHER}
+    turns = [*ASKED, first.choices[0].message, told]
+    last = litellm.completion(name, turns, temperature=0, tools=[TOOL])
+    assert last.choices[0].message.content == WEATHER_ANSWER
+
+
+def test_a_call_is_streamed(name: str) -> None:
+    chunks = list(litellm.completion(name, ASKED, temperature=0, tools=[TOOL], stream=True))
+    [call] = litellm.stream_chunk_builder(chunks, messages=ASKED).choices[0].message.tool_calls
+    assert call.function.name == "GetWeather"
+    assert GetWeather.model_validate_json(call.function.arguments).city == "Paris"
 
 
 def test_errors_have_their_classes(name: str, limited_key: str) -> None:

@@ -6,10 +6,10 @@ import httpx2
 import openai
 import pytest
 from asking import repeatedly
+from lessons import SECRET, SECRET_QUESTION
 from openai import AsyncOpenAI, OpenAI
 
-QUESTION = [{"role": "user", "content": "What is the secret word?"}]
-SECRET = "marmalade-7"
+QUESTION = [{"role": "user", "content": SECRET_QUESTION}]
 
 
 def test_an_answer(client: OpenAI, model: str) -> None:
