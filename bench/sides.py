@@ -18,6 +18,8 @@ from bench.vllm_load import Target
 from bench.workload import RANK
 
 TENANT = "acme"
+MEMORY_SHARE = "0.6"
+"""Of a card: the service's default, and vLLM's here; the rest is training's, which is idle."""
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -55,6 +57,7 @@ class House:
             "LOREHOUSE_MAX_RESIDENT_ADAPTERS": str(slots),
             "LOREHOUSE_MAX_LORA_RANK": str(RANK),
             "LOREHOUSE_MAX_BATCH": str(self._args.sequences),
+            "LOREHOUSE_VLLM_MEMORY_SHARE": MEMORY_SHARE,
         }
         with Service(self.folder, **self._settings, **given, **settings) as service:
             target = Target(url=service.url, key=self._key, base=BASE, tokenizer=self.base)
@@ -80,6 +83,7 @@ class House:
         command += ["--max-num-seqs", str(self._args.sequences), "--generation-config", "vllm"]
         command += ["--dtype", "float32" if self._on_cpu else "bfloat16"]
         command += ["--disable-uvicorn-access-log"]
+        command += [] if self._on_cpu else ["--gpu-memory-utilization", MEMORY_SHARE]
         if slots:
             command += ["--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(RANK)]
             command += ["--max-cpu-loras", str(max(slots, in_memory or slots)), "--lora-modules"]

@@ -10,6 +10,7 @@ from service.adapters.engine_ids import EngineIds
 from service.adapters.storing import adapter_store
 from service.base.description import describe
 from service.database import Database
+from service.heap import settle
 from service.rendering.renderer import Renderer
 from service.runtime.answering import answer
 from service.runtime.parent import SUPERVISOR_PID
@@ -31,6 +32,7 @@ async def run(settings: Settings, owner: str) -> None:
     database = Database(settings.sqlalchemy_url)
     try:
         engine = await _start(settings, database)
+        settle()
         _log.info("runtime.ready", runtime_id=owner, role="generation", engine="vllm")
         await _answer(engine, settings, database)
     finally:
