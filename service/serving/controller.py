@@ -11,6 +11,7 @@ from service.http.hanging_up import unless_gone
 from service.serving import chat_answers, completion_answers
 from service.serving.chat_schemas import ChatCompletion, ChatCompletionChunk, ChatRequest
 from service.serving.completion_schemas import Completion, CompletionChunk, CompletionRequest
+from service.serving.generation import Caller
 from service.serving.replies import (
     EVENTS,
     RESPONSE_HEADERS,
@@ -67,15 +68,8 @@ class ChatController(Controller):
         include_usage = wants_usage(data.stream, data.stream_options)
         order = chat_order(data, generation.context_length)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
-        run = await generation.start(
-            new_id("chatcmpl-"),
-            tenant_id,
-            target,
-            order,
-            principal.key_id,
-            principal.weight,
-            allowance,
-        )
+        caller = Caller(tenant_id, principal.key_id, principal.weight, allowance)
+        run = await generation.start(new_id("chatcmpl-"), caller, target, order)
         if data.stream:
             return streamed(run, chat_answers.events(run, include_usage))
         choices = await unless_gone(request, run.collect())
@@ -115,15 +109,8 @@ class CompletionController(Controller):
         include_usage = wants_usage(data.stream, data.stream_options)
         order = completion_order(data)
         target = await generation.named(tenant_id, data.model, sticky_key(data))
-        run = await generation.start(
-            new_id("cmpl-"),
-            tenant_id,
-            target,
-            order,
-            principal.key_id,
-            principal.weight,
-            allowance,
-        )
+        caller = Caller(tenant_id, principal.key_id, principal.weight, allowance)
+        run = await generation.start(new_id("cmpl-"), caller, target, order)
         if data.stream:
             return streamed(run, completion_answers.events(run, include_usage))
         choices = await unless_gone(request, run.collect())

@@ -11,6 +11,7 @@ from service.http.errors import errors
 from service.http.hanging_up import unless_gone
 from service.serving import generate_answers
 from service.serving.generate_schemas import Generated, GeneratedPiece, GenerateRequest
+from service.serving.generation import Caller
 from service.serving.replies import EVENTS, RESPONSE_HEADERS, streamed, whole
 from service.serving.service import GenerationService
 from service.serving.translate import generate_order, sticky_key
@@ -56,9 +57,8 @@ class GenerateController(Controller):
         weight = await _weight(tenant, principal, tenants)
         order = generate_order(data)
         target = await generation.adapter(tenant, data.adapter, sticky_key(data))
-        run = await generation.start(
-            new_id("gen-"), tenant, target, order, principal.key_id, weight, allowance
-        )
+        caller = Caller(tenant, principal.key_id, weight, allowance)
+        run = await generation.start(new_id("gen-"), caller, target, order)
         if data.stream:
             return streamed(run, generate_answers.events(run))
         [choice] = await unless_gone(request, run.collect())

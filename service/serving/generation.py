@@ -31,6 +31,17 @@ class Choice(Struct, frozen=True, kw_only=True):
     logprobs: list[TokenLogprob] | None
 
 
+class Caller(Struct, frozen=True):
+    """Who asks for a generation, and pays for it."""
+
+    tenant: str
+    key_id: str | None
+    """None: the operator's."""
+    weight: float
+    """The tenant's share, against the others' weights."""
+    allowance: Allowance
+
+
 class Generation:
     """Draw from it once, with `pieces` or `collect`. `usage` grows as pieces come."""
 
@@ -38,8 +49,7 @@ class Generation:
         self,
         *,
         generation_id: str,
-        tenant: str,
-        key_id: str | None,
+        caller: Caller,
         target: Target,
         fingerprint: str,
         prompt_tokens: int,
@@ -48,10 +58,9 @@ class Generation:
         calls: ToolFormat | None = None,
         metrics: GenerationMetrics,
         meter: UsageMeter,
-        allowance: Allowance,
     ) -> None:
         self.id = generation_id
-        self.tenant = tenant
+        self.tenant = caller.tenant
         self.model = target.model
         self._lease = target.lease
         self.digest = target.revision.digest if target.revision else None
@@ -63,9 +72,9 @@ class Generation:
         self._source = source
         self._metrics = metrics
         self._meter = meter
-        self._counter = _counter(tenant, key_id, target)
+        self._counter = _counter(caller, target)
         self._account: Account | None = None
-        self._allowance = allowance
+        self._allowance = caller.allowance
         self._unfinished = set(range(choices))
         self._tokens: dict[int, int] = {}
         self._began = time.monotonic()
@@ -158,11 +167,11 @@ def finish_reason(piece: Piece) -> FinishReason | None:
     return "stop" if piece.finish_reason == "stop" else "length"
 
 
-def _counter(tenant: str, key_id: str | None, target: Target) -> Counter:
+def _counter(caller: Caller, target: Target) -> Counter:
     adapter, digest = "", ""
     if target.revision is not None:
         adapter, digest = target.revision.adapter, target.revision.digest
-    return Counter(tenant, "generated", key_id or "", adapter, digest, target.model)
+    return Counter(caller.tenant, "generated", caller.key_id or "", adapter, digest, target.model)
 
 
 def _choice(index: int, pieces: list[Piece]) -> Choice:

@@ -15,7 +15,7 @@ from service.errors import BadRequest, NotFound
 from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
 from service.serving.engine import Engine, GenerationRequest, Piece, Sampling
-from service.serving.generation import Generation
+from service.serving.generation import Caller, Generation
 from service.serving.merging import closing, merged
 from service.serving.metrics import GenerationMetrics
 from service.serving.orders import (
@@ -30,7 +30,6 @@ from service.serving.orders import (
 from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
 from service.serving.shapes import structure_of
-from service.tenants.allowances import Allowance
 from service.tenants.usage_meter import UsageMeter
 
 
@@ -80,16 +79,9 @@ class GenerationService:
             raise NotFound(fault.message, param="adapter", code=fault.code) from None
 
     async def start(
-        self,
-        generation_id: str,
-        tenant_id: str,
-        target: Target,
-        order: Order,
-        key_id: str | None,
-        weight: float,
-        allowance: Allowance,
+        self, generation_id: str, caller: Caller, target: Target, order: Order
     ) -> Generation:
-        """Prepare a generation, accounted to the key; the engine begins when it is drawn from.
+        """Prepare a generation; the engine begins when it is drawn from.
 
         The target's lease is its own from now on, and ends with it.
 
@@ -97,23 +89,14 @@ class GenerationService:
         the base does not know; RateLimited and QuotaExceeded when the tenant has had its share.
         """
         try:
-            return await self._start(
-                generation_id, tenant_id, target, order, key_id, weight, allowance
-            )
+            return await self._start(generation_id, caller, target, order)
         except BaseException:
             if target.lease is not None:
                 target.lease.close()
             raise
 
     async def _start(
-        self,
-        generation_id: str,
-        tenant_id: str,
-        target: Target,
-        order: Order,
-        key_id: str | None,
-        weight: float,
-        allowance: Allowance,
+        self, generation_id: str, caller: Caller, target: Target, order: Order
     ) -> Generation:
         if order.sampling.n > self._max_batch:
             raise BadRequest(
@@ -123,28 +106,13 @@ class GenerationService:
         # In a thread: a long prompt takes a while to tokenise, a schema to check, and so does the
         # base's digest once.
         prompts, order, mark = await asyncio.to_thread(self._prepare, order, target)
-        places = None if target.revision is None else allowance.places()
-        requests = [
-            GenerationRequest(
-                id=generation_id if len(prompts) == 1 else f"{generation_id}-{place}",
-                revision=target.revision,
-                prompt=prompt,
-                sampling=self._bounded(order, prompt),
-                tenant=tenant_id,
-                weight=weight,
-                places=places,
-                engine_id=target.engine_id,
-                traceparent=tracing.traceparent(),
-            )
-            for place, prompt in enumerate(prompts)
-        ]
+        requests = self._requests(generation_id, caller, target, order, prompts)
         prompt_tokens = sum(map(len, prompts))
         most = sum(request.sampling.n * request.sampling.max_tokens for request in requests)
-        await allowance.generation(prompt_tokens, most)
+        await caller.allowance.generation(prompt_tokens, most)
         return Generation(
             generation_id=generation_id,
-            tenant=tenant_id,
-            key_id=key_id,
+            caller=caller,
             target=target,
             fingerprint=mark,
             prompt_tokens=prompt_tokens,
@@ -153,8 +121,32 @@ class GenerationService:
             calls=self._renderer.tool_format if order.shape.calls else None,
             metrics=self._metrics,
             meter=self._meter,
-            allowance=allowance,
         )
+
+    def _requests(
+        self,
+        generation_id: str,
+        caller: Caller,
+        target: Target,
+        order: Order,
+        prompts: Sequence[list[int]],
+    ) -> list[GenerationRequest]:
+        """Make one for each prompt."""
+        places = None if target.revision is None else caller.allowance.places()
+        return [
+            GenerationRequest(
+                id=generation_id if len(prompts) == 1 else f"{generation_id}-{place}",
+                revision=target.revision,
+                prompt=prompt,
+                sampling=self._bounded(order, prompt),
+                tenant=caller.tenant,
+                weight=caller.weight,
+                places=places,
+                engine_id=target.engine_id,
+                traceparent=tracing.traceparent(),
+            )
+            for place, prompt in enumerate(prompts)
+        ]
 
     def _prepare(self, order: Order, target: Target) -> tuple[list[list[int]], Order, str]:
         structure = structure_of(order.shape, self._renderer.tool_format)

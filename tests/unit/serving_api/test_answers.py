@@ -14,7 +14,7 @@ from service.database import Database
 from service.http.tenant_labels import TenantLabels
 from service.serving import chat_answers, completion_answers, generate_answers
 from service.serving.engine import Piece, TokenLogprob
-from service.serving.generation import Generation
+from service.serving.generation import Caller, Generation
 from service.serving.legacy_logprobs import LegacyLogprobs
 from service.serving.metrics import GenerationMetrics
 from service.tenants.usage_meter import UsageMeter
@@ -40,8 +40,7 @@ def generation(pieces: list[Piece]) -> Generation:
 
     run = Generation(
         generation_id="id-1",
-        tenant="acme",
-        key_id="key_1",
+        caller=Caller("acme", "key_1", 1.0, an_allowance()),
         target=Target(revision=None, model="m", format="chat", created=0),
         fingerprint="fp_0",
         prompt_tokens=3,
@@ -49,7 +48,6 @@ def generation(pieces: list[Piece]) -> Generation:
         source=source(),
         metrics=GenerationMetrics(CollectorRegistry(), TenantLabels()),
         meter=UsageMeter(Database("sqlite+aiosqlite://")),
-        allowance=an_allowance(),
     )
     run.created = 5
     return run

@@ -13,7 +13,7 @@ from service.database import Database
 from service.errors import EngineBusy, EngineUnavailable
 from service.http.tenant_labels import TenantLabels
 from service.serving.engine import Piece
-from service.serving.generation import Generation
+from service.serving.generation import Caller, Generation
 from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
 from service.tenants.usage_meter import UsageMeter
@@ -41,8 +41,7 @@ class Script:
     def generation(self, choices: int = 1, revision: RevisionRef | None = REVISION) -> Generation:
         return Generation(
             generation_id="gen-1",
-            tenant="acme",
-            key_id="key_1",
+            caller=Caller("acme", "key_1", 1.0, an_allowance()),
             target=Target(revision=revision, model="m", format="chat", created=0),
             fingerprint="fp_0",
             prompt_tokens=7,
@@ -50,7 +49,6 @@ class Script:
             source=self._play(),
             metrics=GenerationMetrics(self.registry, TenantLabels()),
             meter=UsageMeter(Database("sqlite+aiosqlite://")),
-            allowance=an_allowance(),
         )
 
     def counted(self, name: str, **labels: str) -> float | None:
