@@ -13,17 +13,19 @@ Path = tuple[str, ...]
 ITEM, VALUE = "[]", "{}"
 FORM = "multipart/form-data"
 FREE = frozenset({
-    "adapter_config", "adapter_model", "calculate_output", "content", "data", "description", "file",
-    "filename", "input", "md5", "metadata", "mime_type", "name", "page", "prompt",
-    "prompt_cache_key", "prompt_cache_breakpoint", "purpose", "reason", "reference",
+    "adapter_config", "adapter_model", "arguments", "calculate_output", "content", "data",
+    "description", "file", "filename", "input", "md5", "metadata", "mime_type", "name", "page",
+    "prompt", "prompt_cache_key", "prompt_cache_breakpoint", "purpose", "reason", "reference",
     "safety_identifier", "stop", "suffix", "target_modules", "text", "tool_call_id", "url", "user",
 })  # fmt: skip
 """Texts that are the caller's own: they name nothing that is there."""
 MAKES = frozenset({
     ("createTenant", "id"), ("importAdapter", "adapter"), ("importAdapter", "alias"),
     ("createFineTuningJob", "alias"), ("planFineTuningJob", "alias"),
+    ("createChatCompletion", "id"), ("generate", "id"),
 })  # fmt: skip
-"""Names of what the operation makes."""
+"""Names of what the operation makes; a call's `id` is of what an answer made, and is kept by the
+client alone."""
 NEEDED = frozenset({("generate", ("messages",))})
 """Fields that an operation cannot do without, which its schema does not tell."""
 GIVEN = {"If-Match": '"2"', "messages": [{"role": "user", "content": "hi"}]}
