@@ -49,8 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What answers generation requests; `vllm` does so in processes of its own."""
     vllm_quantization: Literal["none", "fp8", "nf4"] = "none"
     """How vLLM holds the base."""
-    vllm_memory_share: Annotated[float, Meta(gt=0, le=1)] = 0.6
-    """The share of a card's memory that vLLM takes; the rest is training's."""
+    vllm_memory_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """The share of a card's memory that vLLM takes; 0: as planned, beside training."""
     vllm_eager: bool = False
     """Run vLLM without captured graphs: it starts sooner, and answers slower."""
     max_requests: Positive = 8192

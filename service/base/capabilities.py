@@ -6,8 +6,9 @@ A library that takes its process along takes nobody else, and what is allocated 
 """
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ import msgspec
 if TYPE_CHECKING:
     import torch
 
+PATIENCE_SECONDS = 300
+"""For a child; the imports of a cold machine take long."""
 ROWS, WIDTH = 64, 128
 NF4_ERROR = 0.5
 """Most that a weight between -1 and 1 may be off, beside its block's largest: its coarsest step is
@@ -44,7 +47,21 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """By name, what came of it in place of the right numbers; None: those did."""
 
 
-def examine(modules: list[str]) -> Capabilities:
+def capabilities(modules: Sequence[str] = ("torch",)) -> Capabilities | str:
+    """Have a child examine; give what it said, or why it said nothing."""
+    command = [sys.executable, "-m", __name__, *modules]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)  # noqa: S603 - our own program
+    except subprocess.TimeoutExpired:
+        return f"it did not end within {PATIENCE_SECONDS} seconds"
+    try:
+        return msgspec.json.decode(done.stdout, type=Capabilities)
+    except msgspec.MsgspecError:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        return f"it ended with code {done.returncode}: {said[-1] if said else 'without a word'}"
+
+
+def examine(modules: Sequence[str]) -> Capabilities:
     """Import these and, if torch is there, try the kernels."""
     imports = {name: _fault(partial(import_module, name)) for name in modules}
     if imports.get("torch", "not asked for") is not None:

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from service.base.memory_plan import GIB, NF4, SPARE, Demand, Held, MemoryPlan, plan
-from service.base.model_shape import ModelShape, padded
+from service.base.model_shape import ModelShape
 
 HALF = 2
 """Bytes of a number in 16 bit: vLLM's adapters, keys, values and activations."""
@@ -43,7 +43,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     """For adapters, a guard's included."""
     rank: int
-    """Every slot has room for it, on every layer, the embedding and the head."""
+    """Every slot has room for it, on every linear layer."""
     context: int
     """Tokens of the longest request: the cache holds one of them at the least."""
     sequences: int
@@ -157,8 +157,7 @@ def served_parts(model: ModelShape, served: Served) -> ServedParts:
     """Say what vLLM takes besides its cache. By its sources; `working` is an estimate."""
     linears, others = model.linear_parameters, model.other_parameters
     each = {"none": HALF, "fp8": 1, "nf4": NF4}[served.quantization]
-    tables = 2 * padded(served.rank) * (model.vocabulary + model.hidden)
-    adapter = model.adapter_parameters(served.rank, model.linears) + tables
+    adapter = model.adapter_parameters(served.rank, model.linears)
     widths = 3 * model.intermediate + 4 * model.hidden + model.queries + 2 * model.keys
     # Sampling has them in fp32, sorted, and their places in 64 bits.
     logits = served.sequences * model.vocabulary * (4 + 4 + 8)

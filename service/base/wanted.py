@@ -51,7 +51,8 @@ def demand(
 
 def sharing(settings: Settings, context: int, sequences: int, model: ModelShape) -> Sharing:
     """Say what vLLM is to hold, and what the resident base trains beside it."""
-    nf4 = settings.quantization == "nf4"
+    # Beside vLLM there is less room than `auto` would see.
+    held = Held("none" if settings.quantization == "none" else "nf4", HALF, "cuda")
     wanted = demand(
         settings, model, context, "cuda", sequences=sequences, trains=True, generates=False
     )
@@ -63,4 +64,4 @@ def sharing(settings: Settings, context: int, sequences: int, model: ModelShape)
         context=context + 1,
         sequences=sequences,
     )
-    return Sharing(served, Held("nf4" if nf4 else "none", HALF, "cuda"), wanted)
+    return Sharing(served, held, wanted)

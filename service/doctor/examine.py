@@ -5,6 +5,7 @@ import sys
 import msgspec
 
 from service import __version__
+from service.base.capabilities import capabilities
 from service.base.memory import available_memory
 from service.doctor import machine, places
 from service.doctor.facts import Facts
@@ -32,7 +33,7 @@ def look(settings: Settings) -> Facts:
         memory=available_memory(),
         driver=machine.driver(),
         packages=packages,
-        can=machine.capabilities([name for name in wanted if name in there]),
+        can=capabilities([name for name in wanted if name in there]),
         folder=places.folder(settings),
         schema=places.schema(settings),
         store=places.store(settings),

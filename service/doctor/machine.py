@@ -1,21 +1,15 @@
-"""Looks at the machine: Python, packages, driver, and what torch can do."""
+"""Looks at the machine: packages, driver, cores."""
 
 import os
 import re
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import msgspec
-
-from service.base.capabilities import Capabilities
 from service.doctor.facts import Package
 
 PINS, MORE_PINS = "constraints.txt", "constraints-gpu.txt"
 """The second one's are the extra's."""
-PROBE_SECONDS = 300
-"""The imports of a cold machine take long."""
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
@@ -26,20 +20,6 @@ def packages() -> list[Package]:
         for file in (PINS, MORE_PINS)
         for name, pinned in _pins(file)
     ]
-
-
-def capabilities(modules: list[str]) -> Capabilities | str:
-    """Have torch tried in a process of its own; give what it said, or why it said nothing."""
-    command = [sys.executable, "-m", "service.base.capabilities", *modules]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS, check=False)  # noqa: S603 - our own program
-    except subprocess.TimeoutExpired:
-        return f"it did not end within {PROBE_SECONDS} seconds"
-    try:
-        return msgspec.json.decode(done.stdout, type=Capabilities)
-    except msgspec.MsgspecError:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        return f"it ended with code {done.returncode}: {said[-1] if said else 'without a word'}"
 
 
 def driver() -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 from service.base import capabilities
 from service.database import migrate
-from service.doctor import machine, places
+from service.doctor import places
 from service.doctor.facts import Missing
 from service.settings import Settings
 
@@ -106,7 +106,7 @@ def test_a_probe_that_dies_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path:
     dying.write_text("#!/bin/sh\necho 'Illegal instruction' >&2\nkill -9 $$\n")
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
-    assert machine.capabilities(["torch"]) == "it ended with code -9: Illegal instruction"
+    assert capabilities.capabilities() == "it ended with code -9: Illegal instruction"
 
 
 def test_without_torch_nothing_is_tried() -> None:
