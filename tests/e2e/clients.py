@@ -18,8 +18,8 @@ PYTHON = ROOT / "tests" / "clients" / "python"
 NODE = ROOT / "tests" / "clients" / "node"
 OLDEST_NODE = 20
 _OFFLINE = re.compile(
-    r"Temporary failure|Name or service not known|Network is unreachable|Connection refused"
-    r"|Max retries exceeded|connection broken|timed out|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EAI_AGAIN"
+    r".*(?:Temporary failure|Name or service not known|Network is unreachable|Connection refused"
+    r"|connection broken|timed out|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EAI_AGAIN).*"
 )
 _QUIET = {
     # litellm would fetch its list of prices, langchain-openai would report what it did.
@@ -94,8 +94,8 @@ def _install(*command: str, cwd: Path = ROOT) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         told = done.stdout + done.stderr
-        if _OFFLINE.search(told):
-            pytest.skip(f"the clients cannot be fetched: {told.strip().splitlines()[-1]}")
+        if offline := _OFFLINE.search(told):
+            pytest.skip(f"the clients cannot be fetched: {offline[0].strip()}")
         pytest.fail(told)
 
 
