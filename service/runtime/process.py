@@ -6,6 +6,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Literal
 
 import uvloop
@@ -63,24 +64,33 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    base = describe(settings.base_model, settings.base_name)
-    renderer = Renderer(base)
+    renderer = Renderer(describe(settings.base_model, settings.base_name))
     registry = CollectorRegistry()
     metrics = RuntimeMetrics(registry, TenantLabels(settings.metrics_tenants))
     serve_metrics(settings, registry)
     trains, generates = role != "generation", role != "training"
-    working: Parts | None = None
-    residence = await asyncio.to_thread(
-        move_in,
-        settings,
-        renderer,
-        trains=trains,
-        generates=generates,
-        turned=metrics.turned,
-    )
+    load = partial(move_in, trains=trains, generates=generates, turned=metrics.turned)
+    residence = await asyncio.to_thread(load, settings, renderer)
     _log.info("runtime.ready", runtime_id=owner, role=role, **residence.facts)
-    duties: list[Coroutine[Any, Any, None]] = []
     database = Database(settings.sqlalchemy_url)
+    try:
+        await _work(settings, owner, residence, database, renderer, metrics, stop)
+    finally:
+        await database.close()
+    _log.info("runtime.stopped", runtime_id=owner)
+
+
+async def _work(
+    settings: Settings,
+    owner: str,
+    residence: Residence,
+    database: Database,
+    renderer: Renderer,
+    metrics: RuntimeMetrics,
+    stop: asyncio.Event,
+) -> None:
+    duties: list[Coroutine[Any, Any, None]] = []
+    working: Parts | None = None
     if (batch := residence.training) is not None:
         metrics.row_tokens.set_function(lambda: batch.row_tokens)
         working = parts(settings, owner, residence, database, renderer, metrics)
@@ -100,8 +110,6 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
         if working is not None:
             # Where another process answers, it is a connection to that one.
             await working.engine.close()
-        await database.close()
-    _log.info("runtime.stopped", runtime_id=owner)
 
 
 def _merging(working: Parts) -> merging.MergeParts:
