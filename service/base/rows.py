@@ -15,7 +15,7 @@ class Structure(Protocol):
         ...
 
     def mask(self) -> bytes:
-        """Tell which tokens may come next: a bit for each, in 32-bit words, the lowest first."""
+        """Tell which tokens may come next: a bit for each, the lowest of a byte first."""
         ...
 
 

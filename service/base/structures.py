@@ -8,7 +8,7 @@ from torch import Tensor
 from service.base.penalties import to_device
 from service.base.rows import Row
 
-_WORD = 32
+_BYTE = 8
 
 
 def kept(logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -19,13 +19,13 @@ def kept(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     masks = {at: row.structure.mask() for at, row in enumerate(rows) if row.structure is not None}
     if not masks:
         return logits
-    words = torch.frombuffer(bytearray().join(masks.values()), dtype=torch.int32)
+    host = torch.frombuffer(bytearray().join(masks.values()), dtype=torch.uint8)
     places = to_device(torch.tensor(list(masks)), logits.device)
-    allowed = _bits(to_device(words.view(len(masks), -1), logits.device))[:, : logits.shape[-1]]
+    allowed = _bits(to_device(host.view(len(masks), -1), logits.device))[:, : logits.shape[-1]]
     return logits.index_copy(0, places, logits[places].masked_fill(~allowed, -torch.inf))
 
 
-def _bits(words: Tensor) -> Tensor:
-    """Unpack 32-bit words [rows, words] into [rows, 32 * words], the lowest bit first."""
-    places = torch.arange(_WORD, dtype=words.dtype, device=words.device)
-    return (words.unsqueeze(-1) >> places & 1).bool().flatten(1)
+def _bits(packed: Tensor) -> Tensor:
+    """Unpack bytes [rows, bytes] into [rows, 8 * bytes], the lowest bit first."""
+    places = torch.arange(_BYTE, dtype=packed.dtype, device=packed.device)
+    return (packed.unsqueeze(-1) >> places & 1).bool().flatten(1)

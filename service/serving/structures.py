@@ -34,7 +34,7 @@ class Structure:
         self.over = False
 
     def mask(self) -> bytes:
-        """Tell which tokens may come next: a bit for each, in 32-bit words, the lowest first."""
+        """Tell which tokens may come next: a bit for each, the lowest of a byte first."""
         began = time.thread_time()
         mask = self._matcher.compute_bitmask()
         self._left -= time.thread_time() - began
