@@ -17,6 +17,7 @@ from service.serving.engine import Engine
 from service.serving.vllm.options import Options
 
 T = TypeVar("T")
+END_SECONDS = 5
 
 
 class Core:
@@ -84,7 +85,8 @@ class Core:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:
+            await asyncio.wait(others, timeout=END_SECONDS)
 
     async def _start(self) -> tuple[Any, str]:
         from service.serving.vllm.start import start
