@@ -20,6 +20,8 @@ HALF = 2
 """Bytes of a number in 16 bit: vLLM's adapters, keys, values and activations."""
 OVERHEAD = 2 * GIB
 """The CUDA context of vLLM's process and its captured graphs, which stay while it sleeps."""
+RESERVED = GIB
+"""For the CUDA contexts of training's process, and whatever else a card is used for."""
 PARTS_OF_CARD = 1000
 """`gpu_memory_utilization` is given in as many parts."""
 KV_SHARE = 0.5

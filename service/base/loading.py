@@ -75,6 +75,22 @@ def free_memory() -> int:
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available_memory()
 
 
+def total_memory() -> int | None:
+    """Give the bytes of the card where the base would compute, if that is one."""
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
+
+
+def keep_within(most: int) -> None:
+    """Let this process take so many bytes of its card at the most."""
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / torch.cuda.mem_get_info()[1]))
+
+
+def let_go() -> None:
+    """Give the card what this process keeps of it for its next row."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _dtype(wanted: ComputeDtype, device: str) -> torch.dtype:
     if wanted == "auto":
         # CPUs that compute bf16 slowly are the rule.

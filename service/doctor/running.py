@@ -2,8 +2,8 @@
 
 import msgspec
 
-from service.base.capabilities import Capabilities
-from service.base.card_sharing import Card, NoRoom, Shared, share
+from service.base.capabilities import Capabilities, Gpu
+from service.base.card_sharing import RESERVED, Card, NoRoom, Shared, share
 from service.base.memory import MOST_OF_MEMORY
 from service.base.memory_plan import GIB, Held, MemoryPlan, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
@@ -44,7 +44,9 @@ def running(settings: Settings, facts: Facts) -> Running:
         )
         return Running(lines, [warning])
     if settings.engine == "vllm" and gpu is not None:
-        card = Card(gpu.total, gpu.free, facts.memory)
+        if settings.vllm_memory_share:
+            return _as_told(settings, facts.base, model, held, gpu, lines)
+        card = Card(gpu.total, min(gpu.free, gpu.total - RESERVED), facts.memory)
         return _shared(settings, facts.base, model, card, lines)
     return _resident(settings, facts.base, model, held, free, lines)
 
@@ -94,6 +96,16 @@ def _shared(
     lines = lines | _split(found) | _parts(found.training) | _rows(settings, found.training)
     planned = Finding("memory plan", "ok", f"{_gib(card.free)} are split")
     return Running(lines, [planned])
+
+
+def _as_told(
+    settings: Settings, base: Base, model: ModelShape, held: Held, gpu: Gpu, lines: dict[str, str]
+) -> Running:
+    """Leave training what the operator leaves it."""
+    share = settings.vllm_memory_share
+    told = f"gpu_memory_utilization {share:.3f}, as LOREHOUSE_VLLM_MEMORY_SHARE says"
+    left = max(0, gpu.free - int(share * gpu.total))
+    return _resident(settings, base, model, held, left, lines | {"vLLM": told})
 
 
 def _split(found: Shared) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from service.base.card_sharing import Card, NoRoom, share
+from service.base.card_sharing import RESERVED, Card, NoRoom, share
 from service.base.hardware import Hardware
 from service.base.memory_plan import ENOUGH_TOKENS, Demand, Held, by_part, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
@@ -52,7 +52,7 @@ def on(one: Hardware, model: ModelShape, spec: TrainingSpec, train: Total | None
 def split(model: ModelShape, memory: int, sharing: Sharing) -> SharedCard:
     """Say how vLLM and the resident base share an empty card."""
     # A machine with such a card has as much main memory.
-    card = Card(total=memory, free=memory, host_free=memory)
+    card = Card(total=memory, free=memory - RESERVED, host_free=memory)
     found = share(model, card, sharing.served, sharing.held, sharing.demand)
     if isinstance(found, NoRoom):
         return SharedCard(reason=found.figures, **dict.fromkeys(FIGURES))

@@ -17,17 +17,23 @@ from service.base.wanted import (
     demand,
 )
 from service.rendering.renderer import Renderer
+from service.runtime import card_split
 from service.runtime.conductor import Conductor, Turned
 from service.runtime.shares import Shares
 from service.runtime.stalls import Stalls
 from service.serving.admission import at_once
 from service.settings import Settings
 from service.telemetry import logger
+from service.training.refusing import RefusingTrainer
 from service.training.trainer import Trainer
 
 CALM_TOKENS = {"cpu": 512, "cuda": None}
 """Of a training row while nobody asks, but lately did: the next to ask meets such a row. Longer
 ones make the longest gaps longer; on a GPU a pause waits for two layers at most all the same."""
+
+ONLY_IN_TURNS = (
+    "This method needs memory all the time, and this server's card has it only in turns with vLLM"
+)
 
 _log = logger(__name__)
 
@@ -44,6 +50,8 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     free: int
     """Bytes of the device before it was loaded."""
     memory: MemoryPlan | None
+    in_turns: bool
+    """Whether it may train only while vLLM sleeps, on the same card."""
 
     @property
     def tokens_at_once(self) -> int:
@@ -53,16 +61,29 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, self.memory.tokens_at_once)
 
 
+def on_a_card() -> bool:
+    """Tell whether a base would be on a GPU; the first call imports torch."""
+    from service.base.loading import total_memory
+
+    return total_memory() is not None
+
+
 def load(settings: Settings, renderer: Renderer, *, trains: bool, generates: bool) -> Ground:
-    """Load the base, and plan the memory that is left. Raises BaseModelError."""
-    from service.base.loading import free_memory, load_base
+    """Load the base, and plan the memory that is left. Raises BaseModelError and CardTooSmall."""
+    from service.base.loading import free_memory, keep_within, load_base, total_memory
     from service.base.segmented.base import SegmentedBase
 
-    free = free_memory()
-    loaded = load_base(
-        renderer.base, settings.quantization, threads(settings), settings.compute_dtype
-    )
-    memory = _planned(settings, loaded, free, trains=trains, generates=generates)
+    total = total_memory() if settings.engine == "vllm" and not generates else None
+    split = card_split.split(settings, renderer.base, total) if total else None
+    free, quantization = free_memory(), settings.quantization
+    if split is not None:
+        free, quantization = split.training_bytes, split.training.held.quantization
+        keep_within(free)
+    loaded = load_base(renderer.base, quantization, threads(settings), settings.compute_dtype)
+    if split is not None:
+        memory: MemoryPlan | None = split.training
+    else:
+        memory = _planned(settings, loaded, free, trains=trains, generates=generates)
     cached = memory is not None and memory.keeps_dequantised
     return Ground(
         settings=settings,
@@ -71,6 +92,7 @@ def load(settings: Settings, renderer: Renderer, *, trains: bool, generates: boo
         base=SegmentedBase(loaded.model, cache_weights=cached),
         free=free,
         memory=memory,
+        in_turns=split is not None and not split.together,
     )
 
 
@@ -132,6 +154,10 @@ def trainers(ground: Ground, batch: Any, conductor: Conductor) -> dict[str, Trai
     from service.training.reinforcement import ReinforcementTrainer
 
     steps = ground.settings.checkpoint_steps
+    if ground.in_turns:
+        # What trains alone has no place to stop at where it needs no memory.
+        refusing = RefusingTrainer(ONLY_IN_TURNS)
+        return {"supervised": batch, "dpo": refusing, "reinforcement": refusing}
     alone = (ground.loaded, ground.renderer, steps, conductor.give_way)
     return {
         "supervised": batch,

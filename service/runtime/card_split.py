@@ -1,17 +1,13 @@
 """How a card is split where vLLM answers and a base is trained on it: both sides ask, and agree."""
 
-from service.base.card_sharing import Card, NoRoom, Shared, share
+from service.base.card_sharing import RESERVED, Card, NoRoom, Shared, share
 from service.base.description import BaseDescription
 from service.base.memory import available_memory
-from service.base.memory_plan import GIB
 from service.base.model_shape import UnknownShape, shape_of
 from service.base.wanted import sharing
 from service.serving.admission import at_once
 from service.settings import Settings
 from service.telemetry import logger
-
-RESERVED = GIB
-"""For the CUDA contexts of both, and whatever else a card is used for."""
 
 _log = logger(__name__)
 
@@ -21,7 +17,7 @@ class CardTooSmall(Exception):
 
 
 def split(settings: Settings, base: BaseDescription, total: int) -> Shared | None:
-    """Split a card of `total` bytes; it is taken as free, so that it does not matter who asks first.
+    """Split a card of `total` bytes, taken as free: it does not matter who asks first.
 
     None where the operator says what vLLM takes, and for a base of a kind whose needs nobody knows
     beforehand. Raises CardTooSmall.

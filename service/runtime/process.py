@@ -1,6 +1,7 @@
 """The runtime process: it owns one base, and trains and generates on it."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -14,23 +15,33 @@ from prometheus_client import CollectorRegistry
 
 from service.base.description import BaseModelError, describe
 from service.database import Database
+from service.errors import EngineUnavailable
 from service.heap import settle
 from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
-from service.runtime import merging, training, vllm_process
+from service.runtime import building, merging, training, vllm_process
 from service.runtime.answering import answer
+from service.runtime.card import Card
+from service.runtime.card_split import CardTooSmall
+from service.runtime.client import RemoteEngine
 from service.runtime.metrics import RuntimeMetrics, serve_metrics
 from service.runtime.pins import keep_pins
 from service.runtime.residence import Residence, move_in, parts
 from service.runtime.telling import keep_telling
 from service.runtime.training_parts import Parts
+from service.runtime.training_turns import keep_turns
+from service.serving.engine import Engine
 from service.serving.self_check import MixedUp
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
 from service.tracing import configure_tracing, end_tracing
+from service.waiting import pass_time
 
 Role = Literal["resident", "training", "generation"]
 """What it does: both, or one of the two."""
+
+VLLM_STARTS_SECONDS = 600.0
+LOOK_SECONDS = 0.5
 
 _log = logger(__name__)
 
@@ -49,6 +60,9 @@ def run(settings: Settings, role: Role, runtime_id: str | None = None) -> None:
         uvloop.run(vllm_process.run(settings, owner) if apart else _run(settings, role, owner))
     except MixedUp as fault:
         _log.error("engine.refused", reason=str(fault))
+        sys.exit(1)
+    except CardTooSmall as fault:
+        _log.error("card.too_small", reason=str(fault))
         sys.exit(1)
     except BaseModelError as fault:
         _log.error("base.not_loaded", reason=str(fault))
@@ -69,6 +83,8 @@ async def _run(settings: Settings, role: Role, owner: str) -> None:
     metrics = RuntimeMetrics(registry, TenantLabels(settings.metrics_tenants))
     serve_metrics(settings, registry)
     trains, generates = role != "generation", role != "training"
+    if settings.engine == "vllm" and await asyncio.to_thread(building.on_a_card):
+        await after_vllm(RemoteEngine(settings.generation_socket), stop)
     load = partial(move_in, trains=trains, generates=generates, turned=metrics.turned)
     residence = await asyncio.to_thread(load, settings, renderer)
     _log.info("runtime.ready", runtime_id=owner, role=role, **residence.facts)
@@ -97,6 +113,9 @@ async def _work(
         duties.append(training.work(working, stop))
         duties.append(keep_telling(working, residence.hardware, stop))
         duties.append(merging.work(_merging(working), stop))
+    if residence.in_turn is not None:
+        card = Card(settings.data_dir, "training")
+        duties.append(keep_turns(residence.in_turn, card, residence.make_room, stop))
     if residence.answers:
         duties.append(answer(residence.engine, settings, stop))
         places = settings.max_resident_adapters
@@ -110,6 +129,22 @@ async def _work(
         if working is not None:
             # Where another process answers, it is a connection to that one.
             await working.engine.close()
+
+
+async def after_vllm(engine: Engine, stop: asyncio.Event) -> None:
+    """Wait until vLLM answers: what others allocate while it starts, it takes for its own.
+
+    One that does not start, or is elsewhere, is waited for no longer than it could take.
+    """
+    patience = asyncio.get_running_loop().time() + VLLM_STARTS_SECONDS
+    try:
+        while asyncio.get_running_loop().time() < patience and not stop.is_set():
+            with contextlib.suppress(EngineUnavailable):
+                await engine.status()
+                return
+            await pass_time(stop, LOOK_SECONDS)
+    finally:
+        await engine.close()
 
 
 def _merging(working: Parts) -> merging.MergeParts:

@@ -18,6 +18,7 @@ from service.runtime.conductor import Conductor, Generation, Training, Turned, u
 from service.runtime.gatekeeping import Gatekeeper
 from service.runtime.metrics import RuntimeMetrics
 from service.runtime.training_parts import Parts
+from service.runtime.training_turns import InTurn
 from service.serving.engine import Engine
 from service.serving.gate import Rules, rules_for
 from service.settings import Settings
@@ -41,6 +42,8 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it answers requests."""
     batch: Any | None
     """A BatchLoop."""
+    in_turn: InTurn | None
+    """The same, on a card that vLLM has in turns with it."""
     trainers: Mapping[str, Trainer]
     healthy: Callable[[], bool]
     hardware: Hardware
@@ -56,7 +59,13 @@ class Residence(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def training(self) -> Training | None:
         """What has its turns in between."""
-        return self.batch
+        return self.in_turn or self.batch
+
+    def make_room(self) -> None:
+        """Free what the device keeps for the next row."""
+        from service.base.loading import let_go
+
+        let_go()
 
     def give_up(self) -> None:
         """Tell everybody who waits for a turn that none will come."""
@@ -79,7 +88,7 @@ def move_in(
     generates: bool,
     turned: Turned = untold,
 ) -> Residence:
-    """Load the base and put together what is to use it. Raises BaseModelError."""
+    """Load the base and put together what is to use it. Raises BaseModelError and CardTooSmall."""
     sys.setswitchinterval(SWITCH_SECONDS)
     ground = building.load(settings, renderer, trains=trains, generates=generates)
     conductor = building.conductor(ground, turned)
@@ -92,6 +101,7 @@ def move_in(
         engine=engine,
         answers=generates,
         batch=batch,
+        in_turn=InTurn(batch, conductor.wake) if batch is not None and ground.in_turns else None,
         trainers={} if batch is None else building.trainers(ground, batch, conductor),
         healthy=ground.base.computes,
         hardware=building.hardware(ground),

@@ -3,21 +3,32 @@
 import asyncio
 import os
 import signal
+import time
 from typing import Any
 
 from adapters_store import RevisionRef
 from service.adapters.engine_ids import EngineIds
 from service.adapters.storing import adapter_store
-from service.base.description import describe
+from service.base.capabilities import Capabilities, capabilities
+from service.base.card_sharing import Shared
+from service.base.description import BaseDescription, describe
 from service.database import Database
 from service.heap import settle
 from service.rendering.renderer import Renderer
+from service.runtime import card_split
 from service.runtime.answering import answer
+from service.runtime.card import Card
 from service.runtime.parent import SUPERVISOR_PID
 from service.runtime.pins import keep_pins
+from service.runtime.serving_turns import keep_turns
+from service.runtime.sleeping import Sleeping
+from service.serving.sleeping_engine import SleepingEngine
 from service.serving.vllm.options import Options
 from service.settings import Settings
 from service.telemetry import logger
+
+UNPLANNED_SHARE = 0.6
+"""Of a card, for a base of a kind whose needs nobody knows beforehand."""
 
 _log = logger(__name__)
 
@@ -25,22 +36,37 @@ _log = logger(__name__)
 async def run(settings: Settings, owner: str) -> None:
     """Answer requests until SIGTERM or SIGINT. In the main thread.
 
-    Raises MixedUp where vLLM answers with other adapters than it is asked for, and whatever ends
-    vLLM: who starts this process starts it anew, and with it vLLM, its adapters and its pins.
+    Raises CardTooSmall where it has no room beside training, MixedUp where vLLM answers with other
+    adapters than it is asked for, and whatever ends vLLM: who starts this process starts it anew,
+    and with it vLLM, its adapters and its pins.
     """
     # Until there is somebody to answer, a signal ends this process and with it what it started.
     database = Database(settings.sqlalchemy_url)
     try:
-        engine = await _start(settings, database)
+        renderer = Renderer(describe(settings.base_model, settings.base_name))
+        split = _split(settings, renderer.base)
+        engine = await _start(settings, renderer, split, database)
         settle()
         _log.info("runtime.ready", runtime_id=owner, role="generation", engine="vllm")
-        await _answer(engine, settings, database)
+        await _answer(engine, settings, split, database)
     finally:
         await database.close()
     _log.info("runtime.stopped", runtime_id=owner)
 
 
-async def _start(settings: Settings, database: Database) -> Any:
+def _split(settings: Settings, base: BaseDescription) -> Shared | None:
+    """Split the card that there is; a child looks, so that no context of CUDA's stays here."""
+    if settings.vllm_memory_share:
+        return None
+    can = capabilities()
+    if not isinstance(can, Capabilities) or not can.gpus:
+        return None
+    return card_split.split(settings, base, can.gpus[0].total)
+
+
+async def _start(
+    settings: Settings, renderer: Renderer, split: Shared | None, database: Database
+) -> Any:
     # Only this process pays for vLLM.
     from service.serving.vllm.checked import checked
     from service.serving.vllm.engine import VllmEngine
@@ -48,8 +74,7 @@ async def _start(settings: Settings, database: Database) -> Any:
 
     # vLLM's processes end with this one: see service/vllm_main.py.
     os.environ[SUPERVISOR_PID] = str(os.getpid())
-    renderer = Renderer(describe(settings.base_model, settings.base_name))
-    options = options_of(settings)
+    options = options_of(settings, split)
     # In this thread and not beside the event loop, in which nothing happens yet.
     llm, dtype = start(renderer.base, options)
     await checked(llm, renderer, options, dtype)
@@ -64,29 +89,41 @@ async def _start(settings: Settings, database: Database) -> Any:
     )
 
 
-def options_of(settings: Settings) -> Options:
-    """Read off what concerns vLLM."""
+def options_of(settings: Settings, split: Shared | None = None) -> Options:
+    """Read off what concerns vLLM, and its part of a card that is split."""
     return Options(
         max_resident=settings.max_resident_adapters,
         max_batch=settings.max_batch,
         max_lora_rank=settings.max_lora_rank,
         compute_dtype=settings.compute_dtype,
         quantization=settings.vllm_quantization,
-        memory_share=settings.vllm_memory_share,
+        memory_share=split.utilization if split else settings.vllm_memory_share or UNPLANNED_SHARE,
+        sleeps=split is not None and not split.together,
         kv_tokens=settings.kv_tokens,
         eager=settings.vllm_eager,
     )
 
 
-async def _answer(engine: Any, settings: Settings, database: Database) -> None:
+async def _answer(
+    engine: Any, settings: Settings, split: Shared | None, database: Database
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asked, turns = engine, []
+    if split is not None and not split.together:
+        asked = SleepingEngine(engine, settings.max_queue)
+        sleeping = Sleeping(settings.training_share, time.monotonic())
+        card = Card(settings.data_dir, "serving")
+        turns = [keep_turns(asked, engine, card, sleeping, stop)]
+    places = settings.max_resident_adapters
     duties = [
-        asyncio.create_task(answer(engine, settings, stop)),
-        asyncio.create_task(
-            keep_pins(engine, database, settings.max_resident_adapters, stop),
-        ),
+        asyncio.create_task(duty)
+        for duty in (
+            answer(asked, settings, stop),
+            keep_pins(asked, database, places, stop),
+            *turns,
+        )
     ]
     try:
         await asyncio.wait({*duties, engine.fault}, return_when=asyncio.FIRST_COMPLETED)

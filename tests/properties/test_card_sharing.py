@@ -113,10 +113,10 @@ def test_an_8b_base_by_hand() -> None:
     assert isinstance(large, Shared)
     assert large.together
     assert admit(large.training, LoraSpec(), 16384) is None
-    small = share(MODEL, a_card(40 * GIB), SERVED, held, DEMAND)
+    small = share(MODEL, a_card(39 * GIB), SERVED, held, DEMAND)
     assert isinstance(small, Shared)
     assert not small.together
-    poor = share(MODEL, a_card(40 * GIB, host=8 * GIB), SERVED, held, DEMAND)
+    poor = share(MODEL, a_card(39 * GIB, host=8 * GIB), SERVED, held, DEMAND)
     assert isinstance(poor, NoRoom)
     assert f"or {poor.host / GIB:.2f} GiB of main memory to take turns, of 8.00 GiB" in poor.figures
     none = share(MODEL, a_card(24 * GIB), SERVED, held, DEMAND)

@@ -73,6 +73,17 @@ class VllmEngine(LoopedEngine):
             raise EngineUnavailable("the generation engine stopped")
         return await super().status()
 
+    async def sleep(self) -> None:
+        """Put weights and adapters into main memory, and forget keys and values.
+
+        Nothing may run or be loaded until `wake`, and vLLM was started with `sleeps`.
+        """
+        await self._llm.sleep(level=1)
+
+    async def wake(self) -> None:
+        """Take them back."""
+        await self._llm.wake_up()
+
     async def close(self) -> None:
         """Answer nothing any more, and leave vLLM without adapters; it can be used again."""
         self._watching.cancel()

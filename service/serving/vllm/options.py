@@ -28,6 +28,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Of the card's memory."""
     kv_tokens: int = 0
     """0: as many as the share of the memory leaves."""
+    sleeps: bool = False
+    """Whether it can be put to sleep."""
     eager: bool = False
     """Without captured graphs: starts sooner, runs slower."""
     guards: int = GUARDS

@@ -49,6 +49,7 @@ def arguments(base: BaseDescription, options: Options, *, on_cpu: bool) -> Async
         max_num_seqs=options.sequences + 1,
         gpu_memory_utilization=options.memory_share,
         kv_cache_memory_bytes=options.kv_bytes(base, on_cpu=on_cpu),
+        enable_sleep_mode=options.sleeps,
         enforce_eager=options.eager or on_cpu,
         enable_prefix_caching=True,
         enable_lora=True,

@@ -51,11 +51,20 @@ def test_vllm_and_the_resident_base_split_a_card_as_planned() -> None:
     assert "of main memory to take turns, of 4.00 GiB" in poor.found
 
 
+def test_what_the_operator_says_vllm_takes_is_left_to_it() -> None:
+    told = on(79 * GIB, Settings(engine="vllm", vllm_memory_share=0.5))
+    assert told.lines["vLLM"].startswith("gpu_memory_utilization 0.500, as LOREHOUSE_VLLM")
+    assert "shared" not in told.lines
+    assert state(told) == ["ok"]
+    greedy = on(79 * GIB, Settings(engine="vllm", vllm_memory_share=0.95))
+    assert state(greedy) == ["fail"]
+
+
 def test_what_does_not_fit_is_refused_with_the_figures() -> None:
     settings = Settings(engine="vllm", quantization="none")
     [refused] = on(20 * GIB, settings).findings
     assert (refused.check, refused.state) == ("memory plan", "fail")
-    assert "GiB are needed, 20.00 GiB are free" in refused.found
+    assert "GiB are needed, 19.50 GiB are free" in refused.found
     assert "LOREHOUSE_MAX_LORA_RANK" in refused.do
     [alone] = on(10 * GIB, Settings()).findings
     assert alone.state == "fail"
