@@ -75,5 +75,5 @@ base: $(READY) ## Train the bundled base anew (an hour on two cores, minutes on 
 data: $(READY) ## Write the demo's data sets anew
 	@$(BIN)/python examples/make_data.py
 
-clean: ## Remove the environment and the demo's data
-	rm -rf $(VENV) $(VLLM) .demo
+clean: ## Remove the environments and the demo's data
+	rm -rf $(VENV) $(VLLM) .demo tests/clients/python/.venv tests/clients/node/node_modules
