@@ -5,7 +5,7 @@ import gc
 YOUNG = 20_000
 """Objects more than there were before, at which the youngest are looked through.
 
-Python's own 700 are exceeded by every step of an engine that has hundreds of requests, whose messages
+Python's own 700 are exceeded by every step of an engine with hundreds of requests, whose messages
 are gone by themselves a moment later.
 """
 

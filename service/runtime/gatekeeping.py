@@ -42,7 +42,14 @@ class Gatekeeper:
         self._apart = apart
         self._rules = rules
         self._delays = delays or (APART_DELAYS if apart else DELAYS)
-        self._base: dict[bytes, Scores] = {}
+        self._base: dict[bytes, asyncio.Task[Scores]] = {}
+
+    def foresee(self, probes: Probes) -> None:
+        """Have the base scored now, while what will be examined is still being trained.
+
+        That is half of what an examination takes. What fails here is tried again there.
+        """
+        self._begin(probes)
 
     async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
         """Judge a revision whose files are in the store.
@@ -68,12 +75,22 @@ class Gatekeeper:
         return verdict
 
     async def _base_scores(self, probes: Probes) -> Scores:
+        # The others who wait for it are not to suffer from who stops waiting.
+        return await asyncio.shield(self._begin(probes))
+
+    def _begin(self, probes: Probes) -> "asyncio.Task[Scores]":
         """Score the base once for all that a job makes: it does not change while we run."""
         key = hashlib.sha256(msgspec.msgpack.encode(sequences_of(probes))).digest()
         found = self._base.get(key)
-        if found is None:
-            found = await score(self._engine, None, probes)
+        if found is None or _failed(found):
+            found = asyncio.create_task(score(self._engine, None, probes))
+            # Looked at, or asyncio would complain of what nobody came to wait for.
+            found.add_done_callback(_failed)
             self._base[key] = found
             if len(self._base) > REMEMBERED:
                 del self._base[next(iter(self._base))]
         return found
+
+
+def _failed(task: "asyncio.Task[Scores]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

@@ -68,6 +68,8 @@ class Ledger:
         batch: list[TrainingEvent] = []
         for event in events:
             batch.append(event)
+            if isinstance(event, Started) and event.probes is not None:
+                self._publisher.foresee(event.probes)
             if isinstance(event, EpochDone):
                 await self._insist(partial(self._keep_epoch, batch, event))
                 batch = []

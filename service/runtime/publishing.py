@@ -49,6 +49,10 @@ class Publisher:
         self._sizes[made.ref] = made.bytes
         return made.ref
 
+    def foresee(self, probes: Probes) -> None:
+        """Prepare what examining a revision by these takes."""
+        self._parts.gate.foresee(probes)
+
     async def examine(self, ref: RevisionRef, probes: Probes) -> Verdict:
         """Have a revision judged by the publish gate; by this job, once and for all.
 

@@ -105,6 +105,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             validation_examples=self.counts.validation,
             truncated_examples=self.counts.truncated,
             dropped_examples=self.counts.dropped,
+            probes=self.probes,
         )
 
     def _prober(self) -> Prober:

@@ -51,6 +51,8 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     truncated_examples: int
     dropped_examples: int
     """Left out because no token that carries loss is within `max_length`."""
+    probes: Probes | None = None
+    """What its adapters will be examined by, before anything scored it."""
 
 
 class StepDone(msgspec.Struct, frozen=True, tag=True):

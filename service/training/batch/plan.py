@@ -65,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True):
             validation_examples=len(self.validation),
             truncated_examples=self.truncated,
             dropped_examples=self.dropped,
+            probes=self.probes,
         )
 
     def sweep(self, step: int) -> Sweep:

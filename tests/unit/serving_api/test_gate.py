@@ -1,5 +1,6 @@
 """The publish gate asks the engine: what it takes for a fault of the revision, and what not."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,3 +89,39 @@ async def test_nothing_passes_where_there_is_no_engine(
     await engine.close()
     with pytest.raises(EngineUnavailable):
         await Gatekeeper(engine, Rules(), delays=[1000]).examine(ref, PROBES)
+
+
+class Noting(FakeEngine):
+    """Tells what was scored."""
+
+    def __init__(self, store: FilesystemAdapterStore) -> None:
+        super().__init__(store)
+        self.scored: list[RevisionRef | None] = []
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        self.scored.append(revision)
+        return await super().score(revision, prompts)
+
+
+async def test_the_base_is_scored_ahead_and_once(
+    store: FilesystemAdapterStore, ref: RevisionRef
+) -> None:
+    engine = Noting(store)
+    keeper = Gatekeeper(engine, Rules())
+    keeper.foresee(PROBES)
+    # As trainers hand them over: with what they made of the same tokens.
+    scored = Probes([Probe(probe.tokens, [], []) for probe in PROBES.probes], blank=False)
+    for _ in range(2):
+        assert (await keeper.examine(ref, scored)).passed
+    assert engine.scored == [None, ref, ref]
+
+
+async def test_what_could_not_be_scored_ahead_is_scored_when_it_is_due(
+    store: FilesystemAdapterStore, ref: RevisionRef
+) -> None:
+    keeper = Gatekeeper(Busy(store, 1), Rules(), delays=[])
+    keeper.foresee(PROBES)
+    await asyncio.sleep(0)
+    assert (await keeper.examine(ref, PROBES)).passed
