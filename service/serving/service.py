@@ -117,7 +117,7 @@ class GenerationService:
             fingerprint=mark,
             prompt_tokens=prompt_tokens,
             choices=len(prompts) * order.sampling.n,
-            source=self._run(requests),
+            source=self._run(requests, order.shape.param),
             calls=self._renderer.tool_format if order.shape.calls else None,
             metrics=self._metrics,
             meter=self._meter,
@@ -182,9 +182,14 @@ class GenerationService:
     def _bounded(self, order: Order, prompt: Sequence[int]) -> Sampling:
         return bounded(order, len(prompt), self.context_length)
 
-    def _run(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Piece]:
+    def _run(
+        self, requests: Sequence[GenerationRequest], structured: str | None
+    ) -> AsyncIterator[Piece]:
         # Nearly always it is one, whose pieces need nothing done to them.
-        return self._engine.generate(requests[0]) if len(requests) == 1 else self._all(requests)
+        if len(requests) > 1:
+            return self._all(requests)
+        pieces = self._engine.generate(requests[0])
+        return pieces if structured is None else _naming(pieces, structured)
 
     async def _all(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Piece]:
         """Number the choices of all prompts through."""
@@ -199,6 +204,17 @@ class GenerationService:
         async with closing(self._engine.generate(request)) as pieces:
             async for piece in pieces:
                 yield replace(piece, index=piece.index + by)
+
+
+async def _naming(pieces: AsyncIterator[Piece], param: str) -> AsyncIterator[Piece]:
+    """Say which field asked for the structure where the engine cannot keep to it."""
+    try:
+        async with closing(pieces):
+            async for piece in pieces:
+                yield piece
+    except BadRequest as fault:
+        fault.param = param if fault.param == "structure" else fault.param
+        raise
 
 
 def fingerprint(base: BaseDescription, revision: RevisionRef | None) -> str:

@@ -43,6 +43,11 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     document: Document | None = None
     calls: Calls | None = None
 
+    @property
+    def param(self) -> str | None:
+        """Which field asks for it; None for text."""
+        return "response_format" if self.document else "tools" if self.calls else None
+
 
 def structure_of(shape: Shape, form: ToolFormat | None) -> str | None:
     """Give the grammar of a shape on a base that calls functions in that format.

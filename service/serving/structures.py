@@ -1,6 +1,7 @@
 """Grammars at work: which tokens may come next in an answer that keeps to one. No torch."""
 
 import asyncio
+import re
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from service.errors import BadRequest
 from service.serving.engine import Sampling
 
 LIMITS = LLParserLimits(max_grammar_size=100_000, max_lexer_states=50_000, verbose_errors=False)
+WHERE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 AT_ONCE, A_TOKEN = 0.25, 0.005
 """Seconds of computing that an answer's structure has, and more for each token: everybody in the
 batch waits for it."""
@@ -21,7 +23,13 @@ batch waits for it."""
 @lru_cache(maxsize=64)
 def fault_of(grammar: str) -> str:
     """Say what is wrong with a grammar, as far as it shows without a vocabulary; else nothing."""
-    return LLMatcher.validate_grammar(grammar, limits=LIMITS)
+    return _plain(LLMatcher.validate_grammar(grammar, limits=LIMITS))
+
+
+def _plain(fault: str) -> str:
+    """Leave out of a fault where in the grammar it is, which is none of the caller's."""
+    told, _, _ = fault.partition("\n   1 | ")
+    return " ".join(WHERE.sub("", told).split())
 
 
 class Structure:

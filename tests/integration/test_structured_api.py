@@ -8,7 +8,9 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, pydantic_function_tool
 from pydantic import BaseModel
 
+from service.errors import BadRequest
 from service.serving.engine import GenerationRequest
+from tests.fakes import engine as fake
 from tests.fakes.engine import FakeEngine
 from tests.fakes.words import default_answer
 from tests.integration.generating import BASE, CHAT, HELLO, error_of, events_of, served
@@ -187,6 +189,34 @@ async def test_what_is_wrong_is_named(
     error = error_of(answer)
     assert (error["param"], error["code"]) == (param, code)
     assert engine.requests == []
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "strin"}, {"type": "string", "minLength": 5, "maxLength": 2}]
+)
+async def test_a_refused_schema_is_explained_without_our_grammar(
+    acme: httpx.AsyncClient, schema: dict[str, Any]
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+    error = error_of(await acme.post(CHAT, json=ask(response_format=wanted)))
+    assert "guidance" not in error["message"]
+    assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_structure_that_the_engine_cannot_keep_to_is_named_by_its_field(
+    acme: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    def refuse(grammar: str | None, wanted: str) -> str:
+        raise BadRequest("too complex", param="structure")
+
+    monkeypatch.setattr(fake, "structured", refuse)
+    for fields, param in (
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
+    ):
+        answer = await acme.post(CHAT, json=ask(**fields, stream=stream))
+        assert (answer.status_code, error_of(answer)["param"]) == (400, param)
 
 
 async def test_the_sdk_parses_documents_and_calls(app: Any, acme: httpx.AsyncClient) -> None:
