@@ -3,14 +3,13 @@
     python -m tools.check_vllm --adapters 64                            # the bundled base
     python -m tools.check_vllm --base /tmp/llama-8b --adapters 64 --quantization nf4
 
-Says how long what took, as one line of JSON; exits with 1 where vLLM mixes adapters up.
+Says how long what took, as one line of JSON, the last; exits with 1 where vLLM mixes adapters up.
 """
 
 import argparse
 import asyncio
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -46,11 +45,13 @@ def main() -> int:
     except MixedUp as fault:
         print(f"refused: {fault}", file=sys.stderr)
         return 1
-    print(msgspec.json.encode(told).decode())
+    print(msgspec.json.encode(told).decode(), flush=True)
     return 0
 
 
 async def _checked(base: Path, options: Options) -> dict[str, object]:
+    import vllm
+
     from service.serving.vllm.checked import checked
     from service.serving.vllm.start import start
 
@@ -63,8 +64,9 @@ async def _checked(base: Path, options: Options) -> dict[str, object]:
         ended = time.monotonic()
     finally:
         llm.shutdown()
+    # What vLLM logs at its end comes before what is told here.
     return {
-        "vllm": version("vllm"),
+        "vllm": vllm.__version__,
         "adapters": options.max_resident,
         "quantization": options.quantization,
         "dtype": dtype,
