@@ -180,7 +180,14 @@ async def test_a_revision_that_the_gate_rejected_is_409(
     bad = "b" * 64
     async with database.write() as session:
         await RevisionRepository(session).reject(
-            "acme", ref.adapter, bad, format="chat", job_id=None, step=None, gate={"reason": "so"}
+            "acme",
+            ref.adapter,
+            bad,
+            format="chat",
+            job_id=None,
+            step=None,
+            size=0,
+            gate={"reason": "so"},
         )
     error = await refused(acme, 409, **going_on(f"{ref.adapter}@{bad[:8]}"))
     assert (error["code"], error["param"]) == ("revision_rejected", FIELD)

@@ -173,7 +173,7 @@ async def rejected(database: Database, acme: httpx.AsyncClient) -> httpx.AsyncCl
     await record(database, A)
     async with database.write() as session:
         await RevisionRepository(session).reject(
-            "acme", "support", B, format="chat", job_id="ftjob-2", step=None, gate=REPORT
+            "acme", "support", B, format="chat", job_id="ftjob-2", step=None, size=0, gate=REPORT
         )
     return acme
 
@@ -216,7 +216,7 @@ async def test_an_adapters_name_stands_for_its_newest_good_revision(
     assert shown["id"].endswith(A[:8])
     async with database.write() as session:
         await RevisionRepository(session).reject(
-            "acme", "other", B, format="chat", job_id="ftjob-3", step=None, gate=REPORT
+            "acme", "other", B, format="chat", job_id="ftjob-3", step=None, size=0, gate=REPORT
         )
     assert error_of(await rejected.get("/v1/models/other"), 409)["code"] == "revision_rejected"
 
@@ -278,7 +278,7 @@ async def test_a_content_that_passed_before_stays_callable(
     async with database.write() as session:
         revisions = RevisionRepository(session)
         row = await revisions.reject(
-            "acme", "support", A, format="chat", job_id="ftjob-9", step=None, gate=REPORT
+            "acme", "support", A, format="chat", job_id="ftjob-9", step=None, size=0, gate=REPORT
         )
         assert (row.status, row.gate) == ("published", None)
         found = await revisions.find("acme", name)

@@ -291,7 +291,7 @@ async def test_a_rejected_revision_is_neither_pinned_nor_prefetched(
     async with database.write() as session:
         gate = {"reason": "it changes nothing"}
         await RevisionRepository(session).reject(
-            "acme", "support", ref.digest, format="chat", job_id=None, step=None, gate=gate
+            "acme", "support", ref.digest, format="chat", job_id=None, step=None, size=0, gate=gate
         )
     for answer in (
         await admin.put(path_of(ref), json={"pinned": True}),

@@ -169,7 +169,14 @@ async def test_a_rejected_revision_is_no_rubbish_and_goes_when_newer_results_are
     ref = store.publish("acme", "support", a_peft_folder(tmp_path / "bad"), an_origin()).ref
     async with database.write() as session:
         row = await RevisionRepository(session).reject(
-            "acme", "support", ref.digest, format="chat", job_id="ftjob-bad", step=None, gate={}
+            "acme",
+            "support",
+            ref.digest,
+            format="chat",
+            job_id="ftjob-bad",
+            step=None,
+            size=0,
+            gate={},
         )
         row.created_at = 1
     only = await publish(1)
