@@ -117,8 +117,8 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def longest_tokens(self) -> int:
-        """The most of a row with it: an example's, alone."""
-        return self._left // self.recomputed_per_token
+        """The most of a row, with it or without: of one layer it keeps more than it spares."""
+        return max(self.kept_tokens, self._left // self.recomputed_per_token)
 
     @property
     def _left(self) -> int:
@@ -206,7 +206,7 @@ def admit(planned: MemoryPlan, shape: LoraShape, longest: int) -> Refusal | None
     numbers = planned.model.adapter_parameters(shape.rank, shape.target_modules)
     wider = shape.rank > planned.demand.training_rank or not planned.demand.training_slots
     adapter = planned.fixed + (numbers * TRAINING if wider else 0)
-    token = _per_token(planned, shape, recomputes=True)
+    token = min(_per_token(planned, shape, recomputes=way) for way in (planned.recomputes, True))
     if adapter + token > available:
         return Refusal("adapter", adapter + token, available)
     needed = adapter + longest * token

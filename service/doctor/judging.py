@@ -44,9 +44,14 @@ def _python(facts: Facts) -> Finding:
 def _packages(settings: Settings, facts: Facts) -> Iterator[Finding]:
     by_name = {one.name: one for one in facts.packages}
     for name in (*NEEDED, *VLLM):
-        needed = name in NEEDED or settings.engine == "vllm"
+        needed = name in NEEDED or _needs(settings, name)
         package = by_name.get(name, Package(name, None, None))
         yield _package(package, facts.can, needed=needed)
+
+
+def _needs(settings: Settings, name: str) -> bool:
+    """Tell whether vLLM, or its plugin for bases in NF4, is what answers."""
+    return settings.engine == "vllm" and (name == VLLM[0] or settings.vllm_quantization == "nf4")
 
 
 def _package(package: Package, can: Capabilities | str, *, needed: bool) -> Finding:
@@ -54,7 +59,7 @@ def _package(package: Package, can: Capabilities | str, *, needed: bool) -> Find
     if package.installed is None:
         if needed:
             return Finding(name, "fail", "not installed", install)
-        return Finding(name, "ok", "not installed, and not needed by this engine")
+        return Finding(name, "ok", "not installed, and not needed by these settings")
     found = package.installed
     if isinstance(can, Capabilities) and (fault := can.imports.get(name)) is not None:
         return Finding(name, "fail" if needed else "warn", f"{found}, {fault}", install)

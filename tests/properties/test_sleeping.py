@@ -73,7 +73,7 @@ def test_a_request_waits_for_one_turn_of_training_at_most(
         if since is not None:
             # What training is owed grows while the last answers end.
             worth = share / (1 - share)
-            assert moment.at - since <= PATIENCE.turn + worth * 5 * TICK + 2 * TICK
+            assert moment.at - since <= PATIENCE.turn + worth * 6 * TICK + 2 * TICK
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.8])

@@ -96,6 +96,13 @@ def test_what_cannot_be_imported_is_as_good_as_missing() -> None:
     assert judged(VLLM, packages=without("vllm"))["vllm"].state == "fail"
 
 
+def test_vllms_plugin_is_needed_for_a_base_in_nf4_alone() -> None:
+    packages = without("vllm-bnb-plugin")
+    assert judged(VLLM, packages=packages)["vllm-bnb-plugin"].state == "ok"
+    nf4 = Settings(engine="vllm", vllm_quantization="nf4")
+    assert judged(nf4, packages=packages)["vllm-bnb-plugin"].state == "fail"
+
+
 def test_the_extras_own_packages_count_only_where_it_is_installed() -> None:
     apart = Package("triton", "3.7", "3.6", extra=True)
     assert judged(packages=[*WELL.packages, apart])["other packages"].state == "warn"
