@@ -33,12 +33,15 @@ async def keep_turns(
     sleeper: Sleeper,
     card: Card,
     sleeping: Sleeping,
-    stop: asyncio.Event,
+    gone: asyncio.Event,
 ) -> None:
-    """Go by `sleeping`, on the monotonic clock, until `stop`. Raises what the sleeper does."""
+    """Go by `sleeping`, on the monotonic clock, until vLLM is gone. Raises what the sleeper does.
+
+    The card is kept while vLLM is awake: after the last answer its memory is still in use.
+    """
     async with AsyncExitStack() as held:
         await held.enter_async_context(card.turn())
-        while not stop.is_set():
+        while not gone.is_set():
             running, jobs = await engine.running(), await card.wanted_by_other()
             wants = Wants(engine.waiting, running, jobs)
             before, state = sleeping.state, sleeping.next(time.monotonic(), wants)
@@ -50,7 +53,7 @@ async def keep_turns(
                 engine.shut()
             if state == "asleep" and before != "asleep":
                 await _fall_asleep(sleeper, held)
-            await pass_time(stop, LOOK_SECONDS)
+            await pass_time(gone, LOOK_SECONDS)
 
 
 async def _fall_asleep(sleeper: Sleeper, held: AsyncExitStack) -> None:

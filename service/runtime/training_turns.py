@@ -93,6 +93,8 @@ async def _turns(
             await pass_time(stop, LOOK_SECONDS)
             continue
         async with card.turn():
+            if stop.is_set():
+                return
             training.begin()
             while training.waits and not (stop.is_set() or await card.wanted_by_other()):
                 await pass_time(stop, LOOK_SECONDS)

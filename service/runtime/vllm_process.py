@@ -110,28 +110,32 @@ async def _answer(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gone = asyncio.Event()
     asked, turns = engine, []
     if split is not None and not split.together:
         asked = SleepingEngine(engine, settings.max_queue)
         sleeping = Sleeping(settings.training_share, time.monotonic())
         card = Card(settings.data_dir, "serving")
-        turns = [keep_turns(asked, engine, card, sleeping, stop)]
+        turns = [asyncio.create_task(keep_turns(asked, engine, card, sleeping, gone))]
     places = settings.max_resident_adapters
     duties = [
         asyncio.create_task(duty)
         for duty in (
             answer(asked, settings, stop),
             keep_pins(asked, database, places, stop),
-            *turns,
         )
     ]
     try:
-        await asyncio.wait({*duties, engine.fault}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*duties, *turns, engine.fault}, return_when=asyncio.FIRST_COMPLETED)
         if engine.fault.done():
             # Whoever waits is told, before the connections end.
             engine.loop.end()
     finally:
         stop.set()
         await asyncio.gather(*duties)
+        # Its memory is the card's again before its turn ends.
+        await engine.end()
+        gone.set()
+        await asyncio.gather(*turns)
     if engine.fault.done():
         raise engine.fault.result()

@@ -87,9 +87,12 @@ class Both:
 
 @asynccontextmanager
 async def both(folder: Path, rows: int, share: float) -> AsyncIterator[Both]:
-    """Keep turns for both until the end; a thread trains, as the conductor's does."""
+    """Keep turns for both until the end; a thread trains, as the conductor's does.
+
+    vLLM ends first, while training may wait for its turn.
+    """
     memory = Memory()
-    vllm, woken, stop = Vllm(memory), threading.Event(), asyncio.Event()
+    vllm, woken, stop, gone = Vllm(memory), threading.Event(), asyncio.Event(), asyncio.Event()
     house = Both(memory, SleepingEngine(vllm, max_queue=8), Rows(memory, rows))
     training = InTurn(house.rows, woken.set)
     over = threading.Event()
@@ -103,16 +106,21 @@ async def both(folder: Path, rows: int, share: float) -> AsyncIterator[Both]:
     thread = threading.Thread(target=train)
     thread.start()
     sleeping = Sleeping(share, 0.0, QUICK)
-    keeping = [
-        serving_turns.keep_turns(house.engine, vllm, Card(folder, "serving"), sleeping, stop),
-        training_turns.keep_turns(training, Card(folder, "training"), lambda: None, stop),
-    ]
-    tasks = [asyncio.create_task(each) for each in keeping]
+    serving, learning = (
+        asyncio.create_task(each)
+        for each in (
+            serving_turns.keep_turns(house.engine, vllm, Card(folder, "serving"), sleeping, gone),
+            training_turns.keep_turns(training, Card(folder, "training"), lambda: None, stop),
+        )
+    )
     try:
         yield house
     finally:
+        memory.awake = False
+        gone.set()
+        await serving
         stop.set()
-        await asyncio.gather(*tasks)
+        await learning
         over.set()
         woken.set()
         thread.join()
@@ -172,3 +180,21 @@ async def test_a_side_that_dies_leaves_the_card_to_the_other(tmp_path: Path) -> 
 async def _turn(card: Card) -> AsyncIterator[None]:
     async with card.turn():
         yield
+
+
+async def test_training_that_waits_for_the_card_begins_nothing_once_it_is_to_stop(
+    tmp_path: Path,
+) -> None:
+    memory, stop = Memory(), asyncio.Event()
+    training = InTurn(Rows(memory, 10**9), lambda: None)
+    begun: list[bool] = []
+    training.begin = lambda: begun.append(True)  # type: ignore[method-assign]
+    turns = training_turns.keep_turns(training, Card(tmp_path, "training"), lambda: None, stop)
+    card = Card(tmp_path, "serving")
+    async with card.turn():
+        waiting = asyncio.create_task(turns)
+        while not await card.wanted_by_other():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
+        stop.set()
+    await waiting
+    assert begun == []

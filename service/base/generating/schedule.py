@@ -29,7 +29,7 @@ CHUNK_TOKENS = 512
 """Prompt tokens in one step, so that whoever runs goes on."""
 BETWEEN = 8
 """Steps of next tokens before prompts have another of their own."""
-SHORT_ROWS = 16
+SHORT_ROWS = 12
 """Next tokens in a short step. On a CPU, twice as many take about twice as long."""
 SHORT_STEPS = 512
 """After the last came that goes ahead: seconds of a small model's."""

@@ -91,6 +91,11 @@ class VllmEngine(LoopedEngine):
         if not self.fault.done():
             await self._shelf.clear()
 
+    async def end(self) -> None:
+        """End vLLM's processes, and with them all that they hold; whoever asks is told nothing."""
+        self._watching.cancel()
+        await asyncio.to_thread(self._llm.shutdown)
+
     def check(self, request: GenerationRequest) -> None:
         """Refuse also what vLLM would."""
         super().check(request)
