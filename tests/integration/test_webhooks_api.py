@@ -12,6 +12,7 @@ from service.database import Database
 from service.database.models import DeliveryRow, WebhookRow
 from service.settings import Settings
 from service.webhooks.service import MOST_WEBHOOKS
+from service.wire import now
 from tests.fakes.receiver import receiving
 from tests.integration.test_jobs_api import a_file, create
 
@@ -168,7 +169,7 @@ async def a_delivery(database: Database, webhook: str, event: str = "evt_1") -> 
             status="failed",
             attempts=11,
             last_status=500,
-            created_at=1,
+            created_at=now(),
         )
         session.add(row)
     return row.id

@@ -247,6 +247,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         else:
             lost = self.admission.failed(ref)
             assert {self.refs[key] for key in lost} <= {ref}
+            # A pin's load may fail before their turn.
+            self.withdrawn |= bool(lost)
             self.waiting = [key for key in self.waiting if key not in lost]
         self.decide()
 
