@@ -131,7 +131,7 @@ class Admission:
         for waiting in self._queue:
             queues.setdefault(waiting.asked.tenant, deque()).append(waiting)
         # Whose turn it is may have no place, and another a spare one.
-        while roomy := [tenant for tenant in queues if self._has_room(tenant)]:
+        while roomy := self._roomy(queues):
             tenant = self._turns.next(roomy)
             first = queues[tenant][0]
             if not self._admit(first, stuck, decision) or not first.keys:
@@ -142,14 +142,19 @@ class Admission:
         self._prefetch(decision)
         return decision
 
-    def _has_room(self, tenant: str) -> bool:
-        spare = self._is_light(tenant) and self._turns.lead(tenant) <= self._credit
-        return self.running < (self._most if spare else self._max_batch)
+    def _roomy(self, tenants: Collection[str]) -> Collection[str]:
+        """Give those of them for whom there is a place."""
+        if self.running < self._max_batch:
+            return tenants
+        if self.running >= self._most:
+            return ()
+        return self._turns.before_turn(self._light(tenants), self._credit)
 
-    def _is_light(self, tenant: str) -> bool:
-        """Tell whether it has next to nothing in the batch, against an equal share of it."""
-        running, present = self._turns.running(tenant), self._turns.present
-        return not running or (present > 1 and LIGHT * running * present < self._max_batch)
+    def _light(self, tenants: Iterable[str]) -> list[str]:
+        """Give those that have next to nothing in the batch, against an equal share of it."""
+        present = self._turns.present
+        most = self._max_batch / (LIGHT * present) if present > 1 else 0
+        return [one for one in tenants if (runs := self._turns.running(one)) < most or not runs]
 
     def _admit(self, waiting: _Waiting, stuck: list[_Waiting], decision: Decision) -> bool:
         """Let one sequence in, if its adapter is there; note who is stuck for want of a place."""
@@ -175,7 +180,7 @@ class Admission:
             self._turns.charge(asked.tenant, read=asked.prompt_tokens)
         key = waiting.keys.popleft()
         # Whoever is alone would go ahead of itself.
-        if self._turns.present > 1 and self._is_light(asked.tenant):
+        if self._turns.present > 1 and self._light([asked.tenant]):
             decision.ahead.add(key)
         self._running[key] = asked
         self._turns.began(asked.tenant)

@@ -71,10 +71,14 @@ class FairTurns:
         """How many tenants have something waiting or running."""
         return sum(1 for one in self._accounts.values() if one.waiting or one.running)
 
-    def lead(self, tenant: str) -> float:
-        """How many tokens it was given before its turn, against the one served least."""
-        account = self._accounts[tenant]
-        return (account.counter - self._floor()) * account.weight
+    def before_turn(self, tenants: Iterable[str], most: float) -> list[str]:
+        """Give those that were given `most` tokens before their turn at most.
+
+        That is, more than the one that waits and was served least.
+        """
+        floor = self._floor()
+        accounts = {tenant: self._accounts[tenant] for tenant in tenants}
+        return [who for who, one in accounts.items() if (one.counter - floor) * one.weight <= most]
 
     def next(self, tenants: Iterable[str]) -> str:
         """Tell whose turn it is among these; of equals, who has the fewest running."""
