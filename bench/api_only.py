@@ -94,7 +94,7 @@ def front(side: str, args: argparse.Namespace) -> Iterator[Front]:
 def _vllm(folder: Path, args: argparse.Namespace) -> Iterator[Front]:
     port = free_port()
     engine = [str(port), str(BUNDLED_BASE), BASE, str(STEP)]
-    command = [args.vllm_python, "-m", "bench.vllm_front", *engine]
+    command = [str(args.vllm_python), "-m", "bench.vllm_front", *engine]
     url = f"http://127.0.0.1:{port}/health"
     with answering(command, url, folder / "vllm.log") as process:
         yield Front(port, "none", [process.pid])

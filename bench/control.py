@@ -73,7 +73,8 @@ async def _both(arguments: argparse.Namespace) -> list[Side]:
             canned = {f"{c.method} {c.path}": _ask(client, c) for c in calls}
             load = Load(service.port, key_of(client), HEARTBEAT_SECONDS)
             ours = await _side("ours", load, calls, jobs, arguments, service.pid)
-        (folder / "canned.json").write_bytes(
+        answers = folder / "canned.json"
+        answers.write_bytes(
             msgspec.json.encode(
                 {
                     "canned": canned,
@@ -83,7 +84,7 @@ async def _both(arguments: argparse.Namespace) -> list[Side]:
             )
         )
         port = free_port()
-        command = [sys.executable, "-m", "bench.control_peer", str(port), folder / "canned.json"]
+        command = [sys.executable, "-m", "bench.control_peer", str(port), str(answers)]
         url = f"http://127.0.0.1:{port}/health/live"
         # Without grace: it would wait for its streams.
         with answering(command, url, folder / "peer.log") as process:

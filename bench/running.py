@@ -121,7 +121,7 @@ def start_job(client: httpx.Client, file: str, **supervised: Any) -> str:
 
 @contextmanager
 def answering(
-    command: Sequence[str | Path],
+    command: Sequence[str],
     url: str,
     log: Path,
     *,
