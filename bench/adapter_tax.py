@@ -19,11 +19,12 @@ from pathlib import Path
 
 import msgspec
 
-from bench.sides import House, Side, add_arguments, parsed
+from bench.sides import House, Side, Size, add_arguments, parsed
 from bench.table import Line, report
 from bench.vllm_load import Work, load
 
-COUNTS = (0, 1, 8, 32, 128)
+COUNTS = (1, 8, 32, 128)
+"""Beside none."""
 TARGETS = {8: 0.9, 32: 0.75}
 """Of the base's rate."""
 SLOTS = 32
@@ -111,17 +112,24 @@ def compare(case: str, found: Mapping[int, float]) -> list[Line]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--counts", type=int, nargs="+", help="of adapters, beside none")
+    parser.add_argument(
+        "--counts",
+        type=int,
+        nargs="+",
+        default=Size((1, 4, 8), COUNTS),
+        help="of adapters, beside none",
+    )
     parser.add_argument("--ways", nargs="+", choices=["ours", *WAYS], default=["ours", "default"])
     parser.add_argument("--tuned", type=Path, default=Path(), help="folder of kernels' sizes")
-    parser.add_argument("--requests", type=int, help="for each; 48, or 1024 on a GPU")
-    parser.add_argument("--prompt", type=int, help="tokens; 32, or 128 on a GPU")
-    parser.add_argument("--tokens", type=int, help="of an answer; 32, or 128 on a GPU")
+    parser.add_argument(
+        "--requests", type=int, default=Size(48, 1024), help="for each; %(default)s"
+    )
+    parser.add_argument("--prompt", type=int, default=Size(32, 128), help="tokens; %(default)s")
+    parser.add_argument(
+        "--tokens", type=int, default=Size(32, 128), help="of an answer; %(default)s"
+    )
     args = parsed(parser)
-    args.counts = sorted({0, *(args.counts or (COUNTS if args.large else (1, 4, 8)))})
-    args.requests = args.requests or (1024 if args.large else 48)
-    args.prompt = args.prompt or (128 if args.large else 32)
-    args.tokens = args.tokens or (128 if args.large else 32)
+    args.counts = sorted({0, *args.counts})
     return args
 
 

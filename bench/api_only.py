@@ -12,7 +12,6 @@ other, under the same load, on the same cores as its generator; `--rounds` times
 
 import argparse
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from bench.running import BASE, ROOT, Service, cpu_seconds, free_port, key_of, wait_for
+from bench.running import BASE, Service, answering, cpu_seconds, free_port, key_of
 from bench.steady import STEP
 from bench.table import Line, report
 from bench.token_load import Streams
@@ -95,18 +94,10 @@ def front(side: str, args: argparse.Namespace) -> Iterator[Front]:
 def _vllm(folder: Path, args: argparse.Namespace) -> Iterator[Front]:
     port = free_port()
     engine = [str(port), str(BUNDLED_BASE), BASE, str(STEP)]
-    command = [args.vllm_python, "-m", "bench.vllm_front", *engine]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
+    command = [str(args.vllm_python), "-m", "bench.vllm_front", *engine]
+    url = f"http://127.0.0.1:{port}/health"
+    with answering(command, url, folder / "vllm.log") as process:
         yield Front(port, "none", [process.pid])
-    except BaseException:
-        print((folder / "log").read_text()[-8000:])
-        raise
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def measure(up: Front, args: argparse.Namespace) -> Figures:

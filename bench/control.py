@@ -11,7 +11,6 @@ import asyncio
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,16 +23,7 @@ import msgspec
 import uvloop
 
 from bench.control_load import Call, Load, Measured
-from bench.running import (
-    ROOT,
-    Service,
-    cpu_seconds,
-    free_port,
-    key_of,
-    start_job,
-    upload,
-    wait_for,
-)
+from bench.running import Service, answering, cpu_seconds, free_port, key_of, start_job, upload
 from service.jobs.following import HEARTBEAT_SECONDS
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -83,7 +73,8 @@ async def _both(arguments: argparse.Namespace) -> list[Side]:
             canned = {f"{c.method} {c.path}": _ask(client, c) for c in calls}
             load = Load(service.port, key_of(client), HEARTBEAT_SECONDS)
             ours = await _side("ours", load, calls, jobs, arguments, service.pid)
-        (folder / "canned.json").write_bytes(
+        answers = folder / "canned.json"
+        answers.write_bytes(
             msgspec.json.encode(
                 {
                     "canned": canned,
@@ -93,14 +84,12 @@ async def _both(arguments: argparse.Namespace) -> list[Side]:
             )
         )
         port = free_port()
-        command = [sys.executable, "-m", "bench.control_peer", str(port), folder / "canned.json"]
-        with subprocess.Popen(command, cwd=ROOT) as process:  # noqa: S603, ASYNC220
-            try:
-                wait_for(f"http://127.0.0.1:{port}/health/live", process)
-                bare = Load(port, "none", HEARTBEAT_SECONDS)
-                peer = await _side("peer", bare, calls, jobs[:FOLLOWED], arguments, process.pid)
-            finally:
-                process.kill()  # it would wait for its streams
+        command = [sys.executable, "-m", "bench.control_peer", str(port), str(answers)]
+        url = f"http://127.0.0.1:{port}/health/live"
+        # Without grace: it would wait for its streams.
+        with answering(command, url, folder / "peer.log") as process:
+            bare = Load(port, "none", HEARTBEAT_SECONDS)
+            peer = await _side("peer", bare, calls, jobs[:FOLLOWED], arguments, process.pid)
     return [ours, peer]
 
 

@@ -8,13 +8,12 @@ What is refused is not sent again. Three phases on the same service:
 - fair: the heavy one as a tenant of its own, so that turns go by virtual token counters;
 - one queue: the peer. Both with keys of one tenant, within which it is first come, first served.
 
-Rows are milliseconds; ratio is alone / with company: 0.67 is 1.5 times as long. The last row is how
-long the heavy tenant's refusals took, against 50 ms.
+Rows are milliseconds with company against alone. The last row is how long the heavy tenant's
+refusals took, against 50 ms.
 """
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import statistics
@@ -29,12 +28,13 @@ import httpx
 import msgspec
 
 from bench import bases
-from bench.running import BASE, Service
+from bench.running import BASE, Service, key_of
+from bench.table import Line, report
 
 TIMES = 50
 LEAD_SECONDS = 5.0
 """By which the heavy tenant begins before what is timed, and goes on after it."""
-WITHIN_MS = 50.0
+MOST, WITHIN_MS = 1.5, 50.0
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -44,19 +44,6 @@ class Asked(msgspec.Struct, frozen=True):
     """Until the status came."""
     first: float | None
     """Until the first token; None if it was refused."""
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One case, in milliseconds."""
-
-    case: str
-    ours: float
-    peer: float
-
-    @property
-    def ratio(self) -> float:
-        """How much longer ours takes, upside down."""
-        return self.peer / self.ours
 
 
 class Sender:
@@ -152,7 +139,7 @@ def main() -> None:
             "LOREHOUSE_TORCH_THREADS": str(args.threads),
         }
         with Service(folder, **settings) as running:
-            heavy, small = (_key(running.tenant(name)) for name in ("heavy", "light"))
+            heavy, small = (key_of(running.tenant(name)) for name in ("heavy", "light"))
             for phase in (_warmed(args), args):
                 alone = light(running.url, small, phase)
             _say("alone", alone)
@@ -161,15 +148,27 @@ def main() -> None:
             queued, asked_too = beside(running.url, heavy, heavy, args)
             _say("one queue", queued, asked_too)
     refusals = [one.answered for one in [*asked, *asked_too] if one.first is None]
-    lines = []
-    for case, found in {"fair": fair, "one queue": queued}.items():
-        lines += [
-            Line(f"{case}, first token p50", statistics.median(found), statistics.median(alone)),
-            Line(f"{case}, first token p95", _p95(found), _p95(alone)),
-        ]
+    lines = [
+        *compare("fair", fair, alone, most=MOST),
+        *compare("one queue", queued, alone, most=None),
+    ]
     if len(refusals) > 1:
-        lines.append(Line("a refusal, p95", _p95(refusals), WITHIN_MS))
-    _report(args.preset, lines)
+        took = _p95(refusals)
+        lines.append(Line(case="a refusal, p95", ours=took, peer=WITHIN_MS, unit="ms", most=1))
+    report("fairness", args.preset, lines)
+
+
+def compare(
+    phase: str, found: Sequence[float], alone: Sequence[float], *, most: float | None
+) -> list[Line]:
+    """Set a phase's first tokens against those alone; `most` is the p95's target."""
+    p50, p50_alone = statistics.median(found), statistics.median(alone)
+    p95, p95_alone = _p95(found), _p95(alone)
+    case = f"{phase}, first token"
+    return [
+        Line(case=f"{case} p50", ours=p50, peer=p50_alone, unit="ms"),
+        Line(case=f"{case} p95", ours=p95, peer=p95_alone, unit="ms", most=most),
+    ]
 
 
 def _say(phase: str, found: Sequence[float], asked: Sequence[Asked] = ()) -> None:
@@ -182,27 +181,12 @@ def _say(phase: str, found: Sequence[float], asked: Sequence[Asked] = ()) -> Non
     )
 
 
-def _report(preset: str, lines: Sequence[Line]) -> None:
-    print(f"{'case':<28}  {'ms':>8}  {'against':>8}  ratio")
-    for line in lines:
-        print(f"{line.case:<28}  {line.ours:>8.1f}  {line.peer:>8.1f}  {line.ratio:.2f}")
-    rows = [
-        {"case": one.case, "ours": one.ours, "peer": one.peer, "ratio": round(one.ratio, 2)}
-        for one in lines
-    ]
-    print(json.dumps({"bench": "fairness", "preset": preset, "rows": rows}))
-
-
 def _p95(found: Sequence[float]) -> float:
     return statistics.quantiles(found, n=20, method="inclusive")[18]
 
 
 def _milliseconds(began: float) -> float:
     return (time.perf_counter() - began) * 1000
-
-
-def _key(client: httpx.Client) -> str:
-    return client.headers["authorization"].removeprefix("Bearer ")
 
 
 def _warmed(args: Any) -> Any:

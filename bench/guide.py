@@ -120,8 +120,8 @@ def _job(client: httpx.Client, rows: Path, epochs: int) -> str:
     )
 
 
-def published(client: httpx.Client, job: str) -> dict[str, Any]:
-    """Wait until a job has succeeded; give it."""
+def published(client: httpx.Client, job: str, *, look_seconds: float = 0.5) -> dict[str, Any]:
+    """Look until a job has succeeded; give it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         now: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job}").raise_for_status().json()
@@ -129,7 +129,7 @@ def published(client: httpx.Client, job: str) -> dict[str, Any]:
             return now
         if now["status"] in {"failed", "cancelled"}:
             raise RuntimeError(f"{job} ended {now['status']}: {now['error']}")
-        time.sleep(0.5)
+        time.sleep(look_seconds)
     raise RuntimeError(f"{job} is still {now['status']}: {now['error']}")
 
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.sides import House, Side, add_arguments, parsed
+from bench.sides import House, Side, Size, add_arguments, parsed
 from bench.table import Line, report
 from bench.vllm_load import Figures, Work, load
 
@@ -83,16 +83,17 @@ def compare(case: str, found: Sequence[Figures], *, aim: bool) -> list[Line]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--rate", type=float, help="requests a second; 4, or 40 on a GPU")
-    parser.add_argument("--requests", type=int, help="for each set; 120, or 1200 on a GPU")
-    parser.add_argument("--prompt", type=int, help="tokens; 32, or 128 on a GPU")
-    parser.add_argument("--tokens", type=int, help="of an answer; 16, or 64 on a GPU")
-    args = parsed(parser)
-    args.rate = args.rate or (40 if args.large else 4)
-    args.requests = args.requests or (1200 if args.large else 120)
-    args.prompt = args.prompt or (128 if args.large else 32)
-    args.tokens = args.tokens or (64 if args.large else 16)
-    return args
+    parser.add_argument(
+        "--rate", type=float, default=Size(4, 40), help="requests a second; %(default)s"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=Size(120, 1200), help="for each set; %(default)s"
+    )
+    parser.add_argument("--prompt", type=int, default=Size(32, 128), help="tokens; %(default)s")
+    parser.add_argument(
+        "--tokens", type=int, default=Size(16, 64), help="of an answer; %(default)s"
+    )
+    return parsed(parser)
 
 
 if __name__ == "__main__":

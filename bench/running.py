@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +54,7 @@ class Service:
     ) -> None:
         self._stop()
         if kind is not None:
-            print(self._log.read_text()[-8000:])
+            print(_last_words(self._log))
 
     @property
     def pid(self) -> int:
@@ -66,7 +66,7 @@ class Service:
         try:
             wait_for(self.url + path, self._process)
         except RuntimeError as fault:
-            raise RuntimeError(f"{fault}:\n{self._log.read_text()[-8000:]}") from None
+            raise RuntimeError(f"{fault}:\n{_last_words(self._log)}") from None
 
     @contextmanager
     def beside(self, module: str, command: str) -> Iterator[int]:
@@ -101,11 +101,7 @@ class Service:
         return httpx.Client(base_url=self.url, headers=headers, timeout=120)
 
     def _stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        _end(self._process, 60)
 
 
 def upload(client: httpx.Client, rows: Path) -> str:
@@ -123,6 +119,33 @@ def start_job(client: httpx.Client, file: str, **supervised: Any) -> str:
     return str(made.raise_for_status().json()["id"])
 
 
+@contextmanager
+def answering(
+    command: Sequence[str],
+    url: str,
+    log: Path,
+    *,
+    grace: float = 0,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run another server, which answers at `url` inside the `with`.
+
+    At the end it has so many seconds until it is killed. What it logged is printed after a fault.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(  # noqa: S603 - a peer that the bench names
+            command, cwd=ROOT, env=os.environ | (environment or {}), stdout=out, stderr=out
+        )
+    try:
+        wait_for(url, process)
+        yield process
+    except BaseException:
+        print(_last_words(log))
+        raise
+    finally:
+        _end(process, grace)
+
+
 def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
     """Return once the process answers there; raise RuntimeError if it ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS
@@ -134,6 +157,19 @@ def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
             pass
         time.sleep(0.2)
     raise RuntimeError(f"nothing answers at {url}")
+
+
+def _end(process: "subprocess.Popen[bytes]", grace: float) -> None:
+    process.terminate()
+    try:
+        process.wait(grace)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_words(log: Path) -> str:
+    return log.read_text()[-8000:]
 
 
 def key_of(client: httpx.Client) -> str:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +15,7 @@ from bench.running import BASE
 from bench.workload import ATTENTION
 from service.adapters.repository import RevisionRepository
 from service.base.description import BaseDescription, describe
+from service.base.lora_rules import PREFIX
 from service.database import Database
 from service.settings import BUNDLED_BASE, Settings
 
@@ -95,24 +95,13 @@ class Filling:
             ]
 
     def _weights(self, rank: int, targets: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-        random, config = np.random.default_rng(seed), self._base.config
-        hidden, head = config["hidden_size"], _head(config)
-        widths = {"q_proj": config["num_attention_heads"] * head, "o_proj": hidden}
-        few = config["num_key_value_heads"] * head
-        weights = {}
-        for layer in range(config["num_hidden_layers"]):
-            for target in targets:
-                name = f"base_model.model.model.layers.{layer}.self_attn.{target}.lora"
-                inner = widths["q_proj"] if target == "o_proj" else hidden
-                shapes = {"A": (rank, inner), "B": (widths.get(target, few), rank)}
-                for side, shape in shapes.items():
+        random, weights = np.random.default_rng(seed), {}
+        for path, (into, out) in self._base.linear_shapes.items():
+            if path.rsplit(".", 1)[-1] in targets:
+                for side, shape in {"A": (rank, into), "B": (out, rank)}.items():
                     drawn = random.standard_normal(shape, dtype=np.float32)
-                    weights[f"{name}_{side}.weight"] = drawn * np.float32(0.02)
+                    weights[f"{PREFIX}{path}.lora_{side}.weight"] = drawn * np.float32(0.02)
         return weights
-
-
-def _head(config: dict[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _config(rank: int, targets: Sequence[str]) -> LoraConfig:

@@ -2,17 +2,16 @@
 
 import argparse
 import asyncio
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from bench import bases
-from bench.running import BASE, ROOT, Service, free_port, key_of, wait_for
+from bench.running import BASE, Service, answering, free_port, key_of
 from bench.shelves import Filling, Shelf
 from bench.vllm_load import Target
 from bench.workload import RANK
@@ -27,6 +26,17 @@ class Side(msgspec.Struct, frozen=True):
 
     target: Target
     models: list[str]
+
+
+class Size(msgspec.Struct, frozen=True):
+    """An argument's default, which `parsed` chooses by the preset."""
+
+    small: Any
+    large: Any
+
+    def __str__(self) -> str:
+        """Tell both, for `%(default)s` in an argument's help."""
+        return f"{self.small}, or {self.large} on a GPU"
 
 
 class House:
@@ -77,46 +87,37 @@ class House:
         """
         port, log = free_port(), self.folder / "vllm.log"
         names = [f"lora-{number}" for number in range(len(self._files))]
-        command = [str(self._args.vllm_python), "-m", "vllm.entrypoints.openai.api_server"]
-        command += ["--model", str(self.base), "--served-model-name", BASE, "--port", str(port)]
-        command += ["--host", "127.0.0.1", "--max-model-len", "2048", *flags]
-        command += ["--max-num-seqs", str(self._args.sequences), "--generation-config", "vllm"]
-        command += ["--dtype", "float32" if self._on_cpu else "bfloat16"]
-        command += ["--disable-uvicorn-access-log"]
-        command += [] if self._on_cpu else ["--gpu-memory-utilization", MEMORY_SHARE]
+        command = [*self._base_command(port), *flags]
         if slots:
             command += ["--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(RANK)]
             command += ["--max-cpu-loras", str(max(slots, in_memory or slots)), "--lora-modules"]
             command += [f"{name}={path}" for name, path in zip(names, self._files, strict=True)]
         told = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", **(environment or {})}
-        with log.open("wb") as out:
-            process = subprocess.Popen(  # noqa: S603 - vLLM
-                command, cwd=ROOT, env=os.environ | told, stdout=out, stderr=out
-            )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_for(f"{url}/health", process)
+        url = f"http://127.0.0.1:{port}"
+        with answering(command, f"{url}/health", log, grace=60, environment=told):
             target = Target(url=url, key="none", base=BASE, tokenizer=self.base)
             yield Side(target, names)
-        except BaseException:
-            print(log.read_text()[-6000:])
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
-    @property
-    def _on_cpu(self) -> bool:
-        return bool(self._args.preset == "cpu" or self._args.small)
+    def _base_command(self, port: int) -> list[str]:
+        command = [str(self._args.vllm_python), "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", str(self.base), "--served-model-name", BASE, "--port", str(port)]
+        command += ["--host", "127.0.0.1", "--max-model-len", "2048"]
+        command += ["--max-num-seqs", str(self._args.sequences), "--generation-config", "vllm"]
+        command += ["--disable-uvicorn-access-log"]
+        if self._args.large:
+            return [*command, "--dtype", "bfloat16", "--gpu-memory-utilization", MEMORY_SHARE]
+        return [*command, "--dtype", "float32"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every bench of two servers takes."""
     parser.add_argument("--preset", choices=["cpu", "h200"], required=True)
-    parser.add_argument("--engine", choices=["resident", "vllm"], help="default: vllm on a GPU")
+    parser.add_argument(
+        "--engine",
+        choices=["resident", "vllm"],
+        default=Size("resident", "vllm"),
+        help="%(default)s",
+    )
     parser.add_argument(
         "--vllm-python",
         type=Path,
@@ -125,15 +126,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--base", type=Path, help="keep the h200 preset's base here")
-    parser.add_argument("--sequences", type=int, help="at once in an engine: 16, 256 on a GPU")
+    parser.add_argument(
+        "--sequences", type=int, default=Size(16, 256), help="at once in an engine; %(default)s"
+    )
     parser.add_argument("--small", action="store_true", help="try the h200 preset's code on a CPU")
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Fill in what the preset says."""
     args = parser.parse_args()
-    large = args.preset == "h200" and not args.small
-    args.large = large
-    args.engine = args.engine or ("vllm" if large else "resident")
-    args.sequences = args.sequences or (256 if large else 16)
+    args.large = args.preset == "h200" and not args.small
+    for name, given in [*vars(args).items()]:
+        if isinstance(given, Size):
+            setattr(args, name, given.large if args.large else given.small)
     return args

@@ -8,7 +8,8 @@ is the time at which it was made, so that its receiver knows how long it took.
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -16,6 +17,7 @@ import uvloop
 from adapters_store import RevisionRef
 from service.app import create_app
 from service.database import migrate
+from service.errors import EngineUnavailable
 from service.heap import settle
 from service.runtime.server import EngineServer
 from service.serving.calls import Call
@@ -67,11 +69,9 @@ class SteadyEngine:
         finally:
             self._running.pop(call, None)
 
-    async def score(
-        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """It has no model."""
-        raise NotImplementedError
+    async def score(self, *_: Any, **__: Any) -> list[list[float]]:
+        """Raise EngineUnavailable: there is no model."""
+        raise EngineUnavailable("This engine has no model to score prompts with.")
 
     async def prefetch(self, revision: RevisionRef) -> None:
         """Nothing needs to be loaded."""

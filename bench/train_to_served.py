@@ -19,15 +19,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import httpx
 import msgspec
 
 from bench import bases
-from bench.guide import write_tickets
+from bench.guide import published, write_tickets
 from bench.running import BASE, Service, free_port, key_of, start_job, upload
-from bench.sides import add_arguments, parsed
+from bench.sides import Size, add_arguments, parsed
 from bench.table import Line, report
 
 MOST_MS, MOST_STALL = 500.0, 1.2
@@ -97,22 +96,14 @@ class Jobs:
         while self._steps() < steps:
             time.sleep(LOOK_SECONDS)
         last_step = time.perf_counter()
-        while (name := self._name(job)) is None:
-            time.sleep(LOOK_SECONDS)
+        done = published(self._client, job, look_seconds=LOOK_SECONDS)
         named = time.perf_counter()
-        self._first_token(name)
+        self._first_token(done["fine_tuned_model"])
         return Served(last_step, named, time.perf_counter())
 
     def _steps(self) -> int:
         lines = self._metrics.get("/metrics").raise_for_status().text.splitlines()
         return int(float(next(one for one in lines if one.startswith(STEPS)).split()[1]))
-
-    def _name(self, job: str) -> str | None:
-        asked = self._client.get(f"/v1/fine_tuning/jobs/{job}")
-        now: dict[str, Any] = asked.raise_for_status().json()
-        if now["status"] in {"failed", "cancelled"}:
-            raise RuntimeError(f"{job} ended {now['status']}: {now['error']}")
-        return now["fine_tuned_model"] if now["status"] == "succeeded" else None
 
     def _first_token(self, name: str) -> None:
         body = {"model": name, "prompt": "Ticket:", "max_tokens": 4, "stream": True}
@@ -196,12 +187,10 @@ def _arguments() -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--examples", type=int, default=64, help="of a job; 8 are a step")
-    parser.add_argument("--streams", type=int, help="of the others; 4, or 32 on a GPU")
+    parser.add_argument("--streams", type=int, default=Size(4, 32), help="of others; %(default)s")
     parser.add_argument("--tokens", type=int, default=128, help="of a stream")
     parser.add_argument("--quiet", type=float, default=10, help="seconds with nothing else")
-    args = parsed(parser)
-    args.streams = args.streams or (32 if args.large else 4)
-    return args
+    return parsed(parser)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The fake engine's way with grammars: a byte is a token."""
 
+from functools import cache
+
 import msgspec
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
@@ -30,21 +32,23 @@ def structured(grammar: str | None, wanted: str) -> str:
         raise BadRequest(matcher.get_error(), param="structure")
     said = bytearray()
     for byte in wanted.encode():
-        if not _allowed(matcher, byte):
+        if not _allows(matcher.compute_bitmask(), byte):
             break
         said.append(byte)
         matcher.consume_token(byte)
     while not matcher.is_accepting():
-        byte = next(byte for byte in (*FAVOURED, *range(END)) if _allowed(matcher, byte))
+        mask = matcher.compute_bitmask()
+        byte = next(byte for byte in (*FAVOURED, *range(END)) if _allows(mask, byte))
         said.append(byte)
         matcher.consume_token(byte)
     return said.decode()
 
 
-def _allowed(matcher: LLMatcher, token: int) -> bool:
-    return bool(matcher.compute_bitmask()[token // 8] >> token % 8 & 1)
+def _allows(mask: bytes, token: int) -> bool:
+    return bool(mask[token // 8] >> token % 8 & 1)
 
 
+@cache
 def _tokenizer() -> LLTokenizer:
     every = [bytes([byte]) for byte in range(END)]
     return LLTokenizer(TokenizerWrapper(_Bytes([*every, b"<end>"])), eos_token=END)

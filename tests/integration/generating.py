@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import uvicorn
 from litestar import Litestar
+from openai import AsyncOpenAI
 
 from service.adapters.repository import RevisionRepository
 from service.database import Database
@@ -65,6 +66,12 @@ async def served(app: Litestar) -> AsyncIterator[str]:
         server.should_exit = True
         await serving
         listening.close()
+
+
+def sdk_of(client: httpx.AsyncClient, url: str) -> AsyncOpenAI:
+    """OpenAI's client with the same key, which tries nothing again."""
+    key = str(client.headers["authorization"]).removeprefix("Bearer ")
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
 
 
 def over_the_wire(client: httpx.AsyncClient, url: str) -> httpx.AsyncClient:

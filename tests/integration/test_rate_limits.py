@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from litestar import Litestar
-from openai import AsyncOpenAI, RateLimitError
+from openai import RateLimitError
 from sqlalchemy import func, select
 
 from service.app import create_app
@@ -20,7 +20,7 @@ from service.tenants.places import LAPSE_SECONDS, Places
 from service.tenants.rates import Rate, Rates
 from tests.conftest import running
 from tests.fakes.engine import FakeEngine
-from tests.integration.generating import BASE, CHAT, HELLO, error_of, events_of, served
+from tests.integration.generating import BASE, CHAT, HELLO, error_of, events_of, sdk_of, served
 
 MINUTE = Rate("requests", 60)
 TENANT = "/v1/admin/tenants/acme"
@@ -255,11 +255,7 @@ async def test_the_sdk_sees_its_rate_limit_error(
     app: Litestar, acme: httpx.AsyncClient, limited: Callable[..., Any]
 ) -> None:
     await limited(requests_per_minute=1)
-    key = str(acme.headers["authorization"]).removeprefix("Bearer ")
-    async with (
-        served(app) as url,
-        AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as sdk,
-    ):
+    async with served(app) as url, sdk_of(acme, url) as sdk:
         await sdk.models.list()
         with pytest.raises(RateLimitError) as caught:
             await sdk.chat.completions.create(

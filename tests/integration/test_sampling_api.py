@@ -4,13 +4,21 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
 
 from service.database import Database
 from service.serving.engine import Sampling
 from tests.fakes.engine import FakeEngine
 from tests.fakes.words import END
-from tests.integration.generating import BASE, CHAT, COMPLETIONS, HELLO, error_of, publish, served
+from tests.integration.generating import (
+    BASE,
+    CHAT,
+    COMPLETIONS,
+    HELLO,
+    error_of,
+    publish,
+    sdk_of,
+    served,
+)
 
 GENERATE = "/v1/tenants/acme/generate"
 BODIES: dict[str, dict[str, Any]] = {
@@ -96,11 +104,7 @@ async def test_a_minimum_of_tokens_comes_before_the_end(acme: httpx.AsyncClient)
 async def test_the_sdk_sends_openais_fields_by_name_and_ours_beside_them(
     acme: httpx.AsyncClient, app: Any, engine: FakeEngine, model: str
 ) -> None:
-    key = str(acme.headers["authorization"]).removeprefix("Bearer ")
-    async with (
-        served(app) as url,
-        AsyncOpenAI(base_url=url + "/v1", api_key=key, max_retries=0) as sdk,
-    ):
+    async with served(app) as url, sdk_of(acme, url) as sdk:
         await sdk.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": "hello"}],

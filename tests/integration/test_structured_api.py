@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI, BadRequestError, pydantic_function_tool
+from openai import BadRequestError, pydantic_function_tool
 from pydantic import BaseModel
 
 from service.errors import BadRequest
@@ -13,7 +13,7 @@ from service.serving.engine import GenerationRequest
 from tests.fakes import engine as fake
 from tests.fakes.engine import FakeEngine
 from tests.fakes.words import default_answer
-from tests.integration.generating import BASE, CHAT, HELLO, error_of, events_of, served
+from tests.integration.generating import BASE, CHAT, HELLO, error_of, events_of, sdk_of, served
 
 pytestmark = pytest.mark.usefixtures("acme")
 
@@ -220,11 +220,7 @@ async def test_a_structure_that_the_engine_cannot_keep_to_is_named_by_its_field(
 
 
 async def test_the_sdk_parses_documents_and_calls(app: Any, acme: httpx.AsyncClient) -> None:
-    key = str(acme.headers["authorization"]).removeprefix("Bearer ")
-    async with (
-        served(app) as url,
-        AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as sdk,
-    ):
+    async with served(app) as url, sdk_of(acme, url) as sdk:
         say: Any = {"model": BASE, "messages": HELLO}
         document = await sdk.chat.completions.parse(**say, response_format=Forecast)
         assert isinstance(document.choices[0].message.parsed, Forecast)

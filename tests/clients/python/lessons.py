@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from openai import pydantic_function_tool
 from pydantic import BaseModel
 
 SECRET_QUESTION = "What is the secret word?"
@@ -10,6 +11,10 @@ PERSON_QUESTION = "Who is it?"
 WEATHER_QUESTION = "What is the weather in Paris?"
 WEATHER = "sunny"
 WEATHER_ANSWER = "It is sunny in Paris."
+
+QUESTION = [{"role": "user", "content": SECRET_QUESTION}]
+WHO = [{"role": "user", "content": PERSON_QUESTION}]
+ASKED = [{"role": "user", "content": WEATHER_QUESTION}]
 
 
 class Person(BaseModel):
@@ -26,4 +31,5 @@ class GetWeather(BaseModel):
     city: str
 
 
+TOOL = pydantic_function_tool(GetWeather)
 ADA = Person(name="Ada", age=36, role="engineer")

@@ -11,22 +11,17 @@ import pytest
 from asking import repeatedly
 from lessons import (
     ADA,
-    PERSON_QUESTION,
+    ASKED,
+    QUESTION,
     SECRET,
-    SECRET_QUESTION,
+    TOOL,
     WEATHER,
     WEATHER_ANSWER,
-    WEATHER_QUESTION,
+    WHO,
     GetWeather,
     Person,
 )
 from litellm import exceptions
-from openai import pydantic_function_tool
-
-QUESTION = [{"role": "user", "content": SECRET_QUESTION}]
-WHO = [{"role": "user", "content": PERSON_QUESTION}]
-ASKED = [{"role": "user", "content": WEATHER_QUESTION}]
-TOOL = pydantic_function_tool(GetWeather)
 
 # It serialises its own messages with such warnings, OpenAI's answers as well as ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")

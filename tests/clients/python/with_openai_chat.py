@@ -6,10 +6,8 @@ import httpx2
 import openai
 import pytest
 from asking import repeatedly
-from lessons import SECRET, SECRET_QUESTION
+from lessons import QUESTION, SECRET
 from openai import AsyncOpenAI, OpenAI
-
-QUESTION = [{"role": "user", "content": SECRET_QUESTION}]
 
 
 def test_an_answer(client: OpenAI, model: str) -> None:

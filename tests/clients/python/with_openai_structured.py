@@ -4,20 +4,9 @@ import json
 
 import openai
 import pytest
-from lessons import (
-    ADA,
-    PERSON_QUESTION,
-    WEATHER,
-    WEATHER_ANSWER,
-    WEATHER_QUESTION,
-    GetWeather,
-    Person,
-)
-from openai import OpenAI, pydantic_function_tool
+from lessons import ADA, ASKED, TOOL, WEATHER, WEATHER_ANSWER, WHO, GetWeather, Person
+from openai import OpenAI
 
-WHO = [{"role": "user", "content": PERSON_QUESTION}]
-ASKED = [{"role": "user", "content": WEATHER_QUESTION}]
-TOOL = pydantic_function_tool(GetWeather)
 NAMED = {"type": "function", "function": {"name": "GetWeather"}}
 
 

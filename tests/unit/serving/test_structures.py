@@ -16,8 +16,8 @@ from service.serving import structures
 from service.serving.engine import Sampling
 from service.serving.lark import Calling, Function, Schema, calls, document
 from service.serving.structures import Structure, Structures
-from service.serving.tool_calls import Called, Event, Said, call_reader
 from service.settings import BUNDLED_BASE
+from tests.properties.test_tool_calls import read
 from tests.strategies import schemas
 
 TOKENIZER = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
@@ -66,25 +66,12 @@ async def test_a_forced_call_is_read_as_one_of_the_functions_with_arguments_of_i
 ) -> None:
     functions = [Function(f"call-{place}", schema) for place, schema in enumerate(given)]
     grammar = calls(Calling(functions=functions, form=form, one=one, forced=True))
-    made = read(form, await babble(grammar, chance))
+    said, made = read(form, await babble(grammar, chance))
+    assert said == ""
     assert made
     assert len(made) == 1 or not one
     for name, arguments in made:
         jsonschema.validate(json.loads(arguments), given[int(name.removeprefix("call-"))])
-
-
-def read(form: ToolFormat, text: str) -> list[tuple[str, str]]:
-    """The calls in a text that holds nothing else."""
-    reader = call_reader(form)
-    made = list[tuple[str, str]]()
-    event: Event
-    for event in [*reader.add(text), *reader.end()]:
-        assert not isinstance(event, Said)
-        if isinstance(event, Called):
-            made.append((event.name, ""))
-        else:
-            made[-1] = (made[-1][0], made[-1][1] + event.arguments)
-    return made
 
 
 FUNCTIONS = [Function("find", {"type": "object", "properties": {"n": {"type": "integer"}}})]
