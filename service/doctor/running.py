@@ -4,7 +4,7 @@ import msgspec
 
 from service.base.capabilities import Capabilities, Gpu
 from service.base.card_sharing import RESERVED, Card, NoRoom, Shared, share
-from service.base.memory import MOST_OF_MEMORY
+from service.base.memory import fits
 from service.base.memory_plan import Held, MemoryPlan, gib, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
 from service.base.wanted import demand, sharing
@@ -157,7 +157,7 @@ def _held(settings: Settings, base: Base, *, on_gpu: bool, free: int) -> Held:
     each = 4 if wide else 2
     quantization = settings.quantization
     if quantization == "auto":
-        quantization = "none" if base.parameters * each <= MOST_OF_MEMORY * free else "nf4"
+        quantization = "none" if fits(base.parameters, each, free) else "nf4"
     return Held(quantization, each, "cuda" if on_gpu else "cpu")
 
 
