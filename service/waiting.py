@@ -1,8 +1,17 @@
 """Waiting for something to happen, and not for ever."""
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
+
+
+def ending() -> asyncio.Event:
+    """Give what is set at SIGTERM or SIGINT from now on. In the main thread."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 async def pass_time(until: asyncio.Event, seconds: float) -> bool:

@@ -12,7 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-PINS, MORE = Path("constraints.txt"), Path("constraints-gpu.txt")
+from service.doctor import machine as doctor
+
+PINS, MORE = Path(doctor.PINS), Path(doctor.MORE_PINS)
 PYTHONS = ("3.11", "3.12")
 """The CUDA image's last: an older one may leave out what that needs."""
 PLATFORM = "x86_64-manylinux_2_28"
@@ -20,7 +22,6 @@ HEADER = """\
 # What the extra `gpu` brings besides constraints.txt; both go together: -c constraints.txt -c this.
 # Made and checked by `make check-pins`; see README, Commands.
 """
-PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
 class Unresolvable(Exception):
@@ -42,7 +43,8 @@ def resolve(python: str, constraints: list[Path]) -> dict[str, str]:
 
 def pins(text: str) -> dict[str, str]:
     """Read `name==version` lines, by names as the index compares them."""
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in PIN.findall(text)}
+    found = doctor.PIN.findall(text)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
 def floating(resolved: dict[str, str], pinned: dict[str, str]) -> list[str]:

@@ -1,10 +1,12 @@
 """What torch can do on this machine, each thing tried once, in a process of its own.
 
     python -m service.base.capabilities torch transformers    # these imported; prints JSON
+    python -m service.base.capabilities --no-kernels torch    # none tried: what GPUs there are
 
 A library that takes its process along takes nobody else, and what is allocated goes with it.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -44,12 +46,15 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """The version that torch was built with."""
     gpus: list[Gpu] = []
     kernels: dict[str, str | None] = {}
-    """By name, what came of it in place of the right numbers; None: those did."""
+    """By name, what came of those tried in place of the right numbers; None: those did."""
 
 
-def capabilities(modules: Sequence[str] = ("torch",)) -> Capabilities | str:
+def capabilities(
+    modules: Sequence[str] = ("torch",), *, kernels: bool = True
+) -> Capabilities | str:
     """Have a child examine; give what it said, or why it said nothing."""
-    command = [sys.executable, "-m", __name__, *modules]
+    flag = "--kernels" if kernels else "--no-kernels"
+    command = [sys.executable, "-m", __name__, flag, *modules]
     try:
         done = subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=False)  # noqa: S603 - our own program
     except subprocess.TimeoutExpired:
@@ -61,20 +66,20 @@ def capabilities(modules: Sequence[str] = ("torch",)) -> Capabilities | str:
         return f"it ended with code {done.returncode}: {said[-1] if said else 'without a word'}"
 
 
-def examine(modules: Sequence[str]) -> Capabilities:
-    """Import these and, if torch is there, try the kernels."""
+def examine(modules: Sequence[str], *, kernels: bool = True) -> Capabilities:
+    """Import these and, if torch is there, look for GPUs and try the kernels."""
     imports = {name: _fault(partial(import_module, name)) for name in modules}
     if imports.get("torch", "not asked for") is not None:
         return Capabilities(imports=imports)
     import torch
 
     found = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    kernels = {"4-bit weights": _nf4, "products": _products, "attention": _attention}
+    attempts = {"4-bit weights": _nf4, "products": _products, "attention": _attention}
     return Capabilities(
         imports=imports,
         cuda=torch.version.cuda,
         gpus=[_gpu(index) for index in found],
-        kernels={name: _fault(attempt) for name, attempt in kernels.items()},
+        kernels={name: _fault(each) for name, each in attempts.items()} if kernels else {},
     )
 
 
@@ -156,9 +161,13 @@ def _close(made: "torch.Tensor", wanted: "torch.Tensor", most: float) -> None:
 
 def main() -> None:
     """Print what these modules and the kernels came to; what libraries print goes to stderr."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kernels", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("modules", nargs="*")
+    given = parser.parse_args()
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
-        out.write(msgspec.json.encode(examine(sys.argv[1:])))
+        out.write(msgspec.json.encode(examine(given.modules, kernels=given.kernels)))
 
 
 if __name__ == "__main__":

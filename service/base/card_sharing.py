@@ -13,11 +13,11 @@ from typing import Literal
 
 import msgspec
 
-from service.base.memory_plan import GIB, NF4, SPARE, Demand, Held, MemoryPlan, plan
+from service.base.memory_plan import GIB, NF4, SPARE, Demand, Held, MemoryPlan, gib, plan
 from service.base.model_shape import ModelShape
 
 HALF = 2
-"""Bytes of a number in 16 bit: vLLM's adapters, keys, values and activations."""
+"""Bytes of a number in 16 bit, as vLLM's adapters, keys, values and activations are."""
 OVERHEAD = 2 * GIB
 """The CUDA context of vLLM's process and its captured graphs, which stay while it sleeps."""
 RESERVED = GIB
@@ -111,14 +111,14 @@ class NoRoom(msgspec.Struct, frozen=True, kw_only=True):
         if self.needed <= self.free:
             needed = self.served + self.training
             sleeping = (
-                f", or {_gib(self.host)} of main memory to take turns, of {_gib(self.host_free)}"
+                f", or {gib(self.host)} of main memory to take turns, of {gib(self.host_free)}"
             )
         else:
             needed, sleeping = self.needed, ""
         return (
-            f"{_gib(needed)} are needed, {_gib(self.free)} are free{sleeping}: vLLM takes "
-            f"{_gib(self.served)} at the least, the resident base {_gib(self.resident)} beside it, "
-            f"and {_gib(self.training)} while it trains"
+            f"{gib(needed)} are needed, {gib(self.free)} are free{sleeping}: vLLM takes "
+            f"{gib(self.served)} at the least, the resident base {gib(self.resident)} beside it, "
+            f"and {gib(self.training)} while it trains"
         )
 
 
@@ -193,10 +193,6 @@ def _examined(planned: MemoryPlan) -> int:
 
 def _uncached(demand: Demand) -> Demand:
     return msgspec.structs.replace(demand, caches=False)
-
-
-def _gib(amount: int) -> str:
-    return f"{amount / GIB:.2f} GiB"
 
 
 def _whole_parts(wanted: int, total: int, *, down: bool = False) -> int:

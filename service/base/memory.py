@@ -18,7 +18,12 @@ def plain_fits(description: BaseDescription, bytes_each: int, free: int | None =
     `free` is by default this machine's available main memory, or its container's limit.
     """
     free = available_memory() if free is None else free
-    return parameters(description.path) * bytes_each <= MOST_OF_MEMORY * free
+    return fits(parameters(description.path), bytes_each, free)
+
+
+def fits(count: int, bytes_each: int, free: int) -> bool:
+    """Tell whether so many parameters leave enough of `free` bytes to be held plain. Pure."""
+    return count * bytes_each <= MOST_OF_MEMORY * free
 
 
 def parameters(folder: Path) -> int:

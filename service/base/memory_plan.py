@@ -106,9 +106,13 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fixed(self) -> int:
         """What is taken whatever is trained."""
-        weights = self.base + (self.cache if self.keeps_dequantised else self.dequantised)
         slots = self.training_slots + self.serving_slots
-        return weights + slots + self.loss + self.kv_tokens * self.kv_per_token
+        return self.weights + slots + self.loss + self.kv_tokens * self.kv_per_token
+
+    @property
+    def weights(self) -> int:
+        """The base's, and those of them that are dequantised at the time."""
+        return self.base + (self.cache if self.keeps_dequantised else self.dequantised)
 
     @property
     def kept_tokens(self) -> int:
@@ -157,7 +161,12 @@ class Refusal(msgspec.Struct, frozen=True):
     @property
     def figures(self) -> str:
         """Say both."""
-        return f"{self.needed / GIB:.2f} GiB are needed, {self.available / GIB:.2f} are available"
+        return f"{gib(self.needed)} are needed, {self.available / GIB:.2f} are available"
+
+
+def gib(amount: int) -> str:
+    """Say how many bytes."""
+    return f"{amount / GIB:.2f} GiB"
 
 
 def plan(model: ModelShape, held: Held, demand: Demand, free: int) -> MemoryPlan:
@@ -185,10 +194,9 @@ def ways(model: ModelShape, held: Held, demand: Demand, free: int) -> Iterator[M
 
 def by_part(planned: MemoryPlan, shape: LoraShape, tokens: int) -> Parts:
     """Say what takes how much while a row of `tokens` goes through adapters of this shape."""
-    kept = planned.cache if planned.keeps_dequantised else planned.dequantised
     adapters = planned.training_slots * EXACT // TRAINING
     return Parts(
-        base=planned.base + kept,
+        base=planned.weights,
         adapters=adapters + planned.serving_slots,
         optimizer=planned.training_slots - adapters,
         activations=planned.loss

@@ -4,8 +4,8 @@ import msgspec
 
 from service.base.capabilities import Capabilities, Gpu
 from service.base.card_sharing import RESERVED, Card, NoRoom, Shared, share
-from service.base.memory import MOST_OF_MEMORY
-from service.base.memory_plan import GIB, Held, MemoryPlan, plan
+from service.base.memory import fits
+from service.base.memory_plan import Held, MemoryPlan, gib, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
 from service.base.wanted import demand, sharing
 from service.doctor.facts import Base, Facts
@@ -77,13 +77,13 @@ def _resident(
 
 
 def _tight(planned: MemoryPlan, context: int) -> list[Finding]:
-    figures = f"{_gib(planned.fixed)} are needed, {_gib(planned.available)} are available"
+    figures = f"{gib(planned.fixed)} are needed, {gib(planned.available)} are available"
     if not planned.tokens_at_once:
         return [Finding("memory plan", "fail", figures, LESS)]
     if planned.demand.serving_slots and planned.kv_tokens < min(context, planned.demand.kv_tokens):
         cached = f"the cache holds {planned.kv_tokens:,} tokens, a context is {context:,}"
         return [Finding("memory plan", "warn", cached, LESS)]
-    return [Finding("memory plan", "ok", f"{_gib(planned.available)} are planned")]
+    return [Finding("memory plan", "ok", f"{gib(planned.available)} are planned")]
 
 
 def _shared(
@@ -94,7 +94,7 @@ def _shared(
     if isinstance(found, NoRoom):
         return Running(lines, [Finding("memory plan", "fail", found.figures, LESS_SHARED)])
     lines = lines | _split(found) | _parts(found.training) | _rows(settings, found.training)
-    planned = Finding("memory plan", "ok", f"{_gib(card.free)} are split")
+    planned = Finding("memory plan", "ok", f"{gib(card.free)} are split")
     return Running(lines, [planned])
 
 
@@ -116,23 +116,22 @@ def _split(found: Shared) -> dict[str, str]:
     return {
         "shared": how,
         "vLLM": f"gpu_memory_utilization {found.utilization:.3f}, "
-        f"weights {_gib(served.weights)}, adapters {_gib(served.adapters)}, "
-        f"working {_gib(served.working)}, {found.kv_tokens:,} tokens in the cache",
-        "training's share": _gib(found.training_bytes),
+        f"weights {gib(served.weights)}, adapters {gib(served.adapters)}, "
+        f"working {gib(served.working)}, {found.kv_tokens:,} tokens in the cache",
+        "training's share": gib(found.training_bytes),
     }
 
 
 def _parts(planned: MemoryPlan) -> dict[str, str]:
-    kept = planned.cache if planned.keeps_dequantised else planned.dequantised
     parts = {
-        "weights": planned.base + kept,
+        "weights": planned.weights,
         "training slots": planned.training_slots,
         "serving slots": planned.serving_slots,
         "loss": planned.loss,
         "keys and values": planned.kv_tokens * planned.kv_per_token,
     }
     parts["left for rows"] = max(0, planned.available - planned.fixed)
-    return {name: _gib(amount) for name, amount in parts.items()}
+    return {name: gib(amount) for name, amount in parts.items()}
 
 
 def _rows(settings: Settings, planned: MemoryPlan) -> dict[str, str]:
@@ -158,7 +157,7 @@ def _held(settings: Settings, base: Base, *, on_gpu: bool, free: int) -> Held:
     each = 4 if wide else 2
     quantization = settings.quantization
     if quantization == "auto":
-        quantization = "none" if base.parameters * each <= MOST_OF_MEMORY * free else "nf4"
+        quantization = "none" if fits(base.parameters, each, free) else "nf4"
     return Held(quantization, each, "cuda" if on_gpu else "cpu")
 
 
@@ -168,7 +167,3 @@ def _weights(held: Held) -> str:
 
 def _dtype(held: Held) -> str:
     return "bfloat16" if held.each == 2 else "float32"
-
-
-def _gib(amount: int) -> str:
-    return f"{amount / GIB:.2f} GiB"

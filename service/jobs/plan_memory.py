@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from service.base.card_sharing import RESERVED, Card, NoRoom, share
+from service.base.card_sharing import HALF, RESERVED, Card, NoRoom, share
 from service.base.hardware import Hardware
 from service.base.memory_plan import ENOUGH_TOKENS, Demand, Held, by_part, plan
 from service.base.model_shape import ModelShape, UnknownShape, shape_of
@@ -21,8 +21,6 @@ CARDS = {
     "NVIDIA H200 141 GB": 143771 * MIB,
 }
 """Bytes, as the cards' driver reports them."""
-HALF = 2
-"""Bytes of a number in 16 bit."""
 FIGURES = [name for name in SharedCard.__struct_fields__ if name != "reason"]
 
 

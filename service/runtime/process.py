@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Coroutine
 from functools import partial
@@ -35,7 +34,7 @@ from service.serving.self_check import MixedUp
 from service.settings import Settings
 from service.telemetry import configure_logging, logger
 from service.tracing import configure_tracing, end_tracing
-from service.waiting import pass_time
+from service.waiting import ending, pass_time
 
 Role = Literal["resident", "training", "generation"]
 """What it does: both, or one of the two."""
@@ -75,9 +74,7 @@ def run(settings: Settings, role: Role, runtime_id: str | None = None) -> None:
 
 
 async def _run(settings: Settings, role: Role, owner: str) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = ending()
     renderer = Renderer(describe(settings.base_model, settings.base_name))
     registry = CollectorRegistry()
     metrics = RuntimeMetrics(registry, TenantLabels(settings.metrics_tenants))

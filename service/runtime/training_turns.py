@@ -3,30 +3,18 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from service.runtime.card import Card
+from service.runtime.conductor import Training
 from service.waiting import pass_time
 
 LOOK_SECONDS = 0.1
 
 
-class Batch(Protocol):
-    """What trains; see conductor.Training, which it is as well."""
-
-    most_tokens: int
-
-    @property
-    def wanted(self) -> bool: ...
-    @property
-    def row_tokens(self) -> int: ...
-    def turn(self) -> bool: ...
-
-
 class InTurn:
-    """A batch that takes steps between `begin` and `end` alone. Implements `Training`."""
+    """What trains, in steps between `begin` and `end` alone. Implements `Training` too."""
 
-    def __init__(self, batch: Batch, wake: Callable[[], None]) -> None:
+    def __init__(self, batch: Training, wake: Callable[[], None]) -> None:
         self._batch = batch
         self._wake = wake
         self._stepping = threading.Lock()

@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-import signal
 import time
 from typing import Any
 
 from adapters_store import RevisionRef
 from service.adapters.engine_ids import EngineIds
 from service.adapters.storing import adapter_store
-from service.base.capabilities import Capabilities, capabilities
+from service.base.capabilities import capabilities
 from service.base.card_sharing import Shared
 from service.base.description import BaseDescription, describe
 from service.database import Database
@@ -26,6 +25,7 @@ from service.serving.sleeping_engine import SleepingEngine
 from service.serving.vllm.options import Options
 from service.settings import Settings
 from service.telemetry import logger
+from service.waiting import ending
 
 UNPLANNED_SHARE = 0.6
 """Of a card, for a base of a kind whose needs nobody knows beforehand."""
@@ -58,8 +58,11 @@ def _split(settings: Settings, base: BaseDescription) -> Shared | None:
     """Split the card that there is; a child looks, so that no context of CUDA's stays here."""
     if settings.vllm_memory_share:
         return None
-    can = capabilities()
-    if not isinstance(can, Capabilities) or not can.gpus:
+    can = capabilities(kernels=False)
+    if isinstance(can, str):
+        _log.warning("card.not_split", reason=can)
+        return None
+    if not can.gpus:
         return None
     return card_split.split(settings, base, can.gpus[0].total)
 
@@ -107,9 +110,7 @@ def options_of(settings: Settings, split: Shared | None = None) -> Options:
 async def _answer(
     engine: Any, settings: Settings, split: Shared | None, database: Database
 ) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = ending()
     gone = asyncio.Event()
     asked, turns = engine, []
     if split is not None and not split.together:

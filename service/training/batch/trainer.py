@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from service.base.loading import LoadedBase
+from service.base.loading import LoadedBase, let_go
 from service.base.memory_plan import MemoryPlan, admit
 from service.base.segmented.base import SegmentedBase
 from service.base.segmented.batch import go_on
@@ -240,8 +240,7 @@ class BatchTrainer:
         else:
             self._cramped |= pieces.keys()
         self._rewind(pieces)
-        if self._resident.base.device.type == "cuda":
-            torch.cuda.empty_cache()
+        let_go()
 
     def _rewind(self, pieces: Mapping[int, Piece]) -> None:
         for slot in pieces:
