@@ -7,14 +7,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from peft import LoraConfig
 from safetensors.numpy import save_file
 
-from adapters_store import AdapterStore, FilesystemAdapterStore, Origin, Revision
+from adapters_store import AdapterStore, FilesystemAdapterStore, Revision
 from bench.running import BASE
 from bench.workload import ATTENTION
+from service.adapters.origins import origin_on
 from service.adapters.repository import RevisionRepository
-from service.base.description import BaseDescription, describe
+from service.base.description import describe
 from service.base.lora_rules import PREFIX
 from service.database import Database
 from service.settings import BUNDLED_BASE, Settings
@@ -38,7 +40,8 @@ class Filling:
     ) -> None:
         self._settings = Settings(data_dir=data_dir, base_name=BASE)
         self._base = describe(str(base), BASE)
-        self._origin = _origin(self._base, quantization)
+        held = {"quantization": quantization, "compute_dtype": "float32"}
+        self._origin = replace(origin_on(self._base, "chat", **held), job_id="ftjob-bench")
         self._seeds = 0
         self.folders: list[Path] = []
         """Where the files of each revision are, in order."""
@@ -111,17 +114,4 @@ def _config(rank: int, targets: Sequence[str]) -> LoraConfig:
         target_modules=list(targets),
         task_type="CAUSAL_LM",
         base_model_name_or_path=BASE,
-    )
-
-
-def _origin(base: BaseDescription, quantization: str) -> Origin:
-    return Origin(
-        base=BASE,
-        base_digest=base.digest,
-        quantization=quantization,
-        compute_dtype="float32",
-        tokenizer_digest=base.tokenizer_digest,
-        chat_template_digest=base.chat_template_digest,
-        format="chat",
-        job_id="ftjob-bench",
     )

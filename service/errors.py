@@ -2,6 +2,7 @@
 
 ServiceError
 ├── BadRequest                400  the request itself is wrong
+│   ├── MissingParameter      400  a field that must be there is not
 │   ├── UnsupportedField      400  a field we know of, whose meaning we cannot honour yet
 │   └── InvalidTrainingFile   400  the file's content is wrong, line by line
 ├── Unauthenticated           401
@@ -62,6 +63,15 @@ class BadRequest(ServiceError):
     status = 400
     type = "invalid_request_error"
     code: str | None = "invalid_value"
+
+
+class MissingParameter(BadRequest):
+    """A field that must be there is not."""
+
+    code = "missing_required_parameter"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(f"Missing required parameter: '{param}'.", param=param)
 
 
 class UnsupportedField(BadRequest):

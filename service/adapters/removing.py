@@ -74,7 +74,7 @@ class Remover:
         while await self._remove(ref) is _End.HELD:
             await self._free(ref)
 
-    async def _remove(self, ref: RevisionRef) -> "_End":
+    async def _remove(self, ref: RevisionRef) -> _End:
         async with removing_alone(self.database, ref.tenant) as got:
             # The row first: a lease that is opened once there is none does not find the revision.
             if not got or await self._spoken_of(ref):

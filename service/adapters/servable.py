@@ -1,7 +1,7 @@
 """Whether an adapter from elsewhere is one of the base that runs here. Pure."""
 
-from adapters_store import Origin
 from adapters_store.intake import Arrival
+from service.adapters.parity import differences
 from service.base.description import BaseDescription
 from service.base.lora_rules import BadLora, PlainLora, check_tensors, plain
 from service.training.spec import MAX_RANK
@@ -15,7 +15,9 @@ def check_servable(arrival: Arrival, base: BaseDescription) -> None:
         raise BadLora(f"adapter_config.json: {fault}") from None
     check_tensors({each.name: each.shape for each in arrival.tensors}, lora, base.linear_shapes)
     if arrival.manifest is not None:
-        _check_origin(arrival.manifest.origin, base)
+        for difference in differences(arrival.manifest.origin, base):
+            what = difference.what
+            raise BadLora(f"manifest.json: it was made for another {what} than the one here")
 
 
 def _config(arrival: Arrival, base: BaseDescription) -> PlainLora:
@@ -32,13 +34,3 @@ def _targets_of(base: BaseDescription) -> set[str]:
     """Give every name that a layer can be targeted by: its path, or the last parts of it."""
     paths = (name.split(".") for name in base.linear_shapes)
     return {".".join(parts[start:]) for parts in paths for start in range(len(parts))}
-
-
-def _check_origin(origin: Origin, base: BaseDescription) -> None:
-    for what, made_for, here in (
-        ("base", origin.base_digest, base.digest),
-        ("tokenizer", origin.tokenizer_digest, base.tokenizer_digest),
-        ("chat template", origin.chat_template_digest, base.chat_template_digest),
-    ):
-        if made_for != here:
-            raise BadLora(f"manifest.json: it was made for another {what} than the one here")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from service.errors import BadRequest
+from service.errors import BadRequest, MissingParameter
 from service.rendering.examples import RowFormat
 from service.wire import Input, Output
 
@@ -69,8 +69,7 @@ def purpose_of(fields: dict[str, str]) -> Purpose:
         if given == purpose:
             return purpose
     if given is None:
-        message, code = "Missing required parameter: 'purpose'.", "missing_required_parameter"
-        raise BadRequest(message, param="purpose", code=code)
+        raise MissingParameter("purpose")
     raise BadRequest(f"'purpose' must be one of {', '.join(PURPOSES)}.", param="purpose")
 
 

@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
-from service.errors import ServiceError, StorageFull
+from service.errors import MissingParameter, ServiceError, StorageFull
 from service.http.exchange import current
 from service.telemetry import logger
 from service.wire import Output
@@ -77,14 +77,9 @@ def describe_fault(fault: str) -> ErrorDetail:
     if what == _NO_BODY and path is None:
         return _invalid("This request needs a JSON body.", None, "missing_body")
     if missing := _MISSING.fullmatch(what):
-        return _lacking(_join(param, missing["field"]))
+        return detail_of(MissingParameter(_join(param, missing["field"])))
     where = f"Invalid value for '{param}': " if param else "Invalid request body: "
     return _invalid(where + what, param, "invalid_value")
-
-
-def _lacking(param: str) -> ErrorDetail:
-    message = f"Missing required parameter: '{param}'."
-    return _invalid(message, param, "missing_required_parameter")
 
 
 def _dotted(path: str | None) -> str | None:
@@ -163,7 +158,7 @@ def _validation(request: Request[Any, Any, Any], fault: ValidationException) -> 
     if isinstance(cause, msgspec.ValidationError):
         return _respond(HTTPStatus.BAD_REQUEST, describe_fault(str(cause)))
     if missing := _NOT_GIVEN.match(fault.detail):
-        return _respond(HTTPStatus.BAD_REQUEST, _lacking(missing["name"]))
+        return _respond(HTTPStatus.BAD_REQUEST, detail_of(MissingParameter(missing["name"])))
     return _http_exception(request, fault)
 
 

@@ -11,7 +11,7 @@ import msgspec
 from service.adapters.names import PATTERN, RESERVED, is_alias, is_name
 from service.adapters.parents import FIELD as BASE_ADAPTER
 from service.adapters.parents import Parent
-from service.errors import BadRequest, UnsupportedField
+from service.errors import BadRequest, MissingParameter, UnsupportedField
 from service.jobs.create_schemas import (
     UNSERVABLE,
     CreateJob,
@@ -199,9 +199,7 @@ def _of_type(method: MethodChoice) -> SupervisedChoice:
             return method.dpo or DpoChoice()
         case "reinforcement" if method.reinforcement is not None:
             return method.reinforcement
-    message = "Missing required parameter: 'method.reinforcement.grader'."
-    param, code = "method.reinforcement.grader", "missing_required_parameter"
-    raise BadRequest(message, param=param, code=code)
+    raise MissingParameter("method.reinforcement.grader")
 
 
 def _refuse_others(method: MethodChoice) -> None:

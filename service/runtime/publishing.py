@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import Origin, RevisionRef
 from service.adapters.aliases_repository import AliasRepository
-from service.adapters.origins import library_versions
+from service.adapters.origins import library_versions, origin_on
 from service.adapters.repository import RevisionRepository
 from service.adapters.weights import WeightedTarget
 from service.base.probes import Probes
@@ -117,15 +117,13 @@ def _place(ref: RevisionRef) -> tuple[str, str, str]:
 def origin(parts: Parts, job: JobRow, examples: Sequence[Example], digests: list[str]) -> Origin:
     """Describe where a job's revisions come from. Reads the whole base once."""
     parent = msgspec.convert(job.spec, TrainingSpec).base_adapter
-    return Origin(
-        base=parts.base.name,
-        base_digest=parts.base.digest,
-        base_commit=parts.base.commit,
-        quantization=parts.quantization,
-        compute_dtype=parts.compute_dtype,
-        tokenizer_digest=parts.base.tokenizer_digest,
-        chat_template_digest=parts.base.chat_template_digest,
-        format="chat" if is_chat(examples[0]) else "raw",
+    return msgspec.structs.replace(
+        origin_on(
+            parts.base,
+            "chat" if is_chat(examples[0]) else "raw",
+            quantization=parts.quantization,
+            compute_dtype=parts.compute_dtype,
+        ),
         job_id=job.id,
         dataset_digests=digests,
         spec=job.spec,

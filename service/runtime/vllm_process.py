@@ -133,10 +133,12 @@ async def _answer(
             engine.loop.end()
     finally:
         stop.set()
-        await asyncio.gather(*duties)
-        # Its memory is the card's again before its turn ends.
-        await engine.end()
-        gone.set()
-        await asyncio.gather(*turns)
+        try:
+            await asyncio.gather(*duties)
+        finally:
+            # Its memory is the card's again before its turn ends.
+            await engine.end()
+            gone.set()
+            await asyncio.gather(*turns)
     if engine.fault.done():
         raise engine.fault.result()

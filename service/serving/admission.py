@@ -51,14 +51,12 @@ class _Waiting(msgspec.Struct):
         return self.asked.ref
 
 
-def spare_places(max_batch: int) -> int:
-    """Tell how many places beyond `max_batch` are kept for tenants of whom next to nothing runs."""
-    return max(1, max_batch // 8)
-
-
 def at_once(max_batch: int) -> int:
-    """Give the most that is generated at once, spare places included."""
-    return max_batch + spare_places(max_batch)
+    """Give the most that is generated at once.
+
+    Places beyond `max_batch` are kept for tenants of whom next to nothing runs.
+    """
+    return max_batch + max(1, max_batch // 8)
 
 
 class Admission:
@@ -73,7 +71,7 @@ class Admission:
     def __init__(self, max_batch: int, residency: Residency, credit: float = CREDIT) -> None:
         self._credit = credit
         self._max_batch = max_batch
-        self._most = max_batch + spare_places(max_batch)
+        self._most = at_once(max_batch)
         self._residency = residency
         self._turns = FairTurns()
         self._queue: list[_Waiting] = []

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
-from adapters_store import AdapterStore, Origin, RevisionRef
+from adapters_store import AdapterStore, RevisionRef
+from service.adapters.origins import origin_on
 from service.base.description import BaseDescription
 from service.base.lora_rules import PREFIX
 
@@ -25,9 +26,10 @@ def publish_random(
 
 
 def _publish(store: AdapterStore, base: BaseDescription, number: int, effect: float) -> RevisionRef:
+    origin = origin_on(base, "raw", quantization="none", compute_dtype="float32")
     with store.stage() as folder:
         _write(folder, base, number, effect)
-        return store.publish(TENANT, f"secret-{number}", folder, _origin(base)).ref
+        return store.publish(TENANT, f"secret-{number}", folder, origin).ref
 
 
 def _write(folder: Path, base: BaseDescription, number: int, effect: float) -> None:
@@ -52,15 +54,3 @@ def _write(folder: Path, base: BaseDescription, number: int, effect: float) -> N
         "target_modules": targets,
     }
     (folder / "adapter_config.json").write_bytes(msgspec.json.encode(config))
-
-
-def _origin(base: BaseDescription) -> Origin:
-    return Origin(
-        base=base.name,
-        base_digest=base.digest,
-        quantization="none",
-        compute_dtype="float32",
-        tokenizer_digest=base.tokenizer_digest,
-        chat_template_digest=base.chat_template_digest,
-        format="raw",
-    )

@@ -23,7 +23,7 @@ class Door:
         # Held also while a message is left, so that none is left after the one that ends it all.
         self._lock = threading.Lock()
         self._is_shut = False
-        self.wake: Callable[[], None] = _nobody
+        self.wake: Callable[[], None] = nobody
 
     @property
     def is_shut(self) -> bool:
@@ -94,5 +94,5 @@ def closed() -> EngineUnavailable:
     return EngineUnavailable("the generation engine is closed")
 
 
-def _nobody() -> None:
+def nobody() -> None:
     """Wake nobody: nobody drives it yet."""

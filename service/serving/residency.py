@@ -195,10 +195,8 @@ class Residency:
             for place in places:
                 place.draining = False
         elif self._needs_room(wanted) and not any(p.draining or p.loading for p in places):
-            rivals = self._rivals(wanted)
-            if (
-                leaving := next((ref for ref in rivals if ref not in self._pins), None)
-            ) is not None:
+            leaving = next((ref for ref in self._rivals(wanted) if ref not in self._pins), None)
+            if leaving is not None:
                 self._places[leaving].draining = True
 
     def check_integrity(self) -> None:

@@ -12,7 +12,7 @@ from service.base.rows import KvUse, Round, Row
 from service.base.segmented.base import SegmentedBase
 from service.errors import BadRequest
 from service.rendering.renderer import Renderer
-from service.serving.admission import spare_places
+from service.serving.admission import at_once
 from service.serving.engine import GenerationRequest
 from service.serving.engine_names import engine_name
 from service.serving.looped_engine import LoopedEngine
@@ -40,7 +40,7 @@ class ResidentEngine(LoopedEngine):
     ) -> None:
         model = GenerationModel(
             base,
-            most=max_batch + spare_places(max_batch),
+            most=at_once(max_batch),
             most_adapters=max_resident,
             tokens=kv_tokens,
             context=description.context_length,

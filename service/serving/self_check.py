@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from itertools import combinations
-from typing import cast
 
 import msgspec
 
 from adapters_store import RevisionRef
-from service.serving.engine import Engine, GenerationRequest, Piece, Sampling, TokenLogprob
+from service.serving.engine import Engine, GenerationRequest, Sampling, TokenLogprob
+from service.serving.merging import closing
 
 TOKENS = 8
 LONG = 128
@@ -116,8 +116,7 @@ class _Check:
         request = GenerationRequest(
             id="self-check", revision=ref, prompt=self._prompt, sampling=sampling
         )
-        pieces = cast("AsyncGenerator[Piece, None]", self._engine.generate(request))
-        async with aclosing(pieces):
+        async with closing(self._engine.generate(request)) as pieces:
             async for piece in pieces:
                 for token in piece.logprobs or []:
                     yield token

@@ -213,7 +213,8 @@ async def _naming(pieces: AsyncIterator[Piece], param: str) -> AsyncIterator[Pie
             async for piece in pieces:
                 yield piece
     except BadRequest as fault:
-        fault.param = param if fault.param == "structure" else fault.param
+        if fault.param == "structure":
+            fault.param = param
         raise
 
 

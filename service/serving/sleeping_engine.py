@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
 from adapters_store import RevisionRef
 from service.errors import EngineBusy
 from service.serving.engine import Engine, EngineStatus, GenerationRequest, Piece
+from service.serving.merging import closing
 from service.serving.waiting_room import WaitingRoom
 
 
@@ -46,11 +47,12 @@ class SleepingEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
         """See Engine; waits while it is shut."""
-        async with self._within(request.tenant):
-            pieces = self._engine.generate(request)
-            async with aclosing(pieces):  # type: ignore[type-var]
-                async for piece in pieces:
-                    yield piece
+        async with (
+            self._within(request.tenant),
+            closing(self._engine.generate(request)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
 
     async def score(
         self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from service.errors import BadRequest, UnsupportedField
+from service.errors import BadRequest, MissingParameter, UnsupportedField
 from service.serving.chat_schemas import ChatRequest
 from service.serving.lark import ANY_OBJECT
 from service.serving.shape_schemas import FunctionDefinition, NamedTool, ResponseFormat, Tool
@@ -30,9 +30,9 @@ def _document(wanted: ResponseFormat | None) -> Document | None:
             raise BadRequest(f"'{path}' goes with the type 'json_schema' only.", param=path)
         return None if wanted.type == "text" else Document(ANY_OBJECT, "response_format")
     if wanted.json_schema is None:
-        raise _missing(path)
+        raise MissingParameter(path)
     if wanted.json_schema.schema is None:
-        raise _missing(f"{path}.schema")
+        raise MissingParameter(f"{path}.schema")
     return Document(wanted.json_schema.schema, f"{path}.schema")
 
 
@@ -71,7 +71,7 @@ def _function(tool: Tool, place: int) -> FunctionDefinition:
     if tool.custom is not None:
         raise _unsupported("'custom'", f"tools[{place}].custom")
     if tool.function is None:
-        raise _missing(f"tools[{place}].function")
+        raise MissingParameter(f"tools[{place}].function")
     return tool.function
 
 
@@ -79,7 +79,7 @@ def _named(choice: NamedTool, offered: Sequence[Offered]) -> Offered:
     if choice.type != "function":
         raise _unsupported(f"A choice of type '{choice.type}'", "tool_choice.type")
     if choice.function is None:
-        raise _missing("tool_choice.function")
+        raise MissingParameter("tool_choice.function")
     for function in offered:
         if function.name == choice.function.name:
             return function
@@ -102,12 +102,6 @@ def _check_names(offered: Sequence[Offered]) -> None:
 def _shown(function: FunctionDefinition) -> dict[str, Any]:
     given = {"description": function.description, "parameters": function.parameters}
     return {"name": function.name, **{key: value for key, value in given.items() if value}}
-
-
-def _missing(param: str) -> BadRequest:
-    return BadRequest(
-        f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-    )
 
 
 def _unsupported(what: str, param: str) -> UnsupportedField:

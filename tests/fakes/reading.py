@@ -9,7 +9,7 @@ import hashlib
 import re
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import msgspec
@@ -18,12 +18,9 @@ from adapters_store import AdapterStore, RevisionNotFound, RevisionRef
 from adapters_store.layout import WEIGHTS_FILE
 from service.base.rows import KvUse, Pick, Round, Row, Score
 from service.errors import NotFound
-from service.rendering.detokenizer import Detokenizer
 from service.rendering.renderer import Renderer
-from service.serving.calls import Call, Scored, ScoreRequest
-from service.serving.choices import Choice
-from service.serving.engine import EngineStatus, GenerationRequest, Piece, Sampling
-from service.serving.generation_loop import GenerationLoop
+from service.serving.engine import GenerationRequest
+from service.serving.looped_engine import LoopedEngine
 from tests.fakes.own_thread import OwnThread
 from tests.fakes.words import scores_of
 
@@ -145,59 +142,28 @@ class ReadingBackend:
         return ids
 
 
-class ReadingEngine:
-    """Implements `Engine` as the resident one does."""
+class ReadingEngine(LoopedEngine):
+    """Answers with what it read, on a thread of its own."""
 
     def __init__(self, store: AdapterStore, renderer: Renderer, *, max_resident: int) -> None:
-        self._renderer = renderer
         self.backend = ReadingBackend(store, renderer, max_resident)
-        self.loop = GenerationLoop(
-            self.backend, self._choice, max_resident=max_resident, max_batch=64, max_queue=256
+        super().__init__(
+            self.backend,
+            renderer,
+            held=("none", "float32"),
+            room=renderer.base.context_length,
+            max_resident=max_resident,
+            max_batch=64,
+            max_queue=256,
         )
         self.begun: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
         """By a request's number, once its model is decided."""
         OwnThread(self.loop)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
-        """Yield pieces as the loop makes them."""
-        call = Call(request)
-        self.loop.submit(call)
-        number = number_of(self._renderer.tokenizer.decode(request.prompt))
-        self.begun[number].set()
-        try:
-            async for piece in call.answers():
-                if isinstance(piece, Piece):
-                    yield piece
-        finally:
-            self.loop.cancel(call)
-
-    async def score(
-        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Score by what is in the revision's place."""
-        call = Call(ScoreRequest(revision, prompts))
-        self.loop.submit(call)
-        try:
-            found = [scored async for scored in call.answers() if isinstance(scored, Scored)]
-        finally:
-            self.loop.cancel(call)
-        return [scored.logprobs for scored in sorted(found, key=lambda scored: scored.index)]
-
-    async def prefetch(self, revision: RevisionRef) -> None:
-        """Have the loop load it."""
-        self.loop.prefetch(revision)
-
-    async def pin(self, revisions: Collection[RevisionRef]) -> None:
-        """Have the loop pin these."""
-        await asyncio.wrap_future(self.loop.pin(revisions))
-
-    async def status(self) -> EngineStatus:
-        """Report how it was after the last round."""
-        return self.loop.status()
-
-    async def close(self) -> None:
-        """Answer nothing any more."""
-        await asyncio.to_thread(self.loop.close)
+    def check(self, request: GenerationRequest) -> None:
+        """Tell who waits for it: they hear of it once the loop has it, as nothing is between."""
+        super().check(request)
+        self.begun[number_of(self._tokenizer.decode(request.prompt))].set()
 
     @property
     def loading(self) -> bool:
@@ -221,10 +187,6 @@ class ReadingEngine:
         """Go on with it, if it is held up."""
         self.backend.answers.discard(number)
         self.loop.door.wake()
-
-    def _choice(self, index: int, sampling: Sampling, _: object) -> Choice:
-        ends = self._renderer.base.eos_token_ids
-        return Choice(index, sampling, ends, Detokenizer(self._renderer.tokenizer))
 
 
 def number_of(prompt: str) -> int:

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters_store import AdapterStore, Origin, RevisionRef
+from service.adapters.origins import origin_on
 from service.base.description import BaseDescription, describe
 from service.settings import BUNDLED_BASE
 
@@ -74,12 +75,4 @@ def publish(
 
 def origin_of(base: BaseDescription) -> Origin:
     """Say that an adapter was made for `base`."""
-    return Origin(
-        base=base.name,
-        base_digest=base.digest,
-        quantization="none",
-        compute_dtype="float32",
-        tokenizer_digest=base.tokenizer_digest,
-        chat_template_digest=base.chat_template_digest,
-        format="chat",
-    )
+    return origin_on(base, "chat", quantization="none", compute_dtype="float32")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from adapters_store import RevisionRef
 from service.serving import admission as admitting
-from service.serving.admission import Admission, Asked, spare_places
+from service.serving.admission import Admission, Asked, at_once
 from service.serving.fair_turns import INPUT, OUTPUT, REMEMBERED, FairTurns
 from service.serving.residency import Residency
 from service.serving.waiting_room import WaitingRoom
@@ -53,7 +53,7 @@ class Batch:
             self.running.add(key)
             self.waiting[request.tenant] -= 1
             self.count(request.tenant, INPUT * request.prompt)
-        assert len(self.running) <= PLACES + spare_places(PLACES)
+        assert len(self.running) <= at_once(PLACES)
         self.admission.generated(self.running)
         for key in self.running:
             self.requests[key].left -= 1
@@ -84,7 +84,7 @@ def test_two_who_always_have_something_waiting_get_the_same_but_for_a_bound(
     for step in range(head_start + 120):
         for tenant in ["heavy", "light"] if step >= head_start else ["heavy"]:
             # More than one decision can let in.
-            while batch.waiting[tenant] <= PLACES + spare_places(PLACES):
+            while batch.waiting[tenant] <= at_once(PLACES):
                 batch.offer(tenant, *next(coming[tenant]))
         for at, tenant, length in others:
             if at == step:
@@ -92,7 +92,7 @@ def test_two_who_always_have_something_waiting_get_the_same_but_for_a_bound(
         batch.step()
         if step >= head_start:
             differences.append(batch.served["heavy"] - batch.served["light"])
-    tokens = (PLACES + spare_places(PLACES)) * LONGEST_ANSWER
+    tokens = at_once(PLACES) * LONGEST_ANSWER
     bound = (CREDIT + 2 * (INPUT * LONGEST_PROMPT + OUTPUT * tokens)) / min(weights)
     assert max(differences) - min(differences) <= bound
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from adapters_store import RevisionRef
-from service.serving.admission import PATIENCE, Admission, Asked, spare_places
+from service.serving.admission import PATIENCE, Admission, Asked, at_once
 from service.serving.load_times import BOUNDS, LoadTimes
 from service.serving.residency import Load, Ready, Residency, TooManyPins
 
@@ -255,7 +255,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_are_right(self) -> None:
         self.residency.check_integrity()
-        assert self.admission.running == len(self.running) <= 4 + spare_places(4)
+        assert self.admission.running == len(self.running) <= at_once(4)
 
     @invariant()
     def nobody_waits_who_could_run(self) -> None:

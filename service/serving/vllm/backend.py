@@ -9,6 +9,7 @@ from vllm.inputs import tokens_input
 
 from adapters_store import RevisionRef
 from service.base.rows import KvUse, Round, Row
+from service.serving.door import nobody
 from service.serving.engine_names import engine_name
 from service.serving.vllm.sampling import picks, score, wishes
 from service.serving.vllm.shelf import Shelf
@@ -40,7 +41,7 @@ class VllmBackend:
         self._running: dict[int, _Running] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._arrived = Round()
-        self.wake: Callable[[], None] = _nobody
+        self.wake: Callable[[], None] = nobody
 
     def prepare(self, ref: RevisionRef) -> None:
         """Check it and have vLLM load it; blocks, in another thread than the event loop's."""
@@ -127,7 +128,3 @@ class VllmBackend:
         salt = f"score/{row.key}" if row.scored else f"{row.salt}/{row.adapter or ''}"
         prompt = tokens_input(row.prompt, cache_salt=salt)
         return self._llm.generate(prompt, wishes(row), str(row.key), lora_request=adapter)
-
-
-def _nobody() -> None:
-    """Wake nobody: nobody drives it yet."""

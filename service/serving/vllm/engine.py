@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
 from adapters_store import AdapterStore
@@ -58,14 +57,14 @@ class VllmEngine(LoopedEngine):
         backend.wake = Turns(self.loop).wake
         self._watching = asyncio.create_task(self._watch())
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
-        """Yield pieces as they come; by the number that the request says its revision has."""
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        """Yield pieces as they come; by the number that the request says its revision has.
+
+        Raises EngineUnavailable at once where that is another's.
+        """
         if request.revision is not None and request.engine_id is not None:
             self._loader.learn(request.revision, request.engine_id)
-        pieces = super().generate(request)
-        async with aclosing(pieces):  # type: ignore[type-var]
-            async for piece in pieces:
-                yield piece
+        return super().generate(request)
 
     async def status(self) -> EngineStatus:
         """Report; raises EngineUnavailable when vLLM cannot be relied on any more."""

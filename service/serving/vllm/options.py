@@ -6,7 +6,7 @@ import msgspec
 
 from service.base.description import BaseDescription
 from service.base.model_shape import UnknownShape, shape_of
-from service.serving.admission import spare_places
+from service.serving.admission import at_once
 
 RANKS = (8, 16, 32, 64, 128, 256)
 """What vLLM takes as the greatest rank."""
@@ -38,7 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sequences(self) -> int:
         """How many run at once: all that are ever given to vLLM, so that none waits inside it."""
-        return self.max_batch + spare_places(self.max_batch)
+        return at_once(self.max_batch)
 
     @property
     def slots(self) -> int:

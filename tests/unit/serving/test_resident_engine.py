@@ -13,7 +13,7 @@ from peft import PeftModel  # noqa: E402
 
 from adapters_store import RevisionRef  # noqa: E402
 from service.errors import BadRequest, Conflict  # noqa: E402
-from service.serving.admission import spare_places  # noqa: E402
+from service.serving.admission import at_once  # noqa: E402
 from tests.builders import a_peft_folder  # noqa: E402
 from tests.contracts.engines import CONTEXT, MAX_BATCH, House, resident  # noqa: E402
 from tests.fakes.tiny import origin_of, tiny_base, tiny_model, write_adapter  # noqa: E402
@@ -109,7 +109,7 @@ async def test_a_small_cache_answers_everyone_as_a_large_one_does(tmp_path: Path
 async def test_the_status_tells_what_is_in_the_cache(house: House) -> None:
     idle = await house.engine.status()
     # On a CPU, room for as much as the batch can ever hold.
-    most = (MAX_BATCH + spare_places(MAX_BATCH)) * CONTEXT
+    most = at_once(MAX_BATCH) * CONTEXT
     assert (idle.kv_blocks, idle.kv_blocks_used) == (most // 16, 0)
     async with house.begun(house.request(prompt="y" * 40, max_tokens=200)):
         assert (await house.engine.status()).kv_blocks_used >= 3
