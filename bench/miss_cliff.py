@@ -10,13 +10,11 @@ Rows are against the same server's case of all resident: at 1 a miss costs nothi
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-from bench.sides import House, Side, Size, add_arguments, parsed
+from bench.sides import House, Side, Size, add_arguments, parsed, together
 from bench.table import Line, report
-from bench.vllm_load import Figures, Work, load
+from bench.vllm_load import Figures, Work
 
 SLOTS = 8
 SETS = (8, 16, 64)
@@ -29,14 +27,15 @@ P50, P99 = 1.2, 2.0
 def main() -> None:
     """Run a preset."""
     args = _arguments()
-    lines: list[Line] = []
-    with tempfile.TemporaryDirectory() as name:
-        house = House(Path(name), args, max(SETS))
-        with house.lorehouse(SLOTS) as side:
-            lines += compare("ours", measure(side, args), aim=True)
-        for case, in_memory in (("vLLM, files", SLOTS), ("vLLM, in memory", max(SETS))):
-            with house.vllm(SLOTS, in_memory) as side:
-                lines += compare(case, measure(side, args), aim=False)
+    with (
+        House(args, max(SETS)) as house,
+        together(
+            house.lorehouse(SLOTS), house.vllm(SLOTS, SLOTS), house.vllm(SLOTS, max(SETS))
+        ) as (ours, files, memory),
+    ):
+        lines = compare("ours", measure(ours, args), aim=True)
+        lines += compare("vLLM, files", measure(files, args), aim=False)
+        lines += compare("vLLM, in memory", measure(memory, args), aim=False)
     report("miss_cliff", args.preset, lines)
 
 
@@ -47,8 +46,8 @@ def measure(side: Side, args: argparse.Namespace) -> list[Figures]:
     warm = Work(prompts=2 * SLOTS, given=args.prompt, made=args.tokens, at_once=SLOTS)
     for size in SETS:
         called = by_power_law(side.models[:size])
-        load(args.vllm_python, side.target, side.models[:size], warm)
-        found.append(load(args.vllm_python, side.target, called, work))
+        side.load(side.models[:size], warm)
+        found.append(side.load(called, work))
         print(f"{side.target.url}, {size} adapters: {found[-1]}", flush=True)
     return found
 

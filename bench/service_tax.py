@@ -1,7 +1,8 @@
 """What the service costs in front of its engine, against bare vLLM with the same adapters.
 
-vLLM's own `bench serve` asks both, one after the other: first with as many requests at once as the
-engine takes, then with one at a time. Requests go to all adapters alike.
+Both are up at the same time, and vLLM's own `bench serve` asks one, then the other: `--rounds`
+times with as many requests at once as the engine takes, and with one at a time. Requests go to all
+adapters alike; a figure is its rounds' median.
 
 - requests a second at saturation;
 - added for each request: the first token's p50, one request at a time, against 1 ms;
@@ -11,12 +12,14 @@ With `--engine resident` ours is another engine, and the ratios say nothing of t
 """
 
 import argparse
-import tempfile
-from pathlib import Path
+import statistics
+from collections.abc import Sequence
 
-from bench.sides import House, Side, Size, add_arguments, parsed
+import msgspec
+
+from bench.sides import House, Side, Size, add_arguments, parsed, together
 from bench.table import Line, report
-from bench.vllm_load import Figures, Work, load
+from bench.vllm_load import Figures, Work
 
 LEAST = 0.99
 REQUEST_MS, TOKEN_MS = 1.0, 0.05
@@ -25,25 +28,37 @@ REQUEST_MS, TOKEN_MS = 1.0, 0.05
 def main() -> None:
     """Run a preset."""
     args = _arguments()
-    with tempfile.TemporaryDirectory() as name:
-        house = House(Path(name), args, args.adapters)
-        with house.lorehouse(args.adapters) as side:
-            ours = measure(side, args)
-        with house.vllm(args.adapters) as side:
-            peer = measure(side, args)
-    report("service_tax", args.preset, compare(ours, peer))
-
-
-def measure(side: Side, args: argparse.Namespace) -> tuple[Figures, Figures]:
-    """Load one side to saturation, then with one request at a time."""
     sizes = {"given": args.prompt, "made": args.tokens}
     full = Work(prompts=args.requests, at_once=args.sequences, **sizes)
     single = Work(prompts=args.singles, at_once=1, **sizes)
     warm = Work(prompts=args.sequences, at_once=args.sequences, **sizes)
-    load(args.vllm_python, side.target, side.models, warm)
-    found = [load(args.vllm_python, side.target, side.models, work) for work in (full, single)]
-    print(f"{side.target.url}: {found}", flush=True)
-    return found[0], found[1]
+    with (
+        House(args, args.adapters) as house,
+        together(house.lorehouse(args.adapters), house.vllm(args.adapters)) as sides,
+    ):
+        for side in sides:
+            side.load(side.models, warm)
+        (ours, peer), (ours_single, peer_single) = (
+            measure(sides, work, args.rounds) for work in (full, single)
+        )
+    report("service_tax", args.preset, compare((ours, ours_single), (peer, peer_single)))
+
+
+def measure(sides: Sequence[Side], work: Work, rounds: int) -> list[Figures]:
+    """Load the sides in turns; give each one's medians."""
+    found: list[list[Figures]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for side, its in zip(sides, found, strict=True):
+            its.append(side.load(side.models, work))
+            print(f"{side.target.url}: {its[-1]}", flush=True)
+    return [median(its) for its in found]
+
+
+def median(found: Sequence[Figures]) -> Figures:
+    """Take each figure's median."""
+    fields = Figures.__struct_fields__
+    taken = {one: statistics.median([getattr(its, one) for its in found]) for one in fields}
+    return msgspec.convert(taken, Figures, strict=False)
 
 
 def compare(ours: tuple[Figures, Figures], peer: tuple[Figures, Figures]) -> list[Line]:
@@ -85,6 +100,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--singles", type=int, default=Size(16, 64), help="one at a time; %(default)s"
     )
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=Size(32, 128), help="tokens; %(default)s")
     parser.add_argument(
         "--tokens", type=int, default=Size(32, 128), help="of an answer; %(default)s"

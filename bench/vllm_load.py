@@ -1,20 +1,16 @@
 """vLLM's own load generator, `vllm bench serve`, for any server of that API."""
 
 import math
-import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 
 import msgspec
 
-# The command `vllm` itself asks for the package's metadata, which builds for CPUs lack.
-_RUN = (
-    "from vllm.benchmarks.serve import add_cli_args, main; "
-    "from vllm.utils.argparse_utils import FlexibleArgumentParser as Parser; "
-    "parser = Parser(); add_cli_args(parser); main(parser.parse_args())"
-)
+from bench.running import ROOT
+
 _PATIENCE_SECONDS = 600
 
 
@@ -54,32 +50,57 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Path
 
 
-def load(
-    python: Path, target: Target, models: Sequence[str], work: Work, *, in_order: bool = False
-) -> Figures:
-    """Ask the models, drawn at random from those given, of which one may be there often.
+class Client:
+    """Asks one server after another, in a process of its own."""
 
-    `in_order` takes them as they come. Raises RuntimeError when a request failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "result.json")
-        command = [str(python), "-c", _RUN, *_arguments(target, models, work)]
-        command += ["--lora-assignment", "round-robin"] if in_order else []
-        command += ["--save-result", "--result-dir", folder, "--result-filename", result.name]
-        ran = subprocess.run(  # noqa: S603 - vLLM
-            command,
-            env=os.environ | {"OPENAI_API_KEY": target.key},
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-        )
-        if not result.exists():
-            raise RuntimeError(f"the load ended with {ran.returncode}:\n{ran.stderr[-6000:]}")
-        figures = msgspec.json.decode(result.read_bytes(), type=Figures)
-    if figures.failed or figures.completed != work.prompts:
-        raise RuntimeError(f"{figures}:\n{ran.stdout[-3000:]}")
-    return figures
+    def __init__(self, python: Path, folder: Path) -> None:
+        """`python` is of an environment with vLLM in it; `folder` is for what is left behind."""
+        self._result, self._log = folder / "result.json", folder / "client.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - vLLM
+                [str(python), "-m", "bench.vllm_client"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def load(
+        self, target: Target, models: Sequence[str], work: Work, *, in_order: bool = False
+    ) -> Figures:
+        """Ask the models, drawn at random from those given, of which one may be there often.
+
+        `in_order` takes them as they come. Raises RuntimeError when a request failed.
+        """
+        arguments = _arguments(target, models, work)
+        arguments += ["--lora-assignment", "round-robin"] if in_order else []
+        arguments += ["--save-result", "--result-dir", str(self._result.parent)]
+        self._run(target.key, [*arguments, "--result-filename", self._result.name])
+        figures = msgspec.json.decode(self._result.read_bytes(), type=Figures)
+        if figures.failed or figures.completed != work.prompts:
+            raise RuntimeError(f"{figures}:\n{self._log.read_text()[-3000:]}")
+        return figures
+
+    def _run(self, key: str, arguments: Sequence[str]) -> None:
+        sent, got = self._process.stdin, self._process.stdout
+        assert sent is not None
+        assert got is not None
+        patience = Timer(_PATIENCE_SECONDS, self._process.kill)
+        patience.start()
+        try:
+            # One that has ended has said why.
+            with suppress(BrokenPipeError):
+                sent.write(msgspec.json.encode([key, arguments]) + b"\n")
+                sent.flush()
+            if not got.readline():
+                raise RuntimeError(f"the load ended:\n{self._log.read_text()[-6000:]}")
+        finally:
+            patience.cancel()
 
 
 def _arguments(target: Target, models: Sequence[str], work: Work) -> list[str]:

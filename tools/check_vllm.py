@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--quantization", choices=["none", "fp8", "nf4"], default="none")
     parser.add_argument("--memory-share", type=float, default=0.6)
+    parser.add_argument("--kv-tokens", type=int, default=0, help="0: what the share leaves")
     parser.add_argument("--eager", action="store_true")
     given = parser.parse_args()
     options = Options(
@@ -38,6 +39,7 @@ def main() -> int:
         max_lora_rank=given.rank,
         quantization=given.quantization,
         memory_share=given.memory_share,
+        kv_tokens=given.kv_tokens,
         eager=given.eager,
     )
     try:

@@ -19,6 +19,7 @@ from tests.object_storage import Objects
 from tests.vllm_core import Core, core
 
 CACHE_BYTES = 1 << 30
+KV_TOKENS = 1 << 16
 
 Harm = Callable[[Revision, str, Callable[[Path], None]], None]
 
@@ -77,9 +78,19 @@ def staged(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def vllm_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Core]:
     """vLLM on the tiny base, with the limits that the contract is tested with."""
+    import torch
+
     from tests.contracts.engines import MAX_BATCH, MAX_RESIDENT
     from tests.fakes.tiny import tiny_base
 
-    options = Options(max_resident=MAX_RESIDENT, max_batch=MAX_BATCH, max_lora_rank=16)
+    options = Options(
+        max_resident=MAX_RESIDENT,
+        max_batch=MAX_BATCH,
+        max_lora_rank=16,
+        # Others may be on a card, and what they do is nothing to measure a cache by.
+        memory_share=0.05,
+        kv_tokens=KV_TOKENS,
+        sleeps=torch.cuda.is_available(),
+    )
     with core(tiny_base(tmp_path_factory.mktemp("vllm")), options) as made:
         yield made

@@ -47,6 +47,20 @@ async def test_with_every_place_filled_the_base_answers_for_itself(house: House)
             assert [company[0].text, company[2].text] == [alone, alone]
 
 
+@pytest.mark.skipif(CPU, reason="builds for CPUs cannot sleep")
+async def test_asleep_it_leaves_the_card_and_awake_it_answers_as_before(
+    house: House, vllm_core: Core
+) -> None:
+    core = vllm_core
+    revisions = [None, *house.refs[:2]]
+    before = [(await house.answer(ref)).text for ref in revisions]
+    free = torch.cuda.mem_get_info()[0]
+    await core.there(core.llm.sleep(level=1))
+    assert torch.cuda.mem_get_info()[0] > free
+    await core.there(core.llm.wake_up())
+    assert [(await house.answer(ref)).text for ref in revisions] == before
+
+
 async def test_it_passes_the_check_that_precedes_every_start(vllm_core: Core) -> None:
     core = vllm_core
     await core.there(checked(core.llm, core.renderer, core.options, core.dtype))

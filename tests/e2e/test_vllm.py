@@ -34,6 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "LOREHOUSE_QUANTIZATION": "none",
         "LOREHOUSE_MAX_RESIDENT_ADAPTERS": "3",
         "LOREHOUSE_MAX_LORA_RANK": "16",
+        "LOREHOUSE_KV_TOKENS": "65536",
     }
     folder = tmp_path_factory.mktemp("server")
     with Server(folder, patience=START_SECONDS, **settings) as running:

@@ -5,6 +5,7 @@ import os
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from service.base.description import BaseDescription
@@ -33,8 +34,10 @@ def start(base: BaseDescription, options: Options) -> tuple[AsyncLLM, str]:
     """
     os.environ.update(ENVIRONMENT)
     on_cpu = current_platform.is_cpu()
-    dtype = options.dtype(on_cpu=on_cpu)
-    return AsyncLLM.from_engine_args(arguments(base, options, on_cpu=on_cpu)), dtype
+    given = arguments(base, options, on_cpu=on_cpu)
+    # Decides how many tokens a step has at most: a server's of vLLM's own, not a library's few.
+    llm = AsyncLLM.from_engine_args(given, usage_context=UsageContext.OPENAI_API_SERVER)
+    return llm, options.dtype(on_cpu=on_cpu)
 
 
 def arguments(base: BaseDescription, options: Options, *, on_cpu: bool) -> AsyncEngineArgs:
