@@ -1,6 +1,7 @@
 """From a revision's name to files that may be loaded: whole, sound, and made for this base."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from adapters_store import (
     AdapterStore,
@@ -28,11 +29,29 @@ def opened(
 
     Blocks. Raises NotFound, AdaptersUnavailable, and Conflict for what cannot be served here.
     """
-    try:
+    revision = found(ref, store, base)
+    return revision, read(revision, shapes)
+
+
+def found(ref: RevisionRef, store: AdapterStore, base: BaseDescription) -> Revision:
+    """Verify a revision by its digests. Blocks; raises as `opened` does."""
+    with _refused():
         revision = store.open(ref)
         for difference in differences(revision.manifest.origin, base):
             raise Conflict(str(difference), param="model", code="adapter_base_mismatch")
-        return revision, read_lora(revision.path, shapes)
+        return revision
+
+
+def read(revision: Revision, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
+    """Read and check what was verified. Blocks; raises as `opened` does."""
+    with _refused():
+        return read_lora(revision.path, shapes)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
     except (RevisionNotFound, InvalidName):
         message = "The files of this model are not there any more."
         raise NotFound(message, param="model", code="model_not_found") from None

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from adapters_store import AdapterStore, RevisionRef
+from adapters_store import AdapterStore, Revision, RevisionRef
 from service.base.description import BaseDescription
 from service.errors import EngineUnavailable
 from service.serving.engine_names import Numbers, NumberTaken, engine_name
-from service.serving.opening import not_loadable, opened
+from service.serving.opening import found, not_loadable, read
 from service.serving.vllm.shelf import Shelf
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ class Loader:
         self._allot = allot
         self._max_rank = max_rank
         self._numbers = Numbers()
+        self._ranks: dict[str, int] = {}
+        """Of what was read and found sound, by its digest: its content is the same for ever."""
         self._loop = asyncio.get_running_loop()
 
     def learn(self, ref: RevisionRef, number: int) -> None:
@@ -49,14 +51,20 @@ class Loader:
 
         Raises ServiceError for what cannot be served, and what vLLM raises.
         """
-        revision, files = opened(ref, self._store, self._base, self._base.linear_shapes)
-        if files.rank > self._max_rank:
-            raise not_loadable(f"its rank is {files.rank}; {self._max_rank} is the most here")
+        revision = found(ref, self._store, self._base)
+        if (rank := self._rank(revision)) > self._max_rank:
+            raise not_loadable(f"its rank is {rank}; {self._max_rank} is the most here")
         number = self._numbers.get(ref)
         if number is None:
             number = self._wait(self._allot(ref))
             self.learn(ref, number)
         self._wait(self._shelf.add(engine_name(ref), number, revision.path))
+
+    def _rank(self, revision: Revision) -> int:
+        digest = revision.ref.digest
+        if digest not in self._ranks:
+            self._ranks[digest] = read(revision, self._base.linear_shapes).rank
+        return self._ranks[digest]
 
     def _wait(self, answer: Awaitable[T]) -> T:
         return asyncio.run_coroutine_threadsafe(_awaited(answer), self._loop).result()
