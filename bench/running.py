@@ -16,7 +16,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN_KEY = "bench-admin-key"
 BASE = "bench-base"
-START_SECONDS = 300
+START_SECONDS = 420
 
 
 class Service:

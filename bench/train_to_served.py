@@ -28,6 +28,7 @@ from bench.guide import published, write_tickets
 from bench.running import BASE, Service, free_port, key_of, start_job, upload
 from bench.sides import Size, add_arguments, parsed
 from bench.table import Line, report
+from bench.workload import RANK
 
 MOST_MS, MOST_STALL = 500.0, 1.2
 LOOK_SECONDS = 0.01
@@ -168,6 +169,7 @@ def main() -> None:
             "LOREHOUSE_ENGINE": args.engine,
             "LOREHOUSE_QUANTIZATION": "none",
             "LOREHOUSE_MAX_BATCH": str(args.sequences),
+            "LOREHOUSE_MAX_LORA_RANK": str(RANK),
             "LOREHOUSE_RUNTIME_METRICS_PORT": str(port),
             # Random weights learn nothing: what is measured is how long the gate takes.
             "LOREHOUSE_GATE_MARGIN": "1000",
