@@ -203,10 +203,11 @@ class House:
         self.engine = ReadingEngine(self.store, renderer, max_resident=PLACES)
         parts: dict[str, Any] = {"base": self._base, "engine": self.engine, "store": self.store}
         app = create_app(self._settings, database=self.database, **parts)
+        # Closed last: until the app has stopped, its rounds go on, and would connect once more.
+        self._stack.push_async_callback(self.database.close)
+        self._stack.push_async_callback(self.engine.close)
         await self._stack.enter_async_context(running(app))
         url = await self._stack.enter_async_context(served(app))
-        self._stack.push_async_callback(self.engine.close)
-        self._stack.push_async_callback(self.database.close)
         # Answers are held up for as long as it takes.
         http = httpx.AsyncClient(base_url=url, timeout=None)
         self._http = await self._stack.enter_async_context(http)
