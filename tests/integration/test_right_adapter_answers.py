@@ -168,8 +168,11 @@ class House:
     def open(self) -> Iterator["House"]:
         with self._runner:
             self.do(self._open())
-            yield self
-            self.do(self._stack.aclose())
+            try:
+                yield self
+            finally:
+                # Or what failed here would fail others as well, who find its connections.
+                self.do(self._stack.aclose())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
