@@ -328,6 +328,7 @@ async def _going_on(services: dict[str, Any], settings: Settings) -> AsyncIterat
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await services["models"].remover.close()
+        await services["jobs"].hub.close()
 
 
 def _given(part: Any) -> Provide:

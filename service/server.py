@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Streams may have no end; and a container's own patience (10 s) must last for the runtimes too.
 GRACE_SECONDS = 5
+CUT_SECONDS = 1
+"""For what is cut after it: one who does not read what his stream ends with holds nobody up."""
 BACKLOG = 2048
 # Longer than clients keep idle ones (httpx: 5 s): no request meets one that is being closed.
 KEEP_ALIVE_SECONDS = 75
@@ -54,7 +56,7 @@ async def _run(
     tell: Callable[[str], None],
 ) -> None:
     lobby, greeting = Lobby(), _greeting(settings, listener)
-    server = _Server(_config(lobby))
+    server = Server(_config(lobby))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         # In a thread: the imports alone take a second, and liveness must not wait for them.
@@ -140,8 +142,14 @@ async def _runtimes(settings: Settings, supervised: bool) -> AsyncIterator[None]
         await database.close()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Ends on a signal like any other program: in order, and with exit code 0."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what is cut as well: it rolls back and gives back, while there is a database."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks and not self.force_exit:
+            await asyncio.wait(self.server_state.tasks, timeout=CUT_SECONDS)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

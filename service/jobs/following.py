@@ -103,6 +103,12 @@ class Hub:
             if (seq := feed.seq) is not None:
                 await self._tell(key, feed, seq)
 
+    async def close(self) -> None:
+        """Look no more; who still listens hears nothing any more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
     async def _tell(self, key: Key, feed: Feed, seq: int) -> None:
         try:
             await self._read(feed, key, seq)

@@ -130,7 +130,9 @@ class Names:
         return 200
 
     def delete(self, name: str) -> int:
-        """Delete a model."""
+        """Delete a model; the base is nobody's."""
+        if name == BASE:
+            return 403
         model = self.models.get(name)
         if model is None:
             return 404

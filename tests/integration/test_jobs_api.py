@@ -6,14 +6,17 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from litestar import Litestar
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from service.database import Database
 from service.database.models import FileRow, JobRow
+from service.errors import NotFound
 from service.jobs.repository import JobRepository
 from service.tenants.quotas import Quotas
 from service.training.spec import TrainingSpec
+from tests.conftest import running
 
 JOBS = "/v1/fine_tuning/jobs"
 BASE = "lorehouse-tiny"
@@ -409,6 +412,15 @@ async def test_checkpoints_are_openais_newest_first_page_by_page(
     after = {"limit": 2, "after": page["last_id"]}
     rest = (await acme.get(f"{JOBS}/{job}/checkpoints", params=after)).json()
     assert ([one["step_number"] for one in rest["data"]], rest["has_more"]) == ([5], False)
+
+
+async def test_nobody_looks_for_events_once_the_app_has_stopped(app: Litestar) -> None:
+    before = asyncio.all_tasks()
+    async with running(app):
+        jobs = await app.dependencies["jobs"].dependency()  # type: ignore[operator]
+        with pytest.raises(NotFound):
+            await anext(jobs.follow("acme", "ftjob-of-nobody", None))
+    assert asyncio.all_tasks() == before
 
 
 async def test_the_stream_tells_everything_oldest_first_and_ends_with_the_job(

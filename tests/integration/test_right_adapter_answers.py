@@ -168,8 +168,11 @@ class House:
     def open(self) -> Iterator["House"]:
         with self._runner:
             self.do(self._open())
-            yield self
-            self.do(self._stack.aclose())
+            try:
+                yield self
+            finally:
+                # Or what failed here would fail others as well, who find its connections.
+                self.do(self._stack.aclose())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)
@@ -203,10 +206,11 @@ class House:
         self.engine = ReadingEngine(self.store, renderer, max_resident=PLACES)
         parts: dict[str, Any] = {"base": self._base, "engine": self.engine, "store": self.store}
         app = create_app(self._settings, database=self.database, **parts)
+        # Closed last: until the app has stopped, its rounds go on, and would connect once more.
+        self._stack.push_async_callback(self.database.close)
+        self._stack.push_async_callback(self.engine.close)
         await self._stack.enter_async_context(running(app))
         url = await self._stack.enter_async_context(served(app))
-        self._stack.push_async_callback(self.engine.close)
-        self._stack.push_async_callback(self.database.close)
         # Answers are held up for as long as it takes.
         http = httpx.AsyncClient(base_url=url, timeout=None)
         self._http = await self._stack.enter_async_context(http)

@@ -1,17 +1,22 @@
 """`lorehouse api` as a process: quick to live, clear at start, orderly at its end."""
 
+import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
+from service.server import Server
 from tests.integration.live import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +61,31 @@ def test_one_line_tells_where_it_is_and_a_signal_ends_it(
     assert process.returncode == 0
     assert key not in logged
     assert logged.count('"request.answered"') == 1
+
+
+async def test_what_is_cut_at_the_end_has_ended_before_what_it_stands_on_is_closed() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # As a transaction is rolled back.
+            await asyncio.to_thread(str)
+            ended.set()
+
+    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=0)
+    server, listening = Server(config), socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    async with httpx.AsyncClient(base_url=url) as client:
+        asking = asyncio.create_task(client.get("/"))
+        await begun.wait()
+        server.should_exit = True
+        await serving
+        assert ended.is_set()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 def test_it_lives_within_two_seconds(tmp_path: Path) -> None:

@@ -196,6 +196,37 @@ async def test_who_follows_what_is_erased_is_told_so() -> None:
         await listener.task
 
 
+async def test_a_closed_hub_looks_no_more() -> None:
+    story = Story()
+    story.newest = reading = Reading()  # type: ignore[method-assign]
+    hub = Hub(story)
+    listener = Listener(hub, JOBS[0], 0)
+    await reading.begun.wait()
+    listener.task.cancel()
+    await asyncio.gather(listener.task, return_exceptions=True)
+    assert reading.at_it
+    await hub.close()
+    assert not reading.at_it
+
+
+class Reading:
+    """Reads until it is cancelled; to put its session away takes a turn then."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.at_it = False
+
+    async def __call__(self, after: int | None) -> Mapping[str, int]:
+        self.at_it = True
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            self.at_it = False
+        return {}
+
+
 class AsyncAnswer:
     """Answers what was so a moment ago."""
 
