@@ -2,21 +2,22 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
-from sqlalchemy import event
+from sqlalchemy import Executable, Row, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.database import sqlite
 from service.database.faults import BUSY, reached, translated
 from service.database.locks import locks
 from service.errors import DatabaseUnavailable
 
-WRITE = "lorehouse_write"
+WRITE, ASK = "lorehouse_write", "lorehouse_ask"
 BUSY_TIMEOUT_SECONDS = 30
 POOL_SIZE = 10
 """Connections that a process keeps to PostgreSQL; under load it opens as many again."""
@@ -65,6 +66,7 @@ class Database:
         self.engine = self.config.get_engine()
         self._sessions = self.config.create_session_maker()
         self._snapshots = self.engine.execution_options(**_snapshot_options(url))
+        self._asking = self.engine.execution_options(**_asking_options(url))
         self.locks = locks(url)
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine.sync_engine)
@@ -80,6 +82,15 @@ class Database:
                 with reached():
                     await session.connection()
                 yield session
+
+    async def ask(self, statement: Executable, given: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Read what one statement finds, in one trip: it sees one state without a transaction.
+
+        Raises DatabaseUnavailable when the database does not answer.
+        """
+        with translated(), reached():
+            async with self._asking.connect() as connection:
+                return (await connection.execute(statement, given)).all()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
@@ -166,7 +177,15 @@ def _snapshot_options(url: str) -> dict[str, Any]:
     return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
+def _asking_options(url: str) -> dict[str, Any]:
+    return {ASK: True} if url.startswith("sqlite") else {"isolation_level": "AUTOCOMMIT"}
+
+
 def _prepare_sqlite(engine: Any) -> None:
+    @event.listens_for(engine, "do_connect")
+    def choose(_dialect: Any, _record: Any, _given: Any, options: dict[str, Any]) -> None:
+        options["async_creator_fn"] = sqlite.connect
+
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         # The driver must not open transactions by itself: it opens them too late and as readers.
@@ -181,5 +200,7 @@ def _prepare_sqlite(engine: Any) -> None:
     def begin(connection: Connection) -> None:
         # A reader that turns writer fails at once when another wrote meanwhile, whatever the busy
         # timeout: writers therefore say so at the start, and wait for their turn there.
-        write = connection.get_execution_options().get(WRITE)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get(ASK):
+            begin = "BEGIN IMMEDIATE" if options.get(WRITE) else "BEGIN"
+            connection.exec_driver_sql(begin)
