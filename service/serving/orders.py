@@ -11,6 +11,10 @@ from service.serving.engine import Sampling
 from service.serving.shapes import Shape
 
 
+SHORT_CHARACTERS = 1000
+SHORT_MESSAGES = 16
+
+
 class Conversation(Struct, frozen=True):
     """Turns, for the chat template, and the functions that it shows."""
 
@@ -47,6 +51,21 @@ class Order(Struct, frozen=True, kw_only=True):
     sampling: Sampling
     max_tokens_param: str | None
     shape: Shape = Shape()
+
+
+def is_short(order: Order) -> bool:
+    """Tell whether an order is prepared sooner than a thread would begin to."""
+    match order.prompt:
+        case Conversation(messages, None):
+            whole = len(messages) <= SHORT_MESSAGES and not any(m.tool_calls for m in messages)
+            lengths = [len(m.content or "") for m in messages]
+        case Instruction(text):
+            whole, lengths = True, [len(text)]
+        case Raw(prompts):
+            whole, lengths = True, [*map(len, prompts)]
+        case _:
+            return False
+    return whole and order.shape.param is None and sum(lengths) <= SHORT_CHARACTERS
 
 
 def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:

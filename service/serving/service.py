@@ -25,6 +25,7 @@ from service.serving.orders import (
     Prompt,
     Raw,
     bounded,
+    is_short,
     prompt_too_long,
 )
 from service.serving.requests import check_tokens
@@ -105,7 +106,10 @@ class GenerationService:
         check_tokens(order.sampling, self._vocabulary)
         # In a thread: a long prompt takes a while to tokenise, a schema to check, and so does the
         # base's digest once.
-        prompts, order, mark = await asyncio.to_thread(self._prepare, order, target)
+        if is_short(order) and "digest" in vars(self._renderer.base):
+            prompts, order, mark = self._prepare(order, target)
+        else:
+            prompts, order, mark = await asyncio.to_thread(self._prepare, order, target)
         requests = self._requests(generation_id, caller, target, order, prompts)
         prompt_tokens = sum(map(len, prompts))
         most = sum(request.sampling.n * request.sampling.max_tokens for request in requests)
