@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
 from sqlalchemy import Executable, Row, event
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import greenlet_spawn
 
@@ -93,6 +93,12 @@ class Database:
         Raises DatabaseUnavailable when the database does not answer.
         """
         with translated(), reached():
+            try:
+                return await greenlet_spawn(self._ask, statement, given)
+            except DBAPIError as fault:
+                if not fault.connection_invalidated:
+                    raise
+            # The server had closed it, and may be back: a question can be asked again.
             return await greenlet_spawn(self._ask, statement, given)
 
     def _ask(self, statement: Executable, given: Mapping[str, Any]) -> Sequence[Row[Any]]:
