@@ -97,12 +97,9 @@ class RevisionRepository:
             return None  # PostgreSQL has no such text, and refuses to compare with it
         return await self._first(_named(tenant_id).where(FineTunedModelRow.name == name))
 
-    async def newest(self, tenant_id: str, adapter: str | None = None) -> Named | None:
-        """Find the latest result of a job, of one adapter or of all; checkpoints do not count."""
-        query = _named(tenant_id).where(FineTunedModelRow.step.is_(None))
-        if adapter is not None:
-            query = query.where(RevisionRow.adapter == adapter)
-        return await self._first(query)
+    async def newest(self, tenant_id: str) -> Named | None:
+        """Find the latest result of a job; checkpoints do not count."""
+        return await self._first(_named(tenant_id).where(FineTunedModelRow.step.is_(None)))
 
     async def row(self, tenant_id: str, adapter: str, rev: str) -> RevisionRow | None:
         """Find a revision, rejected or not, by its short name or its whole digest."""
@@ -113,13 +110,13 @@ class RevisionRepository:
         self, tenant_id: str, adapter: str, rev: str | None = None
     ) -> RevisionRow | None:
         """Find a rejected revision that nobody overrode; without `rev` the newest."""
-        query = _of(tenant_id, adapter, rev).where(~_callable())
+        query = _of(tenant_id, adapter, rev).where(~is_callable())
         row: RevisionRow | None = await self.session.scalar(query.order_by(RevisionRow.seq.desc()))
         return row
 
     async def revision(self, tenant_id: str, adapter: str, rev: str) -> Named | None:
         """Find a revision by its short name or its whole digest, under a result's name if any."""
-        query = _named(tenant_id).where(RevisionRow.adapter == adapter, _is(rev))
+        query = _named(tenant_id).where(RevisionRow.adapter == adapter, is_revision(rev))
         result = await self._first(query.where(FineTunedModelRow.step.is_(None)))
         return result or await self._first(query)
 
@@ -136,7 +133,7 @@ class RevisionRepository:
             RevisionRow.tenant_id == tenant_id,
             RevisionRow.adapter == adapter,
             RevisionRow.digest == digest,
-            _callable(),
+            is_callable(),
         )
         return await self.session.scalar(query.with_for_update(read=True)) is not None
 
@@ -258,7 +255,7 @@ def _named(tenant_id: str) -> Select[FineTunedModelRow, RevisionRow]:
     return (
         select(FineTunedModelRow, RevisionRow)
         .join(RevisionRow, RevisionRow.id == FineTunedModelRow.revision_id)
-        .where(FineTunedModelRow.tenant_id == tenant_id, _callable())
+        .where(FineTunedModelRow.tenant_id == tenant_id, is_callable())
         .order_by(FineTunedModelRow.seq.desc())
     )
 
@@ -267,13 +264,14 @@ def _of(tenant_id: str, adapter: str, rev: str | None) -> Select[RevisionRow]:
     query = select(RevisionRow).where(
         RevisionRow.tenant_id == tenant_id, RevisionRow.adapter == adapter
     )
-    return query if rev is None else query.where(_is(rev))
+    return query if rev is None else query.where(is_revision(rev))
 
 
-def _is(rev: str) -> ColumnElement[bool]:
+def is_revision(rev: str | ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a revision is meant by its short name, or its whole digest."""
     return or_(RevisionRow.rev == rev, RevisionRow.digest == rev)
 
 
-def _callable() -> ColumnElement[bool]:
+def is_callable() -> ColumnElement[bool]:
     """Whether a revision may be called, or named by an alias."""
     return or_(RevisionRow.status == PUBLISHED, RevisionRow.overridden_at.is_not(None))

@@ -11,18 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from adapters_store import AdapterStore, RevisionRef
 from service.adapters import names
-from service.adapters.aliases_repository import AliasRepository, targets_of
 from service.adapters.engine_ids import EngineIds
 from service.adapters.leases import Lease, Leases
+from service.adapters.lookup import look_up
 from service.adapters.rejected import revision_rejected
 from service.adapters.removing import Remover
-from service.adapters.repository import Named, RevisionRepository
+from service.adapters.repository import RevisionRepository
 from service.adapters.schemas import Model, ModelList
-from service.adapters.weights import choose
 from service.base.description import BaseDescription
 from service.database import Database
-from service.database.models import AliasVersionRow, RevisionRow
-from service.errors import Forbidden, NotFound
+from service.database.models import RevisionRow
+from service.errors import Forbidden, NotFound, ServiceError
 from service.wire import Deleted
 
 BASE_OWNER = "lorehouse"
@@ -77,17 +76,17 @@ class ModelService:
         """
         if model == self.base.name:
             return self._base
-        async with self.database.read() as session:
-            found = await _find(session, tenant_id, model, sticky)
-            rejected = None if found else await _find_rejected(session, tenant_id, model)
-            engine_id = None if found is None else await EngineIds(session).find(_ref(found))
-        if rejected is not None:
-            raise revision_rejected(rejected)
+        found = await look_up(self.database, tenant_id, model, sticky)
         if found is None:
-            raise model_not_found(model)
-        if engine_id is None:
-            engine_id = await self._number(_ref(found))
-        return replace(_target(found), engine_id=engine_id)
+            raise await self._absent(tenant_id, model)
+        revision = RevisionRef(found.tenant_id, found.adapter, found.digest)
+        return Target(
+            revision=revision,
+            model=found.name,
+            format=found.format,
+            created=found.created_at,
+            engine_id=found.engine_id or await self._number(revision),
+        )
 
     async def newest(self, tenant_id: str) -> str:
         """Name the tenant's adapter with the latest result. Raises NotFound."""
@@ -127,12 +126,21 @@ class ModelService:
             found = await revisions.find(tenant_id, model)
             if found is None:
                 raise model_not_found(model)
-            last = await revisions.forget(*found)
+            named, revision = found
+            last = await revisions.forget(named, revision)
         if last:
             # After the rows: files that no row speaks of are invisible, the reverse is a broken
             # model in the list.
-            await self.remover.remove_when_free(_ref(found))
+            await self.remover.remove_when_free(
+                RevisionRef(tenant_id, revision.adapter, revision.digest)
+            )
         return Deleted(id=model, object="model", deleted=True)
+
+    async def _absent(self, tenant_id: str, model: str) -> ServiceError:
+        """Say why nothing is called so."""
+        async with self.database.read() as session:
+            rejected = await _find_rejected(session, tenant_id, model)
+        return model_not_found(model) if rejected is None else revision_rejected(rejected)
 
     async def _number(self, ref: RevisionRef) -> int:
         """Number what was published before there were numbers."""
@@ -143,29 +151,6 @@ class ModelService:
     def _base(self) -> Target:
         created = int((self.base.path / "config.json").stat().st_mtime)
         return Target(revision=None, model=self.base.name, format="chat", created=created)
-
-
-async def _find(
-    session: AsyncSession, tenant_id: str, model: str, sticky: str | None
-) -> Named | None:
-    revisions, aliases = RevisionRepository(session), AliasRepository(session)
-    try:
-        name = names.parse(model)
-    except names.InvalidModelName:
-        return None
-    match name:
-        case names.FullName():
-            return await revisions.find(tenant_id, model)
-        case names.AdapterName(adapter):
-            production = await aliases.current(tenant_id, adapter, names.DEFAULT_ALIAS)
-            if production is None:
-                return await revisions.newest(tenant_id, adapter)
-            return await _named_by(revisions, production, sticky)
-        case names.RevisionName(adapter, rev):
-            return await revisions.revision(tenant_id, adapter, rev)
-        case names.AliasName(adapter, alias):
-            row = await aliases.current(tenant_id, adapter, alias)
-            return None if row is None else await _named_by(revisions, row, sticky)
 
 
 async def _find_rejected(session: AsyncSession, tenant_id: str, model: str) -> RevisionRow | None:
@@ -183,25 +168,6 @@ async def _find_rejected(session: AsyncSession, tenant_id: str, model: str) -> R
         case names.AdapterName(adapter):
             return await revisions.rejected(tenant_id, adapter)
     return None
-
-
-async def _named_by(
-    revisions: RevisionRepository, row: AliasVersionRow, sticky: str | None
-) -> Named | None:
-    digest = choose(targets_of(row), sticky)
-    return await revisions.revision(row.tenant_id, row.adapter, digest)
-
-
-def _target(found: Named) -> Target:
-    model, revision = found
-    return Target(
-        revision=_ref(found), model=model.name, format=revision.format, created=model.created_at
-    )
-
-
-def _ref(found: Named) -> RevisionRef:
-    _, revision = found
-    return RevisionRef(revision.tenant_id, revision.adapter, revision.digest)
 
 
 def _model(target: Target) -> Model:

@@ -2,21 +2,24 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
-from sqlalchemy import event
+from sqlalchemy import Executable, Row, event
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util import greenlet_spawn
 
+from service.database import sqlite
 from service.database.faults import BUSY, reached, translated
 from service.database.locks import locks
 from service.errors import DatabaseUnavailable
 
-WRITE = "lorehouse_write"
+WRITE, ASK = "lorehouse_write", "lorehouse_ask"
 BUSY_TIMEOUT_SECONDS = 30
 POOL_SIZE = 10
 """Connections that a process keeps to PostgreSQL; under load it opens as many again."""
@@ -65,9 +68,12 @@ class Database:
         self.engine = self.config.get_engine()
         self._sessions = self.config.create_session_maker()
         self._snapshots = self.engine.execution_options(**_snapshot_options(url))
+        self._asking = self.engine.sync_engine.execution_options(**_asking_options(url))
         self.locks = locks(url)
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine.sync_engine)
+        else:
+            _prepare_postgresql(self.engine.sync_engine)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -80,6 +86,25 @@ class Database:
                 with reached():
                     await session.connection()
                 yield session
+
+    async def ask(self, statement: Executable, given: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Read what one statement finds, in one trip: it sees one state without a transaction.
+
+        Raises DatabaseUnavailable when the database does not answer.
+        """
+        with translated(), reached():
+            try:
+                return await greenlet_spawn(self._ask, statement, given)
+            except DBAPIError as fault:
+                if not fault.connection_invalidated:
+                    raise
+            # The server had closed it, and may be back: a question can be asked again.
+            return await greenlet_spawn(self._ask, statement, given)
+
+    def _ask(self, statement: Executable, given: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        # In one greenlet: an AsyncConnection has one for each of its steps, and a task to close it.
+        with self._asking.connect() as connection:
+            return connection.execute(statement, given).all()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
@@ -147,7 +172,6 @@ def _engine_options(url: str) -> dict[str, Any]:
         "idle_in_transaction_session_timeout": milliseconds,
     }
     return {
-        "pool_pre_ping": True,
         "pool_size": POOL_SIZE,
         "max_overflow": POOL_SIZE,
         "pool_timeout": POOL_TIMEOUT_SECONDS,
@@ -166,7 +190,23 @@ def _snapshot_options(url: str) -> dict[str, Any]:
     return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
+def _asking_options(url: str) -> dict[str, Any]:
+    return {ASK: True} if url.startswith("sqlite") else {"isolation_level": "AUTOCOMMIT"}
+
+
+def _prepare_postgresql(engine: Any) -> None:
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, _record: Any, _proxy: Any) -> None:
+        # Instead of a ping, which takes three round trips: a server that ends closes its sockets.
+        if connection.driver_connection.is_closed():
+            raise DisconnectionError
+
+
 def _prepare_sqlite(engine: Any) -> None:
+    @event.listens_for(engine, "do_connect")
+    def choose(_dialect: Any, _record: Any, _given: Any, options: dict[str, Any]) -> None:
+        options["async_creator_fn"] = sqlite.connect
+
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
         # The driver must not open transactions by itself: it opens them too late and as readers.
@@ -181,5 +221,7 @@ def _prepare_sqlite(engine: Any) -> None:
     def begin(connection: Connection) -> None:
         # A reader that turns writer fails at once when another wrote meanwhile, whatever the busy
         # timeout: writers therefore say so at the start, and wait for their turn there.
-        write = connection.get_execution_options().get(WRITE)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get(ASK):
+            begin = "BEGIN IMMEDIATE" if options.get(WRITE) else "BEGIN"
+            connection.exec_driver_sql(begin)

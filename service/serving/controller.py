@@ -25,15 +25,13 @@ from service.serving.translate import (
     sticky_key,
     wants_usage,
 )
-from service.tenants.allowances import Allowance
 from service.tenants.audit import CHANGES_NOTHING
-from service.tenants.auth import requires
+from service.tenants.auth import allowance_of, requires, tenant_of
 from service.tenants.principal import Principal
 from service.wire import new_id
 
-HttpRequest = Request[Any, Any, Any]
+HttpRequest = Request[Principal, Any, Any]
 Generations = NamedDependency[GenerationService]
-Allowed = NamedDependency[Allowance]
 
 
 class ChatController(Controller):
@@ -55,10 +53,7 @@ class ChatController(Controller):
         self,
         request: HttpRequest,
         data: JSONBody[ChatRequest],
-        tenant_id: NamedDependency[str],
-        principal: NamedDependency[Principal],
         generation: Generations,
-        allowance: Allowed,
     ) -> Response[ChatCompletion]:
         """Go on with a conversation, with exactly the model that is named, or not at all.
 
@@ -67,8 +62,8 @@ class ChatController(Controller):
         """
         include_usage = wants_usage(data.stream, data.stream_options)
         order = chat_order(data, generation.context_length)
-        target = await generation.named(tenant_id, data.model, sticky_key(data))
-        caller = Caller(tenant_id, principal.key_id, principal.weight, allowance)
+        caller = _caller(request)
+        target = await generation.named(caller.tenant, data.model, sticky_key(data))
         run = await generation.start(new_id("chatcmpl-"), caller, target, order)
         if data.stream:
             return streamed(run, chat_answers.events(run, include_usage))
@@ -95,10 +90,7 @@ class CompletionController(Controller):
         self,
         request: HttpRequest,
         data: JSONBody[CompletionRequest],
-        tenant_id: NamedDependency[str],
-        principal: NamedDependency[Principal],
         generation: Generations,
-        allowance: Allowed,
     ) -> Response[Completion]:
         """Go on with one or many prompts as they are: no chat template, whatever the model.
 
@@ -108,10 +100,16 @@ class CompletionController(Controller):
         """
         include_usage = wants_usage(data.stream, data.stream_options)
         order = completion_order(data)
-        target = await generation.named(tenant_id, data.model, sticky_key(data))
-        caller = Caller(tenant_id, principal.key_id, principal.weight, allowance)
+        caller = _caller(request)
+        target = await generation.named(caller.tenant, data.model, sticky_key(data))
         run = await generation.start(new_id("cmpl-"), caller, target, order)
         if data.stream:
             return streamed(run, completion_answers.events(run, include_usage))
         choices = await unless_gone(request, run.collect())
         return whole(run, completion_answers.completion(run, choices))
+
+
+def _caller(request: HttpRequest) -> Caller:
+    # Not of dependencies: where a handler has several, Litestar makes each in a task of its own.
+    asking = request.user
+    return Caller(tenant_of(request), asking.key_id, asking.weight, allowance_of(request))

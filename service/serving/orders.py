@@ -10,6 +10,11 @@ from service.rendering.examples import Message
 from service.serving.engine import Sampling
 from service.serving.shapes import Shape
 
+SHORT_CHARACTERS = 1000
+"""They take 0.2 ms; going to a thread and back takes 0.1 of a busy process."""
+TURN_CHARACTERS = 50
+"""What a turn of a conversation takes besides its text."""
+
 
 class Conversation(Struct, frozen=True):
     """Turns, for the chat template, and the functions that it shows."""
@@ -47,6 +52,20 @@ class Order(Struct, frozen=True, kw_only=True):
     sampling: Sampling
     max_tokens_param: str | None
     shape: Shape = Shape()
+
+
+def is_short(order: Order) -> bool:
+    """Tell whether an order is prepared sooner than a thread would begin to."""
+    match order.prompt:
+        case Conversation(turns, None) if not any(turn.tool_calls for turn in turns):
+            lengths = [TURN_CHARACTERS + len(turn.content or "") for turn in turns]
+        case Instruction(text):
+            lengths = [len(text)]
+        case Raw(prompts):
+            lengths = [len(prompt) for prompt in prompts]
+        case _:
+            return False
+    return order.shape.param is None and sum(lengths) <= SHORT_CHARACTERS
 
 
 def bounded(order: Order, prompt_tokens: int, context_length: int) -> Sampling:

@@ -25,6 +25,7 @@ from service.serving.orders import (
     Prompt,
     Raw,
     bounded,
+    is_short,
     prompt_too_long,
 )
 from service.serving.requests import check_tokens
@@ -103,9 +104,7 @@ class GenerationService:
                 f"This server generates at most {self._max_batch} choices at once.", param="n"
             )
         check_tokens(order.sampling, self._vocabulary)
-        # In a thread: a long prompt takes a while to tokenise, a schema to check, and so does the
-        # base's digest once.
-        prompts, order, mark = await asyncio.to_thread(self._prepare, order, target)
+        prompts, order, mark = await self._prepared(order, target)
         requests = self._requests(generation_id, caller, target, order, prompts)
         prompt_tokens = sum(map(len, prompts))
         most = sum(request.sampling.n * request.sampling.max_tokens for request in requests)
@@ -147,6 +146,13 @@ class GenerationService:
             )
             for place, prompt in enumerate(prompts)
         ]
+
+    async def _prepared(self, order: Order, target: Target) -> tuple[list[list[int]], Order, str]:
+        if is_short(order) and "digest" in vars(self._renderer.base):
+            return self._prepare(order, target)
+        # In a thread: a long prompt takes a while to tokenise, a schema to check, and so does the
+        # base's digest once.
+        return await asyncio.to_thread(self._prepare, order, target)
 
     def _prepare(self, order: Order, target: Target) -> tuple[list[list[int]], Order, str]:
         structure = structure_of(order.shape, self._renderer.tool_format)

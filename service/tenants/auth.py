@@ -153,12 +153,22 @@ async def provide_principal(request: Request[Principal, Any, Any]) -> Principal:
 
 async def provide_allowance(request: Request[Principal, Any, Any]) -> Allowance:
     """Give handlers `allowance`, what the request may take of its tenant's rate limits."""
-    allowance: Allowance = request.scope["state"][ALLOWANCE]
-    return allowance
+    return allowance_of(request)
 
 
 async def provide_tenant_id(request: Request[Principal, Any, Any]) -> str:
     """Give handlers `tenant_id`; the admin key has none and gets Forbidden."""
+    return tenant_of(request)
+
+
+def allowance_of(request: Request[Principal, Any, Any]) -> Allowance:
+    """Find what the request may take of its tenant's rate limits."""
+    allowance: Allowance = request.scope["state"][ALLOWANCE]
+    return allowance
+
+
+def tenant_of(request: Request[Principal, Any, Any]) -> str:
+    """Find whose request it is; raises Forbidden for the admin key's."""
     if request.user.tenant_id is None:
         raise _no_tenant()
     return request.user.tenant_id

@@ -1,8 +1,8 @@
 """When keys were last used, written beside the requests and never in their way."""
 
-from typing import cast
+from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, or_, update
+from sqlalchemy import Row, Table, bindparam, or_, update
 from sqlalchemy.exc import DBAPIError
 
 from service.database import Database
@@ -25,7 +25,7 @@ class LastUsed:
         self._database = database
         self._seen: dict[int, int] = {}
 
-    def note(self, key: ApiKeyRow, at: int) -> None:
+    def note(self, key: ApiKeyRow | Row[Any], at: int) -> None:
         """Remember that a key was used, unless its row says so nearly."""
         if key.last_used_at is None or at - key.last_used_at >= ACCURACY_SECONDS:
             self._seen[key.seq] = at

@@ -1,9 +1,12 @@
 """Rows of tenants and keys. The one place that looks a row up without naming its tenant."""
 
-from sqlalchemy import select
+from typing import Any
+
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.database.models import ApiKeyRow, ErasureRow, Json, TenantRow
+from service.database import Database
+from service.database.models import ApiKeyRow, ErasureRow, TenantRow
 from service.errors import Conflict, NotFound
 
 
@@ -14,6 +17,24 @@ async def hold(session: AsyncSession, tenant_id: str) -> None:
     """
     query = select(TenantRow.id).where(TenantRow.id == tenant_id)
     await session.execute(query.with_for_update(key_share=True))
+
+
+async def find_key(database: Database, digest: str) -> Row[Any] | None:
+    """Find the key that was stored as this keyed hash, whoever's it is.
+
+    With what decides on it come its tenant's own limits and its weight: every request asks, and
+    once.
+    """
+    return next(iter(await database.ask(_BY_HASH, {"digest": digest})), None)
+
+
+_BY_HASH = (
+    select(ApiKeyRow.seq, ApiKeyRow.id, ApiKeyRow.tenant_id, ApiKeyRow.scopes)
+    .add_columns(ApiKeyRow.revoked_at, ApiKeyRow.expires_at, ApiKeyRow.last_used_at)
+    .add_columns(TenantRow.limits, TenantRow.weight)
+    .join(TenantRow, TenantRow.id == ApiKeyRow.tenant_id)
+    .where(ApiKeyRow.hash == bindparam("digest"))
+)
 
 
 class TenantRepository:
@@ -72,13 +93,3 @@ class TenantRepository:
         if row is None:
             raise NotFound(f"No such API key: '{key_id}'.", param="key_id")
         return row
-
-    async def key_by_hash(self, digest: str) -> tuple[ApiKeyRow, Json | None, float] | None:
-        """Find the key that was stored as this keyed hash, whoever's it is.
-
-        With it come its tenant's own limits and its weight: every request asks, and once.
-        """
-        query = select(ApiKeyRow, TenantRow.limits, TenantRow.weight).join(
-            TenantRow, TenantRow.id == ApiKeyRow.tenant_id
-        )
-        return (await self.session.execute(query.where(ApiKeyRow.hash == digest))).first()

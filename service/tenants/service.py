@@ -4,9 +4,11 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
+from sqlalchemy import Row
 from sqlalchemy.exc import IntegrityError
 
 from service.database import Database
@@ -18,7 +20,7 @@ from service.tenants.limits import Limits, resolve
 from service.tenants.names import is_name
 from service.tenants.principal import DEFAULT_SCOPES, OPERATOR, Principal
 from service.tenants.quotas import Quotas, Use
-from service.tenants.repository import TenantRepository, hold
+from service.tenants.repository import TenantRepository, find_key, hold
 from service.tenants.schemas import CreateKey, UpdateTenant
 from service.wire import new_id, now
 
@@ -141,18 +143,16 @@ class TenantService:
         """Find the key's holder; raises Unauthenticated when it is wrong or revoked."""
         if self.is_admin_key(key):
             return OPERATOR
-        async with self.database.read() as session:
-            found = await TenantRepository(session).key_by_hash(self._hash(key))
-        if found is None or not _good(found[0]):
+        found = await find_key(self.database, self._hash(key))
+        if found is None or not _good(found):
             raise Unauthenticated("Incorrect API key provided.")
-        row, own, weight = found
-        self.last_used.note(row, now())
+        self.last_used.note(found, now())
         return Principal(
-            tenant_id=row.tenant_id,
-            key_id=row.id,
-            scopes=frozenset(row.scopes),
-            limits=resolve(self.quotas.defaults, own),
-            weight=weight,
+            tenant_id=found.tenant_id,
+            key_id=found.id,
+            scopes=frozenset(found.scopes),
+            limits=resolve(self.quotas.defaults, found.limits),
+            weight=found.weight,
         )
 
     def is_admin_key(self, key: str) -> bool:
@@ -179,5 +179,5 @@ class TenantService:
         return hmac.new(self.secret.encode(), key.encode(), hashlib.sha256).hexdigest()
 
 
-def _good(key: ApiKeyRow) -> bool:
+def _good(key: ApiKeyRow | Row[Any]) -> bool:
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now())

@@ -62,6 +62,17 @@ async def test_a_cut_connection_is_503_and_the_next_request_gets_another(
         assert await reading.get(TenantRow, "lost") is None
 
 
+async def test_who_asks_does_not_notice_that_the_server_cut_the_connection(
+    database: Database, on_postgresql: None
+) -> None:
+    backend = text("SELECT pg_backend_pid()")
+    async with database.read() as reading:
+        [[pid]] = await database.ask(backend, {})
+        await reading.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        [[another]] = await database.ask(backend, {})
+    assert another != pid
+
+
 async def test_a_statement_that_takes_too_long_is_503(
     database: Database, on_postgresql: None
 ) -> None:

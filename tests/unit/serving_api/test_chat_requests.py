@@ -11,7 +11,7 @@ from service.errors import BadRequest, UnsupportedField
 from service.rendering.examples import Message
 from service.serving.chat_schemas import ChatRequest
 from service.serving.engine import Sampling
-from service.serving.orders import Conversation, Order, bounded
+from service.serving.orders import SHORT_CHARACTERS, Conversation, Order, bounded, is_short
 from service.serving.translate import chat_order, wants_usage
 
 CONTEXT = 2048
@@ -159,6 +159,22 @@ def test_prompt_and_answer_always_fit_the_context(
         assert raised.value.param == ("messages" if prompt >= context else "max_tokens")
         assert str(context) in raised.value.message
         assert str(prompt) in raised.value.message
+
+
+def test_only_few_short_turns_without_more_are_prepared_at_once() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    assistant = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    answer = {"role": "tool", "tool_call_id": "c", "content": "4"}
+    long = {"role": "user", "content": "a" * SHORT_CHARACTERS}
+    assert is_short(order())
+    for more in (
+        {"messages": [long]},
+        {"messages": [USER] * SHORT_CHARACTERS},
+        {"messages": [USER, assistant, answer]},
+        {"tools": tools},
+        {"response_format": {"type": "json_object"}},
+    ):
+        assert not is_short(order(**more)), more
 
 
 def test_top_logprobs_need_logprobs() -> None:
