@@ -260,7 +260,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="steps' tokens")
     parser.add_argument("--seconds", type=float, default=80.0)
     parser.add_argument("--threads", type=int, default=min(16, os.cpu_count() or 1))
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.adapters > given.slots:
+        parser.error("--adapters: more than --slots, which hold them")
+    return given
 
 
 if __name__ == "__main__":
