@@ -10,6 +10,7 @@ Config = dict[str, int | None]
 Measure = Callable[[Sequence[Config]], list[float]]
 Table = dict[str, Any]
 
+TARGETS = {"attention": ("qkv", "o"), "all": ("qkv", "gate_up", "down", "o")}
 GAIN = 0.98
 """What is less than 2% faster is noise."""
 BOLDEST = 8
@@ -38,8 +39,10 @@ class Case(msgspec.Struct, frozen=True):
         return str(len(self.outputs)), str(self.tokens), str(k), str(n)
 
 
-def cases(base: dict[str, Any], sizes: Iterable[int], rank: int) -> list[Case]:
-    """Say what a base with this config.json asks of the kernels."""
+def cases(
+    base: dict[str, Any], sizes: Iterable[int], rank: int, targets: Iterable[str] = TARGETS["all"]
+) -> list[Case]:
+    """Say what those layers of a base with this config.json ask of the kernels."""
     hidden, middle = base["hidden_size"], base["intermediate_size"]
     head = base.get("head_dim") or hidden // base["num_attention_heads"]
     queries = head * base["num_attention_heads"]
@@ -51,9 +54,8 @@ def cases(base: dict[str, Any], sizes: Iterable[int], rank: int) -> list[Case]:
         "o": (queries, (hidden,)),
     }
     found: dict[tuple[str, ...], Case] = {}
-    for tokens, (name, (inputs, outputs)), op in product(
-        sizes, layers.items(), ("shrink", "expand")
-    ):
+    for tokens, name, op in product(sizes, targets, ("shrink", "expand")):
+        inputs, outputs = layers[name]
         case = Case(op, tokens, inputs, outputs, rank, (name,))
         same = found.get((op, *case.keys))
         both = (*same.layers, name) if same else (name,)

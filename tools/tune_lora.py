@@ -23,12 +23,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tools.lora_blocks import Case, Config, cases, descend, filed, share, summed
+from tools.lora_blocks import TARGETS, Case, Config, cases, descend, filed, share, summed
 
 DEVICE = "cuda"
 SIZES = (256, 128, 64, 32, 8, 2048, 8192)
 """Decoding's graphs, then prompts; vLLM takes the nearest for those in between."""
-MLP = {"gate_up", "down"}
 COPIES = 16
 """As many layers' weights by turns: together they outgrow a GPU's cache, as a base's layers do."""
 REPEATS = 8
@@ -214,10 +213,12 @@ def main() -> int:
     began = time.monotonic()
     given = _arguments()
     base = json.loads((given.base / "config.json").read_text())
-    asked = cases(base, given.sizes, given.rank)
+    waiting = cases(base, given.sizes, given.rank, TARGETS[given.targets])
     kernels = Kernels(given.slots, given.adapters, given.threads)
-    chosen = {case: kernels.default(case) for case in asked}
-    waiting = [case for case in asked if given.targets == "all" or not MLP & {*case.layers}]
+    # All layers' are written, for vLLM fails on a number of slices that it does not find; those
+    # that are tuned come last, and so in the place of the same ones.
+    written = [*cases(base, given.sizes, given.rank), *waiting]
+    chosen = {case: kernels.default(case) for case in written}
     took: dict[Case, list[float]] = {}
     for number, case in enumerate(waiting):
         left = began + given.seconds - SPARE_SECONDS - time.monotonic()
@@ -253,7 +254,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, required=True, help="a folder with its config.json")
     parser.add_argument("--out", type=Path, required=True, help="VLLM_TUNED_CONFIG_FOLDER")
-    parser.add_argument("--targets", choices=["attention", "all"], default="all")
+    parser.add_argument("--targets", choices=list(TARGETS), default="all")
     parser.add_argument("--rank", type=int, default=16, help="the engine's max_lora_rank")
     parser.add_argument("--slots", type=int, default=32, help="the engine's max_loras")
     parser.add_argument("--adapters", type=int, default=32, help="in each step, by turns")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tools.lora_blocks import (
     BOLDEST,
+    TARGETS,
     Case,
     Config,
     cases,
@@ -66,6 +67,17 @@ def test_a_base_asks_for_its_layers_products_once_each() -> None:
         ("shrink", ("o",)): ("1", "256", "4096", "16"),
     }
     assert some().outputs == (4096, 1024, 1024)
+
+
+def test_what_is_tuned_for_fewer_layers_takes_the_place_of_all_layers_default() -> None:
+    every = dict.fromkeys(cases(LLAMA, (256,), 16), DEFAULT)
+    tuned: dict[Case, Config] = {
+        case: {"mark": 1} for case in cases(LLAMA, (256,), 16, TARGETS["attention"])
+    }
+    assert ("o",) in {case.layers for case in tuned if case.op == "expand"}
+    table = filed(every | tuned, "expand", SLOTS)
+    assert looked_up(table, SLOTS, 1, 256, 16, 4096) == {"mark": 1}
+    assert looked_up(table, SLOTS, 2, 256, 16, 14336) == DEFAULT
 
 
 def test_what_comes_first_in_the_sizes_is_first() -> None:
