@@ -26,6 +26,7 @@ from bench.sides import House, Side, Size, add_arguments, parsed, together
 from bench.table import Line, report
 from bench.vllm_load import Work
 from bench.workload import ATTENTION
+from service.serving.vllm.options import TUNED
 
 COUNTS = (1, 8, 32, 128)
 """Beside none."""
@@ -149,7 +150,7 @@ def _arguments() -> argparse.Namespace:
         help="of adapters, beside none",
     )
     parser.add_argument("--ways", nargs="+", choices=[OURS, *WAYS], default=[OURS, "default"])
-    parser.add_argument("--tuned", type=Path, default=Path(), help="folder of kernels' sizes")
+    parser.add_argument("--tuned", type=Path, default=TUNED, help="folder of kernels' sizes")
     parser.add_argument(
         "--requests", type=int, default=Size(48, 1024), help="for each; %(default)s"
     )

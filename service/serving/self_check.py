@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from itertools import combinations
+from math import inf
 
 import msgspec
 
@@ -21,9 +22,14 @@ LONG = 128
 AT_ONCE = 6
 """Adapters in one mixture; the base is in it three times."""
 LOAD_SECONDS = 60
-TOLERANCE = 0.3
+LIKELIEST = 5
+"""Tokens that are told of at each place: rounding may bring one of them before the others."""
+TOLERANCE, MOST_TOLERANCE = 0.3, 1.0
 """Nats by which company may change a token's log-probability: 16-bit products are rounded by their
 batch. Another adapter changes them by far more, as the check makes sure of first."""
+ROUNDINGS = 3.0
+"""Times what company of its own kind does to the base, before there is any adapter to mix up, which
+is allowed too: products with 4-bit weights are rounded more."""
 
 
 class MixedUp(Exception):
@@ -35,17 +41,18 @@ class Answer(msgspec.Struct, frozen=True):
 
     tokens: list[TokenLogprob]
 
-    def agrees(self, other: "Answer") -> bool:
-        """Tell whether both may be the same model's, but for rounding, as far as both go."""
+    def difference(self, other: "Answer") -> float:
+        """Tell by how many nats both differ at most, as far as they say the same; `inf` where the
+        other goes on with what was not likely here.
+        """
+        most = 0.0
         for mine, theirs in zip(self.tokens, other.tokens, strict=False):
             known = {token.token_id: token.logprob for token in (mine, *mine.top)}
-            logprob = known.get(theirs.token_id)
-            if logprob is None or abs(logprob - theirs.logprob) > TOLERANCE:
-                return False
+            most = max(most, abs(known.get(theirs.token_id, inf) - theirs.logprob))
             if mine.token_id != theirs.token_id:
-                # As likely as each other; what follows is another text.
-                return True
-        return True
+                # As likely as each other, or not; what follows is another text.
+                break
+        return most
 
 
 async def self_check(engine: Engine, refs: Sequence[RevisionRef], prompt: list[int]) -> None:
@@ -55,17 +62,19 @@ async def self_check(engine: Engine, refs: Sequence[RevisionRef], prompt: list[i
     place is filled, and some twice.
     """
     check = _Check(engine, prompt)
-    alone = {ref: await check.ask(ref) for ref in (None, *refs)}
-    for (one, first), (other, second) in combinations(alone.items(), 2):
-        if first.agrees(second):
-            raise MixedUp(f"{_named(one)} and {_named(other)} give the same answer")
+    told = await check.ask(None)
+    beside_itself = await asyncio.gather(*(check.ask(None) for _ in range(2 * AT_ONCE)))
+    rounding = ROUNDINGS * max(map(told.difference, beside_itself))
+    allowed = min(max(TOLERANCE, rounding), MOST_TOLERANCE)
+    alone = {None: told} | {ref: await check.ask(ref) for ref in refs}
+    judge = _Judge(alone, allowed)
     for before, ref in zip([refs[-1], *refs], refs, strict=False):
-        _compare(alone, await check.beside(ref, [None, before, None]))
+        judge.compare(await check.beside(ref, [None, before, None]))
     for ref in refs[:2]:
-        _compare(alone, [(ref, await check.moved(ref, refs))])
+        judge.compare([(ref, await check.moved(ref, refs))])
     mixture = [None, *refs[:AT_ONCE], None, *reversed(refs[:AT_ONCE]), None]
     answers = await asyncio.gather(*map(check.ask, mixture))
-    _compare(alone, list(zip(mixture, answers, strict=True)))
+    judge.compare(list(zip(mixture, answers, strict=True)))
 
 
 Told = list[tuple[RevisionRef | None, Answer]]
@@ -112,7 +121,7 @@ class _Check:
     async def _tokens(
         self, ref: RevisionRef | None, count: int
     ) -> AsyncGenerator[TokenLogprob, None]:
-        sampling = Sampling(max_tokens=count, temperature=0.0, ignore_eos=True, logprobs=2)
+        sampling = Sampling(max_tokens=count, temperature=0.0, ignore_eos=True, logprobs=LIKELIEST)
         request = GenerationRequest(
             id="self-check", revision=ref, prompt=self._prompt, sampling=sampling
         )
@@ -122,18 +131,31 @@ class _Check:
                     yield token
 
 
-def _compare(alone: dict[RevisionRef | None, Answer], told: Told) -> None:
-    for ref, answer in told:
-        if not alone[ref].agrees(answer):
-            raise MixedUp(_blamed(ref, answer, alone))
+class _Judge:
+    def __init__(self, alone: dict[RevisionRef | None, Answer], allowed: float) -> None:
+        """Take what each said alone. Raises MixedUp where two said the same."""
+        self._alone, self._allowed = alone, allowed
+        for (one, first), (other, second) in combinations(alone.items(), 2):
+            if first.difference(second) <= allowed:
+                raise MixedUp(f"{_named(one)} and {_named(other)} give the same answer")
 
+    def compare(self, told: Told) -> None:
+        """Raise MixedUp unless each said in company what it says alone."""
+        for ref, answer in told:
+            difference = self._alone[ref].difference(answer)
+            if difference > self._allowed:
+                raise MixedUp(
+                    f"in company, {_named(ref)} was answered by {self._others(ref, answer)}: it "
+                    f"differs by {difference:.2g} nats, of which {self._allowed:.2g} are allowed"
+                )
 
-def _blamed(
-    ref: RevisionRef | None, answer: Answer, alone: dict[RevisionRef | None, Answer]
-) -> str:
-    others = [_named(other) for other, its in alone.items() if other != ref and its.agrees(answer)]
-    by = " or ".join(others) or "nothing that answers so alone"
-    return f"in company, {_named(ref)} was answered by {by}"
+    def _others(self, ref: RevisionRef | None, answer: Answer) -> str:
+        others = [
+            _named(other)
+            for other, its in self._alone.items()
+            if other != ref and its.difference(answer) <= self._allowed
+        ]
+        return " or ".join(others) or "nothing that answers so alone"
 
 
 def _named(ref: RevisionRef | None) -> str:

@@ -38,6 +38,8 @@ class House(msgspec.Struct):
     engine: Engine
     store: FilesystemAdapterStore
     refs: list[RevisionRef]
+    dtype: str = "float32"
+    """What it computes in."""
     bounds_penalties: bool = False
     """Whether penalties are refused beyond 2, as the API refuses them."""
 
@@ -142,7 +144,7 @@ async def vllm(folder: Path, core: Core) -> AsyncIterator[House]:
     """vLLM on the same base, behind a socket; more than it can run is never given to it."""
     store, refs = tiny_revisions(folder, core.base)
     async with core.serving(store, folder, core.options, max_queue=MAX_QUEUE) as engine:
-        yield House(engine, store, refs, bounds_penalties=True)
+        yield House(engine, store, refs, core.dtype, bounds_penalties=True)
 
 
 def tiny_revisions(

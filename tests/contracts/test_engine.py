@@ -526,7 +526,7 @@ async def test_status_tells_what_runs(house: House) -> None:
         assert place.used_at is not None
         assert place.load_seconds is not None
         assert busy.generated_tokens > idle.generated_tokens
-    assert (busy.quantization, busy.compute_dtype) == ("none", "float32")
+    assert (busy.quantization, busy.compute_dtype) == ("none", house.dtype)
 
 
 async def test_closing_fails_what_is_under_way_and_what_comes_after(house: House) -> None:

@@ -1,5 +1,6 @@
 """How vLLM is to run: what operators choose, and what follows from it. Pure."""
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -14,6 +15,12 @@ GUARDS = 1
 """Slots that never hold an adapter: see `slots`."""
 CPU_KV_BYTES = 4 * 1024**3
 """For keys and values on a CPU, at most, unless an operator says how many tokens."""
+
+
+TUNED = Path(__file__).with_name("tuned")
+"""Files of vLLM's: block sizes of its LoRA kernels, by the GPU that they were measured on."""
+TUNED_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""vLLM packs others into layers of which those files say nothing, and does not start then."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,3 +80,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             return max(least, self.kv_tokens * each)
         wanted = self.sequences * least
         return max(least, min(wanted, CPU_KV_BYTES)) if on_cpu else None
+
+
+def tuned_for(base: BaseDescription, gpu: str) -> Path | None:
+    """Give the folder of block sizes, if there are some for this GPU and the base's layers."""
+    name = gpu.replace(" ", "_").replace("-", "_")
+    known = (TUNED / f"{name}_SHRINK.json").exists()
+    return TUNED if known and base.linear_modules <= TUNED_LAYERS else None

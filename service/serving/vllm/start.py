@@ -9,7 +9,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from service.base.description import BaseDescription
-from service.serving.vllm.options import Options
+from service.serving.vllm.options import Options, tuned_for
 
 QUANTIZATION = {"none": None, "fp8": "fp8", "nf4": "bitsandbytes"}
 """Our names for how a base is held, and vLLM's."""
@@ -34,6 +34,8 @@ def start(base: BaseDescription, options: Options) -> tuple[AsyncLLM, str]:
     """
     os.environ.update(ENVIRONMENT)
     on_cpu = current_platform.is_cpu()
+    if not on_cpu and (tuned := tuned_for(base, current_platform.get_device_name())):
+        os.environ.setdefault("VLLM_TUNED_CONFIG_FOLDER", str(tuned))
     given = arguments(base, options, on_cpu=on_cpu)
     # Decides how many tokens a step has at most: a server's of vLLM's own, not a library's few.
     llm = AsyncLLM.from_engine_args(given, usage_context=UsageContext.OPENAI_API_SERVER)

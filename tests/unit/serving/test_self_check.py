@@ -1,6 +1,7 @@
 """The check that precedes every start of vLLM tells right engines from those that mix up."""
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,25 @@ class Forgetful(FakeEngine):
         self._slots = there
 
 
+class Rounding(FakeEngine):
+    """In company, log-probabilities are others: the base's by so much, an adapter's by so much."""
+
+    def __init__(self, store: FilesystemAdapterStore, base: float, adapters: float) -> None:
+        super().__init__(store, answer=_answer, max_resident=3)
+        self._base, self._adapters = base, adapters
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        shift = self._base if request.revision is None else self._adapters
+        async for piece in super().generate(request):
+            # A piece comes once the engine has counted whom it answers.
+            yield _shifted(piece, shift) if self._running > 1 else piece
+
+
+def _shifted(piece: Piece, shift: float) -> Piece:
+    told = [replace(one, logprob=one.logprob - shift) for one in piece.logprobs or []]
+    return replace(piece, logprobs=told)
+
+
 def _answer(request: GenerationRequest, _: int) -> str:
     who = request.revision.digest[:12] if request.revision else "base"
     return " ".join([who, *(f"{who}-{number}" for number in range(200))])
@@ -94,6 +114,18 @@ async def test_an_adapter_that_another_answers_for_is_seen(store, refs) -> None:
 async def test_an_adapter_that_is_sought_where_it_was_before_is_seen(store, refs) -> None:
     with pytest.raises(MixedUp, match=r"secret-0 was answered by self-check/secret-"):
         await self_check(Forgetful(store), refs, PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("base", "adapters", "refused"),
+    [(0.0, 0.25, None), (0.0, 0.5, "by 0.5 nats, of which 0.3"), (0.2, 0.5, None), (0.6, 1.5, "1")],
+)
+async def test_what_company_does_to_the_base_before_there_are_adapters_is_rounding(
+    store, refs, base: float, adapters: float, refused: str | None
+) -> None:
+    passes = nullcontext() if refused is None else pytest.raises(MixedUp, match=refused)
+    with passes:
+        await self_check(Rounding(store, base, adapters), refs, PROMPT)
 
 
 async def test_an_engine_that_applies_no_adapter_is_seen(store, refs) -> None:

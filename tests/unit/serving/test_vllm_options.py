@@ -1,11 +1,13 @@
 """What follows from an operator's choices for vLLM."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from adapters_store import RevisionRef
 from service.base.description import describe
 from service.serving.engine_names import Numbers, NumberTaken, engine_name
-from service.serving.vllm.options import CPU_KV_BYTES, Options
+from service.serving.vllm.options import CPU_KV_BYTES, Options, tuned_for
 from service.settings import BUNDLED_BASE
 
 FIRST, SECOND = RevisionRef("acme", "a", "0" * 64), RevisionRef("globex", "a", "0" * 64)
@@ -51,3 +53,15 @@ def test_a_number_is_one_revisions_for_ever() -> None:
         with pytest.raises(NumberTaken):
             numbers.learn(ref, number)
     assert engine_name(FIRST) != engine_name(SECOND), "whose it is is part of it"
+
+
+def test_block_sizes_are_for_the_gpu_and_the_layers_that_they_were_measured_with() -> None:
+    base = describe(str(BUNDLED_BASE))
+    folder = tuned_for(base, "NVIDIA H200")
+    assert folder is not None
+    assert {file.name for file in folder.glob("*.json")} == {
+        f"NVIDIA_H200_{kernel}.json" for kernel in ("SHRINK", "EXPAND_TRUE", "EXPAND_FALSE")
+    }
+    assert tuned_for(base, "NVIDIA A100-SXM4-80GB") is None
+    other = SimpleNamespace(linear_modules=base.linear_modules | {"in_proj_qkvz"})
+    assert tuned_for(other, "NVIDIA H200") is None  # type: ignore[arg-type]
