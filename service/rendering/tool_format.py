@@ -12,6 +12,12 @@ ToolFormat = Literal["hermes", "llama3_json"]
 `name` and `arguments`. `llama3_json` is Llama 3.1's to 3.3's: an object of `name` and
 `parameters` is the whole answer."""
 
+MARKS: dict[ToolFormat, tuple[str, ...]] = {
+    "hermes": ("<tool_call>", "</tool_call>"),
+    "llama3_json": (),
+}
+"""What stands around calls. Of most bases these are tokens of their own."""
+
 _ASK = Message("user", "probe")
 _TOOL = {
     "type": "function",

@@ -11,27 +11,28 @@ _HEAD = re.compile(
 
 
 class CallObject:
-    """The object of `name` and `arguments`, or `parameters`.
+    """The object of `name` and `arguments`, or `parameters`; of the latter alone, given a `name`.
 
     It is certain to be a call once a name and the beginning of arguments were read, or the whole
     of it where they stand in another order; until then it is `held`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
         self.held = ""
-        self.name: str | None = None
+        self.name = name
         self.over = False
         """Whether no more of the text is part of it."""
         self.in_string = False
         self._escaped = False
-        self._argues = False
+        self._argues = name is not None
+        self._around = int(name is None)
         self._depth = 0
 
     def add(self, character: str) -> str:
         """Take a character; give what the arguments have more by it."""
         self._scan(character)
         if self._argues:
-            self._argues = self._depth > 1
+            self._argues = self._depth > self._around
             return character
         if self.name is not None:
             return ""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from msgspec import UNSET
 
 from service.rendering.tool_format import ToolFormat
+from service.serving.call_events import Argued, Called, Event, Said
 from service.serving.chat_schemas import (
     AssistantMessage,
     CalledFunction,
@@ -15,7 +16,7 @@ from service.serving.chat_schemas import (
     ToolCallDelta,
 )
 from service.serving.schemas import FinishReason
-from service.serving.tool_calls import Argued, Called, Event, Said, call_reader
+from service.serving.tool_calls import call_reader
 from service.wire import new_id
 
 

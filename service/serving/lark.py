@@ -1,7 +1,8 @@
 """Grammars of answers: JSON documents, and calls of functions, in llguidance's Lark. Pure."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from service.rendering.tool_format import ToolFormat
 
 Schema = dict[str, Any]
+Rules = dict[str, str]
 
 ANY_OBJECT: Schema = {"type": "object"}
 SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
@@ -31,6 +33,8 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
 
     functions: Sequence[Function]
     form: ToolFormat
+    marks: Mapping[str, int] = {}
+    """Those of the format that are tokens of their own."""
     one: bool
     """Whether it may call at most one."""
     forced: bool
@@ -51,20 +55,20 @@ def calls(calling: Calling) -> str:
             return _grammar(_llama3(calling))
 
 
-def _hermes(calling: Calling) -> dict[str, str]:
+def _hermes(calling: Calling) -> Rules:
+    opening, closing = (_mark(calling, mark) for mark in ("<tool_call>", "</tool_call>"))
     many = "" if calling.one else ' ("\\n" call)*'
-    rules = {"call": '"<tool_call>" rest', "rest": '"\\n" body "\\n</tool_call>"'}
+    rules = {"call": f"{opening} rest", "rest": f'"\\n" body "\\n" {closing}'}
     rules |= _bodies(calling.functions, "arguments")
     if calling.forced:
         return {"start": f"call{many}", **rules}
     if calling.otherwise is not None:
         return {"start": f"document | call{many}", "document": _json(calling.otherwise), **rules}
-    text = {"text": "TEXT", "opened[lazy]": 'TEXT "<tool_call>"', "TEXT": r"/(.|\n)*/"}
     start = "text | opened rest" if calling.one else "(opened rest)* text"
-    return {"start": start, **rules, **text}
+    return {"start": start, **rules, **_text(calling, "<tool_call>")}
 
 
-def _llama3(calling: Calling) -> dict[str, str]:
+def _llama3(calling: Calling) -> Rules:
     rules = _bodies(calling.functions, "parameters")
     if calling.forced:
         return {"start": "body", **rules}
@@ -72,7 +76,22 @@ def _llama3(calling: Calling) -> dict[str, str]:
     return {"start": "TEXT | body", "TEXT": r"/[^{\s](.|\n)*/", **rules}
 
 
-def _bodies(functions: Sequence[Function], key: str) -> dict[str, str]:
+def _mark(calling: Calling, mark: str) -> str:
+    """Write a mark: a token of its own must be named, as no letters are it."""
+    return f"<[{calling.marks[mark]}]>" if mark in calling.marks else json.dumps(mark)
+
+
+def _text(calling: Calling, mark: str) -> Rules:
+    """Write the rules of `text` without a mark, and of one that is `opened` by it at its end."""
+    if mark not in calling.marks:
+        return {"text": "TEXT", "opened[lazy]": f"TEXT {json.dumps(mark)}", "TEXT": r"/(.|\n)*/"}
+    # Its letters would be read as the token is.
+    letters = re.escape(mark).replace("/", r"\/")
+    without = rf"/(.|\n)*/ & ~/(.|\n)*{letters}(.|\n)*/"
+    return {"text": "TEXT", "opened": f"TEXT {_mark(calling, mark)}", "TEXT": without}
+
+
+def _bodies(functions: Sequence[Function], key: str) -> Rules:
     """Write a rule for each function: its schema stands alone, as it may refer to its own root."""
     rules = {"body": " | ".join(f"call_{place}" for place in range(len(functions)))}
     for place, function in enumerate(functions):
@@ -86,5 +105,5 @@ def _json(schema: Schema) -> str:
     return "%json " + msgspec.json.encode({**schema, "x-guidance": SPACING}).decode()
 
 
-def _grammar(rules: dict[str, str]) -> str:
+def _grammar(rules: Rules) -> str:
     return "\n".join(["%llguidance {}", *(f"{name}: {rule}" for name, rule in rules.items()), ""])

@@ -1,6 +1,6 @@
 """What shape an answer is asked to have, and the grammar that gives it that shape."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -49,17 +49,18 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return "response_format" if self.document else "tools" if self.calls else None
 
 
-def structure_of(shape: Shape, form: ToolFormat | None) -> str | None:
+def structure_of(shape: Shape, form: ToolFormat | None, marks: Mapping[str, int]) -> str | None:
     """Give the grammar of a shape on a base that calls functions in that format.
 
-    None where any text will do. Raises BadRequest for schemas that cannot be kept to. Takes
-    milliseconds, and up to a second for schemas at the bounds.
+    `marks` are those of the format that are tokens of their own. None where any text will do.
+    Raises BadRequest for schemas that cannot be kept to. Takes milliseconds, and up to a second
+    for schemas at the bounds.
     """
     parts = dict(_parts(shape))
     for param, schema in parts.items():
         if why := beyond_bounds(schema):
             raise _refused(why, param)
-    grammar = _grammar(shape, form)
+    grammar = _grammar(shape, form, marks)
     if grammar is None:
         return None
     if len(grammar) > MOST_CHARACTERS:
@@ -72,7 +73,7 @@ def structure_of(shape: Shape, form: ToolFormat | None) -> str | None:
     raise _refused(fault, min(parts))
 
 
-def _grammar(shape: Shape, form: ToolFormat | None) -> str | None:
+def _grammar(shape: Shape, form: ToolFormat | None, marks: Mapping[str, int]) -> str | None:
     wanted, schema = shape.calls, shape.document.schema if shape.document else None
     if wanted is None:
         return None if schema is None else document(schema)
@@ -93,7 +94,12 @@ def _grammar(shape: Shape, form: ToolFormat | None) -> str | None:
     functions = [Function(one.name, _arguments(one, wanted)) for one in wanted.functions]
     return calls(
         Calling(
-            functions=functions, form=form, one=wanted.one, forced=wanted.forced, otherwise=schema
+            functions=functions,
+            form=form,
+            marks=marks,
+            one=wanted.one,
+            forced=wanted.forced,
+            otherwise=schema,
         )
     )
 

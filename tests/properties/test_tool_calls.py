@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.rendering.tool_format import ToolFormat
-from service.serving.tool_calls import Argued, Called, Event, Said, call_reader
+from service.serving.call_events import Argued, Called, Event, Said
+from service.serving.tool_calls import call_reader
 
 FORMS: list[ToolFormat] = ["hermes", "llama3_json"]
 values = st.recursive(

@@ -2,16 +2,19 @@
 
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from service.errors import BadRequest
-from service.rendering.tool_format import ToolFormat
+from service.rendering.detokenizer import Detokenizer
+from service.rendering.tool_format import MARKS, ToolFormat
 from service.serving import structures
 from service.serving.engine import Sampling
 from service.serving.lark import Calling, Function, Schema, calls, document
@@ -20,26 +23,55 @@ from service.settings import BUNDLED_BASE
 from tests.properties.test_tool_calls import read
 from tests.strategies import schemas
 
-TOKENIZER = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
 VOCABULARY, END = 4096, 3
-STRUCTURES = Structures(TOKENIZER, VOCABULARY, [END])
 MOST = 400
 """Tokens, within which any of the schemas here ends."""
 
 
-async def structure(grammar: str) -> Structure:
-    [made] = await STRUCTURES.of(Sampling(max_tokens=MOST, structure=grammar))
+class Base(msgspec.Struct, frozen=True):
+    """A vocabulary, and the marks of calls that are tokens of their own in it."""
+
+    tokenizer: Tokenizer
+    marks: dict[str, int]
+    structures: Structures
+
+    def text(self, tokens: list[int]) -> str:
+        detokenizer = Detokenizer(self.tokenizer, tuple(self.marks.values()))
+        return "".join(map(detokenizer.add, tokens)) + detokenizer.flush()
+
+
+def base(marks: Sequence[AddedToken] = ()) -> Base:
+    """The bundled one, with these as tokens."""
+    tokenizer = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
+    tokenizer.add_tokens([*marks])
+    ids = {mark.content: tokenizer.token_to_id(mark.content) for mark in marks}
+    return Base(tokenizer, ids, Structures(tokenizer, VOCABULARY + len(ids), [END]))
+
+
+def every_mark(*, special: bool) -> list[AddedToken]:
+    marks = dict.fromkeys(mark for marks in MARKS.values() for mark in marks)
+    return [AddedToken(mark, special=special, normalized=False) for mark in marks]
+
+
+PLAIN = base()
+BASES = [PLAIN, base(every_mark(special=True)), base(every_mark(special=False))]
+TOKENIZER, STRUCTURES = PLAIN.tokenizer, PLAIN.structures
+bases = pytest.mark.parametrize("base", BASES, ids=["letters", "special", "added"])
+
+
+async def structure(grammar: str, base: Base = PLAIN) -> Structure:
+    [made] = await base.structures.of(Sampling(max_tokens=MOST, structure=grammar))
     return made
 
 
 def left(one: Structure) -> list[int]:
-    bits = format(int.from_bytes(one.mask(), "little"), f"0{VOCABULARY}b")
+    bits = f"{int.from_bytes(one.mask(), 'little'):b}"
     return [token for token, bit in enumerate(reversed(bits)) if bit == "1"]
 
 
-async def babble(grammar: str, chance: random.Random) -> str:
+async def babble(grammar: str, chance: random.Random, base: Base = PLAIN) -> str:
     """What somebody says who takes any token that may be, and ends when that may be."""
-    one, said = await structure(grammar), list[int]()
+    one, said = await structure(grammar, base), list[int]()
     while not one.over and len(said) < MOST:
         tokens = left(one)
         token = END if END in tokens else chance.choice(tokens)
@@ -47,8 +79,8 @@ async def babble(grammar: str, chance: random.Random) -> str:
         if token == END:
             break
         said.append(token)
-    assert len(said) < MOST, TOKENIZER.decode(said)
-    return str(TOKENIZER.decode(said))
+    assert len(said) < MOST, base.text(said)
+    return base.text(said)
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,15 +90,16 @@ async def test_whatever_is_said_is_of_the_schema(schema: Schema, chance: random.
     jsonschema.validate(json.loads(said), schema)
 
 
-@pytest.mark.parametrize("form", ["hermes", "llama3_json"])
+@bases
+@pytest.mark.parametrize("form", MARKS)
 @given(st.lists(schemas(of_objects=True), min_size=1, max_size=3), st.booleans(), st.randoms())
 @settings(max_examples=15, deadline=None)
 async def test_a_forced_call_is_read_as_one_of_the_functions_with_arguments_of_its_schema(
-    form: ToolFormat, given: list[Schema], one: bool, chance: random.Random
+    base: Base, form: ToolFormat, given: list[Schema], one: bool, chance: random.Random
 ) -> None:
     functions = [Function(f"call-{place}", schema) for place, schema in enumerate(given)]
-    grammar = calls(Calling(functions=functions, form=form, one=one, forced=True))
-    said, made = read(form, await babble(grammar, chance))
+    grammar = calls(Calling(functions=functions, form=form, marks=base.marks, one=one, forced=True))
+    said, made = read(form, await babble(grammar, chance, base))
     assert said == ""
     assert made
     assert len(made) == 1 or not one
@@ -79,6 +112,7 @@ CALL = '<tool_call>\n{"name": "find", "arguments": {"n": 1}}\n</tool_call>'
 LLAMA = '{"name": "find", "parameters": {"n": 1}}'
 
 
+@bases
 @pytest.mark.parametrize(
     ("text", "wishes", "fine"),
     [
@@ -103,15 +137,24 @@ LLAMA = '{"name": "find", "parameters": {"n": 1}}'
     ],
 )
 async def test_what_an_answer_with_functions_may_be(
-    text: str, wishes: dict[str, Any], fine: bool
+    base: Base, text: str, wishes: dict[str, Any], fine: bool
 ) -> None:
-    asked = {"form": "hermes", "one": False, "forced": False, **wishes}
-    one = await structure(calls(Calling(functions=FUNCTIONS, **asked)))
-    assert follows(one, text) == fine
+    asked = {"form": "hermes", "marks": base.marks, "one": False, "forced": False, **wishes}
+    one = await structure(calls(Calling(functions=FUNCTIONS, **asked)), base)
+    assert follows(one, text, base) == fine
 
 
-def follows(one: Structure, text: str) -> bool:
-    for token in [*TOKENIZER.encode(text, add_special_tokens=False).ids, END]:
+async def test_letters_are_not_the_token_that_they_spell() -> None:
+    """Else they would be read as a call that no schema bound."""
+    asked = Calling(
+        functions=FUNCTIONS, form="hermes", marks=BASES[1].marks, one=True, forced=False
+    )
+    one = await structure(calls(asked), BASES[1])
+    assert not follows(one, CALL, PLAIN)
+
+
+def follows(one: Structure, text: str, base: Base = PLAIN) -> bool:
+    for token in [*base.tokenizer.encode(text, add_special_tokens=False).ids, END]:
         if token not in left(one):
             return False
         one.take(token)

@@ -26,7 +26,7 @@ def shape(**fields: Any) -> Shape:
 
 
 def grammar(form: ToolFormat | None = "hermes", **fields: Any) -> str | None:
-    return structure_of(shape(**fields), form)
+    return structure_of(shape(**fields), form, {})
 
 
 def json_of(schema: Any, **more: Any) -> dict[str, Any]:
