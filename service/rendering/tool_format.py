@@ -2,19 +2,24 @@
 
 import json
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from service.rendering.examples import Message
 from service.rendering.template import ChatTemplate, RenderingError
 
-ToolFormat = Literal["hermes", "llama3_json"]
+ToolFormat = Literal["hermes", "llama3_json", "mistral_json", "mistral_args"]
 """`hermes` is also Qwen 2.5's and 3's: `<tool_call>` and `</tool_call>` around a JSON object of
 `name` and `arguments`. `llama3_json` is Llama 3.1's to 3.3's: an object of `name` and
-`parameters` is the whole answer."""
+`parameters` is the whole answer. `mistral_json` is Mistral's up to its seventh tokenizer:
+`[TOOL_CALLS]` and an array of objects of `name` and `arguments`, perhaps with an `id`.
+`mistral_args` is its later ones': `[TOOL_CALLS]`, the name, `[ARGS]` and the arguments, perhaps
+with `[CALL_ID]` and an id before `[ARGS]`."""
 
 MARKS: dict[ToolFormat, tuple[str, ...]] = {
     "hermes": ("<tool_call>", "</tool_call>"),
     "llama3_json": (),
+    "mistral_json": ("[TOOL_CALLS]",),
+    "mistral_args": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
 }
 """What stands around calls. Of most bases these are tokens of their own."""
 
@@ -39,6 +44,10 @@ _CALL = Message(
     ],
 )
 _HERMES = re.compile(r"<tool_call>\s*(\{.*\})\s*</tool_call>", re.DOTALL)
+_MISTRAL_JSON = re.compile(r"\[TOOL_CALLS\]\s*\[(\{.*\})\]", re.DOTALL)
+_MISTRAL_ARGS = re.compile(
+    r"\[TOOL_CALLS\]probe_tool(?:\[CALL_ID\]probe0000)?\[ARGS\](\{.*?\})", re.DOTALL
+)
 _LLAMA3 = re.compile(r"\s*(\{.*\})", re.DOTALL)
 
 
@@ -51,14 +60,25 @@ def tool_format(template: ChatTemplate) -> ToolFormat | None:
         return None
     if "probe_tool" not in prompt:
         return None
-    answer = whole.removeprefix(prompt)
-    if _has(_HERMES.search(answer), "arguments"):
+    return _format_of(whole.removeprefix(prompt))
+
+
+def _format_of(answer: str) -> ToolFormat | None:
+    arguments = {"a": 1}
+    call = {"name": "probe_tool", "arguments": arguments}
+    if _object(_HERMES.search(answer)) == call:
         return "hermes"
-    return "llama3_json" if _has(_LLAMA3.match(answer), "parameters") else None
+    if _object(_MISTRAL_JSON.search(answer)) in (call, {**call, "id": "probe0000"}):
+        return "mistral_json"
+    if _object(_MISTRAL_ARGS.search(answer)) == arguments:
+        return "mistral_args"
+    if _object(_LLAMA3.match(answer)) == {"name": "probe_tool", "parameters": arguments}:
+        return "llama3_json"
+    return None
 
 
-def _has(call: re.Match[str] | None, key: str) -> bool:
+def _object(found: re.Match[str] | None) -> Any:
     try:
-        return call is not None and json.loads(call[1]) == {"name": "probe_tool", key: {"a": 1}}
+        return None if found is None else json.loads(found[1])
     except ValueError:
-        return False
+        return None

@@ -3,9 +3,10 @@
 import json
 import re
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME = r"[A-Za-z0-9_.-]{1,64}"
+"""What functions may be called."""
 _HEAD = re.compile(
-    rf'\s*\{{\s*"name"\s*:\s*"(?P<name>{_NAME.pattern})"\s*,'
+    rf'\s*\{{\s*"name"\s*:\s*"(?P<name>{NAME})"\s*,'
     r'\s*"(?:arguments|parameters)"\s*:\s*\{'
 )
 
@@ -66,6 +67,6 @@ def _call_in(text: str) -> tuple[str, str] | None:
     if not isinstance(call, dict):
         return None
     name, arguments = call.get("name"), call.get("arguments", call.get("parameters", {}))
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(arguments, dict):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name) or not isinstance(arguments, dict):
         return None
     return name, json.dumps(arguments)

@@ -50,22 +50,54 @@ def calls(calling: Calling) -> str:
     """Write the grammar of an answer that may call functions, in its base's format."""
     match calling.form:
         case "hermes":
-            return _grammar(_hermes(calling))
+            rules = _marked(calling, "<tool_call>", _hermes(calling), '"\\n"')
         case "llama3_json":
-            return _grammar(_llama3(calling))
+            rules = _llama3(calling)
+        case "mistral_json":
+            rules = _marked(calling, "[TOOL_CALLS]", _mistral_json(calling))
+        case "mistral_args":
+            rules = _marked(calling, "[TOOL_CALLS]", _mistral_args(calling), "")
+    return _grammar(rules)
+
+
+def _marked(calling: Calling, mark: str, rest: Rules, between: str | None = None) -> Rules:
+    """Write calls that each begin with a mark: `rest` is what follows it.
+
+    `between` stands between two of them; None where one mark is for all.
+    """
+    some = "call" if calling.one or between is None else f"call ({between} call)*"
+    rules = {"call": f"{_mark(calling, mark)} rest", **rest}
+    if calling.forced:
+        return {"start": some, **rules}
+    if calling.otherwise is not None:
+        return {"start": f"document | {some}", "document": _json(calling.otherwise), **rules}
+    start = "text | opened rest" if calling.one else "(opened rest)* text"
+    return {"start": start, **rules, **_text(calling, mark)}
 
 
 def _hermes(calling: Calling) -> Rules:
-    opening, closing = (_mark(calling, mark) for mark in ("<tool_call>", "</tool_call>"))
-    many = "" if calling.one else ' ("\\n" call)*'
-    rules = {"call": f"{opening} rest", "rest": f'"\\n" body "\\n" {closing}'}
-    rules |= _bodies(calling.functions, "arguments")
-    if calling.forced:
-        return {"start": f"call{many}", **rules}
-    if calling.otherwise is not None:
-        return {"start": f"document | call{many}", "document": _json(calling.otherwise), **rules}
-    start = "text | opened rest" if calling.one else "(opened rest)* text"
-    return {"start": start, **rules, **_text(calling, "<tool_call>")}
+    rest = f'"\\n" body "\\n" {_mark(calling, "</tool_call>")}'
+    return {"rest": rest, **_bodies(calling.functions, "arguments")}
+
+
+def _mistral_json(calling: Calling) -> Rules:
+    body = "body" if calling.one else "body (/, ?/ body)*"
+    # An id is what the template writes into history, and who learns from that may write one.
+    ending = r'/(, "id": "[a-zA-Z0-9]{9}")?\}/'
+    return {
+        "rest": rf"/ ?\[/ {body} /\]/",
+        **_bodies(calling.functions, "arguments", ending),
+    }
+
+
+def _mistral_args(calling: Calling) -> Rules:
+    rules = _alternatives(calling.functions)
+    number = f"({_mark(calling, '[CALL_ID]')} /[a-zA-Z0-9]{{9}}/)?"
+    for place, function in enumerate(calling.functions):
+        head = f"{json.dumps(function.name)} {number} {_mark(calling, '[ARGS]')}"
+        rules[f"call_{place}"] = f"{head} arguments_{place}"
+        rules[f"arguments_{place}"] = _json(function.arguments)
+    return {"rest": "body", **rules}
 
 
 def _llama3(calling: Calling) -> Rules:
@@ -91,12 +123,16 @@ def _text(calling: Calling, mark: str) -> Rules:
     return {"text": "TEXT", "opened": f"TEXT {_mark(calling, mark)}", "TEXT": without}
 
 
-def _bodies(functions: Sequence[Function], key: str) -> Rules:
+def _alternatives(functions: Sequence[Function]) -> Rules:
+    return {"body": " | ".join(f"call_{place}" for place in range(len(functions)))}
+
+
+def _bodies(functions: Sequence[Function], key: str, ending: str = '"}"') -> Rules:
     """Write a rule for each function: its schema stands alone, as it may refer to its own root."""
-    rules = {"body": " | ".join(f"call_{place}" for place in range(len(functions)))}
+    rules = _alternatives(functions)
     for place, function in enumerate(functions):
         head = f'{{"name": "{function.name}", "{key}": '
-        rules[f"call_{place}"] = f'{json.dumps(head)} arguments_{place} "}}"'
+        rules[f"call_{place}"] = f"{json.dumps(head)} arguments_{place} {ending}"
         rules[f"arguments_{place}"] = _json(function.arguments)
     return rules
 

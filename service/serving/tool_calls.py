@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from service.rendering.tool_format import ToolFormat
 from service.serving.call_events import CallReader, Event, Reader, merged
 from service.serving.call_objects import CallObject
+from service.serving.mistral_calls import MistralReader
 from service.serving.stopping import StopMatcher
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -15,7 +16,13 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 def call_reader(form: ToolFormat) -> CallReader:
     """Make a reader of what a base writes."""
-    return HermesReader() if form == "hermes" else Llama3Reader()
+    match form:
+        case "hermes":
+            return HermesReader()
+        case "llama3_json":
+            return Llama3Reader()
+        case "mistral_json" | "mistral_args":
+            return MistralReader()
 
 
 class HermesReader(Reader):

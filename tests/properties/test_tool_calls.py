@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rendering.tool_format import ToolFormat
+from service.rendering.tool_format import MARKS, ToolFormat
 from service.serving.call_events import Argued, Called, Event, Said
 from service.serving.tool_calls import call_reader
 
-FORMS: list[ToolFormat] = ["hermes", "llama3_json"]
+FORMS = list(MARKS)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('ab<>{}[]"\\é;, \n', max_size=6),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
@@ -23,6 +23,7 @@ calls = st.lists(st.tuples(st.sampled_from(["get", "a-b_c"]), arguments), min_si
 bits = st.sampled_from(
     [
         *["<tool_call>", "</tool_call>", "<", "</tool", "}", "{", "\n", "; ", '"', "\\", " word"],
+        *["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]ab1", "get", "[", "]", ", "],
         *['{"name": "get", "arguments": ', '"parameters": {', '{"name": "get"}', '{"a": [1]}'],
     ]
 )
@@ -57,32 +58,47 @@ def test_how_it_is_cut_changes_nothing(form: ToolFormat, text: str, places: list
     assert read(form, *cut(text, places)) == read(form, text) == read(form, *text)
 
 
+def written(
+    form: ToolFormat, made: list[tuple[str, Any]], order: int = 1, indent: int | None = None
+) -> str:
+    """Write calls as a base does; at 0 the order of an object's members is the other one."""
+    if form == "mistral_args":
+        number = "[CALL_ID]abc123XYZ" if order == 0 else ""
+        heads = [f"[TOOL_CALLS]{name}{number}[ARGS]" for name, _ in made]
+        bodies = [json.dumps(given, indent=indent) for _, given in made]
+        return "".join(head + body for head, body in zip(heads, bodies, strict=True))
+    key = "parameters" if form == "llama3_json" else "arguments"
+    objects = [{"name": name, key: given} for name, given in made]
+    if order == 0:
+        objects = [{"id": "abc123XYZ", **dict(reversed(one.items()))} for one in objects]
+    texts = [json.dumps(one, indent=indent) for one in objects]
+    match form:
+        case "hermes":
+            return "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in texts)
+        case "mistral_json":
+            return f"[TOOL_CALLS] [{', '.join(texts)}]"
+        case "llama3_json":
+            return "; ".join(texts)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @given(calls, st.integers(0, 2), st.sampled_from([None, 1]))
 def test_what_a_base_writes_is_read_back(
     form: ToolFormat, made: list[tuple[str, Any]], order: int, indent: int | None
 ) -> None:
-    key = "parameters" if form == "llama3_json" else "arguments"
-    objects = [{"name": name, key: given} for name, given in made]
-    if order == 0:
-        objects = [dict(reversed(one.items())) for one in objects]
-    written = [json.dumps(one, indent=indent) for one in objects]
-    if form == "hermes":
-        text = "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in written)
-    else:
-        text = "; ".join(written)
-    said, found = read(form, text)
+    said, found = read(form, written(form, made, order, indent))
     assert said == ""
     assert [(name, json.loads(given)) for name, given in found] == made
 
 
-@given(st.text("ab{}<>/ \n", min_size=1), calls)
-def test_text_before_calls_is_kept(before: str, made: list[tuple[str, Any]]) -> None:
-    objects = [json.dumps({"name": name, "arguments": given}) for name, given in made]
-    text = "".join(f"<tool_call>{one}</tool_call>" for one in objects)
-    said, found = read("hermes", before, text)
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "llama3_json"])
+@given(st.text("ab{}<>[]/ \n", min_size=1), calls)
+def test_text_before_calls_is_kept(
+    form: ToolFormat, before: str, made: list[tuple[str, Any]]
+) -> None:
+    said, found = read(form, before, written(form, made))
     assert said == before.rstrip()
-    assert len(found) == len(made)
+    assert [(name, json.loads(given)) for name, given in found] == made
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -115,3 +131,28 @@ def test_what_is_cut_or_badly_written(text: str, said: str, found: list[list[str
 @pytest.mark.parametrize("text", ['{"answer": 1}', 'It is {"name": "f", "parameters": {}}', '{"a'])
 def test_json_of_llama_that_is_no_call_is_text(text: str) -> None:
     assert read("llama3_json", text) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "found"),
+    [
+        ('[TOOL_CALLS]{"name": "f", "arguments": {}}', "", [["f", "{}"]]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {}}', "", [["f", "{}"]]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {"a": 1', "", [["f", '{"a": 1']]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {}}, x', ", x", [["f", "{}"]]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {}}, {"a": 1}]', ', {"a": 1}]', [["f", "{}"]]),
+        ('[TOOL_CALLS] [{"answer": 1}]', '[TOOL_CALLS] [{"answer": 1}]', []),
+        ("[TOOL_CALLS][]", "[TOOL_CALLS][]", []),
+        ("[TOOL_CALLS] of mine, {", "[TOOL_CALLS] of mine, {", []),
+        ("[TOOL_CALLS][TOOL_CALLS]f[ARGS]{}", "[TOOL_CALLS]", [["f", "{}"]]),
+        ('[TOOL_CALLS]f{"a": 1}[TOOL_CALLS]g [ARGS] {}', "", [["f", '{"a": 1}'], ["g", "{}"]]),
+        ('[TOOL_CALLS]f[ARGS]{"a": "[TOOL_CALLS]', "", [["f", '{"a": "[TOOL_CALLS]']]),
+        ("[TOOL_CALLS]f[ARGS][1]", "[TOOL_CALLS]f[ARGS][1]", []),
+        ("[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f[ARGS]", []),
+    ],
+)
+@pytest.mark.parametrize("form", ["mistral_json", "mistral_args"])
+def test_either_way_of_mistrals_is_read(
+    form: ToolFormat, text: str, said: str, found: list[list[str]]
+) -> None:
+    assert read(form, text) == read(form, *text) == (said, found)

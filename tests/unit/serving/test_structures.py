@@ -55,6 +55,7 @@ def every_mark(*, special: bool) -> list[AddedToken]:
 
 PLAIN = base()
 BASES = [PLAIN, base(every_mark(special=True)), base(every_mark(special=False))]
+CLOSING, PATIENCE = PLAIN.tokenizer.token_to_id("]"), 150
 TOKENIZER, STRUCTURES = PLAIN.tokenizer, PLAIN.structures
 bases = pytest.mark.parametrize("base", BASES, ids=["letters", "special", "added"])
 
@@ -70,11 +71,15 @@ def left(one: Structure) -> list[int]:
 
 
 async def babble(grammar: str, chance: random.Random, base: Base = PLAIN) -> str:
-    """What somebody says who takes any token that may be, and ends when that may be."""
+    """What somebody says who takes any token that may be, and ends when that may be.
+
+    After a while they close what they can: an array of calls has no other end.
+    """
     one, said = await structure(grammar, base), list[int]()
     while not one.over and len(said) < MOST:
         tokens = left(one)
-        token = END if END in tokens else chance.choice(tokens)
+        wanted = [END, *([CLOSING] if len(said) > PATIENCE else [])]
+        token = next((one for one in wanted if one in tokens), None) or chance.choice(tokens)
         one.take(token)
         if token == END:
             break
@@ -109,7 +114,34 @@ async def test_a_forced_call_is_read_as_one_of_the_functions_with_arguments_of_i
 
 FUNCTIONS = [Function("find", {"type": "object", "properties": {"n": {"type": "integer"}}})]
 CALL = '<tool_call>\n{"name": "find", "arguments": {"n": 1}}\n</tool_call>'
+MISTRAL = '[TOOL_CALLS] [{"name": "find", "arguments": {"n": 1}}]'
+TWO_OF_MISTRAL = (
+    '[TOOL_CALLS][{"name": "find", "arguments": {"n": 1}, "id": "abc123XYZ"}, '
+    '{"name": "find", "arguments": {}}]'
+)
+ARGS = '[TOOL_CALLS]find[ARGS]{"n": 1}'
+WITH_ID = '[TOOL_CALLS]find[CALL_ID]abc123XYZ[ARGS]{"n": 1}'
 LLAMA = '{"name": "find", "parameters": {"n": 1}}'
+
+
+def of_a_family(form: str, call: str, two: str) -> list[tuple[str, dict[str, Any], bool]]:
+    """What holds of any format that can say something besides calls."""
+    return [
+        ("hello", {"form": form}, True),
+        (call, {"form": form}, True),
+        (f"Let me see. {call}", {"form": form}, True),
+        (f"Let me see. {two}", {"form": form}, True),
+        (call, {"form": form, "one": True}, True),
+        (two, {"form": form, "one": True}, False),
+        ("hello", {"form": form, "forced": True}, False),
+        (call, {"form": form, "forced": True}, True),
+        (f"Let me see. {call}", {"form": form, "forced": True}, False),
+        (two, {"form": form, "forced": True}, True),
+        (two, {"form": form, "forced": True, "one": True}, False),
+        ("[1, 2]", {"form": form, "otherwise": {"type": "array"}}, True),
+        (call, {"form": form, "otherwise": {"type": "array"}}, True),
+        ("hello", {"form": form, "otherwise": {"type": "array"}}, False),
+    ]
 
 
 @bases
@@ -134,6 +166,14 @@ LLAMA = '{"name": "find", "parameters": {"n": 1}}'
         ('{"answer": 1}', {"form": "llama3_json"}, False),
         (LLAMA, {"form": "llama3_json", "forced": True}, True),
         ("hello", {"form": "llama3_json", "forced": True}, False),
+        *of_a_family("mistral_json", MISTRAL, TWO_OF_MISTRAL),
+        (f"{MISTRAL}, ", {"form": "mistral_json", "forced": True}, False),
+        ('[TOOL_CALLS][{"name": "other", "arguments": {}}]', {"form": "mistral_json"}, False),
+        ("[TOOL_CALLS][]", {"form": "mistral_json"}, False),
+        *of_a_family("mistral_args", ARGS, WITH_ID + ARGS),
+        (WITH_ID, {"form": "mistral_args", "forced": True, "one": True}, True),
+        ("[TOOL_CALLS]other[ARGS]{}", {"form": "mistral_args"}, False),
+        ('[TOOL_CALLS]find[ARGS]{"n": "x"}', {"form": "mistral_args"}, False),
     ],
 )
 async def test_what_an_answer_with_functions_may_be(
