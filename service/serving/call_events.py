@@ -44,6 +44,10 @@ class CallReader(Protocol):
         ...
 
 
+Reading = Callable[[], CallReader]
+"""Makes a reader for each answer."""
+
+
 class Reader:
     """What readers share: text, and the objects of calls."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from service.rendering.tool_format import ToolFormat
+from service.serving.parameters import Property, properties_of
 
 Schema = dict[str, Any]
 Rules = dict[str, str]
@@ -57,6 +58,8 @@ def calls(calling: Calling) -> str:
             rules = _marked(calling, "[TOOL_CALLS]", _mistral_json(calling))
         case "mistral_args":
             rules = _marked(calling, "[TOOL_CALLS]", _mistral_args(calling), "")
+        case "qwen3_coder":
+            rules = _marked(calling, "<tool_call>", _qwen3_coder(calling), '"\\n"')
     return _grammar(rules)
 
 
@@ -98,6 +101,40 @@ def _mistral_args(calling: Calling) -> Rules:
         rules[f"call_{place}"] = f"{head} arguments_{place}"
         rules[f"arguments_{place}"] = _json(function.arguments)
     return {"rest": "body", **rules}
+
+
+def _qwen3_coder(calling: Calling) -> Rules:
+    rules = {
+        "rest": f'"\\n" body "\\n" {_mark(calling, "</tool_call>")}',
+        "raw[lazy]": r"/(.|\n)*<\/parameter>/",
+        "any": r'/<parameter=[^<>\n]+>/ "\n" raw "\n"',
+        **_alternatives(calling.functions),
+    }
+    for place, function in enumerate(calling.functions):
+        written = []
+        for number, argument in enumerate(properties_of(function.arguments)):
+            rule = f"argument_{place}_{number}"
+            rules |= _argument(rule, argument)
+            written.append(rule if argument.required else f"{rule}?")
+        if not written and function.arguments.get("additionalProperties", True):
+            written = ["any*"]
+        head = json.dumps(f"<function={function.name}>\n")
+        rules[f"call_{place}"] = " ".join([head, *written, '"</function>"'])
+    return rules
+
+
+def _argument(rule: str, argument: Property) -> Rules:
+    head = json.dumps(f"<parameter={argument.name}>\n")
+    if argument.schema is not None:
+        document = f"{rule}_json"
+        return {
+            rule: rf'{head} {document} "\n</parameter>\n"',
+            document: _json(argument.schema),
+        }
+    if argument.texts is None:
+        return {rule: rf'{head} raw "\n"'}
+    texts = (json.dumps(f"{text}\n</parameter>\n") for text in argument.texts)
+    return {rule: f"{head} ({' | '.join(texts)})"}
 
 
 def _llama3(calling: Calling) -> Rules:

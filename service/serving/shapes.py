@@ -7,6 +7,7 @@ import msgspec
 from service.errors import BadRequest, UnsupportedField
 from service.rendering.tool_format import ToolFormat
 from service.serving.lark import ANY_OBJECT, Calling, Function, Schema, calls, document
+from service.serving.parameters import Unkept, properties_of
 from service.serving.schema_bounds import MOST_CHARACTERS, beyond_bounds
 from service.serving.structures import fault_of
 
@@ -91,6 +92,8 @@ def _grammar(shape: Shape, form: ToolFormat | None, marks: Mapping[str, int]) ->
             "'response_format' is not supported together with 'tools' on this base model.",
             param="response_format",
         )
+    if form == "qwen3_coder":
+        _check_written_one_by_one(wanted)
     functions = [Function(one.name, _arguments(one, wanted)) for one in wanted.functions]
     return calls(
         Calling(
@@ -110,6 +113,18 @@ def _parts(shape: Shape) -> Iterator[tuple[str, Schema]]:
     if shape.calls is not None:
         for function in shape.calls.functions:
             yield function.param, _arguments(function, shape.calls)
+
+
+def _check_written_one_by_one(wanted: Calls) -> None:
+    for function in wanted.functions:
+        schema = _arguments(function, wanted)
+        if why := fault_of(document(schema)):
+            raise _refused(why, function.param)
+        try:
+            properties_of(schema)
+        except Unkept as fault:
+            why = f"this base model's way of calling functions cannot keep to {fault}"
+            raise _refused(why, function.param) from None
 
 
 def _any_strict(wanted: Calls) -> bool:

@@ -3,19 +3,21 @@
 Readers go on by characters, so what is read does not depend on how the text was cut into pieces.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from service.rendering.tool_format import ToolFormat
 from service.serving.call_events import CallReader, Event, Reader, merged
 from service.serving.call_objects import CallObject
+from service.serving.coder_calls import CoderReader
 from service.serving.mistral_calls import MistralReader
 from service.serving.stopping import StopMatcher
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
-def call_reader(form: ToolFormat) -> CallReader:
-    """Make a reader of what a base writes."""
+def call_reader(form: ToolFormat, functions: Mapping[str, Any]) -> CallReader:
+    """Make a reader of what a base writes: calls of functions whose arguments have a schema."""
     match form:
         case "hermes":
             return HermesReader()
@@ -23,6 +25,8 @@ def call_reader(form: ToolFormat) -> CallReader:
             return Llama3Reader()
         case "mistral_json" | "mistral_args":
             return MistralReader()
+        case "qwen3_coder":
+            return CoderReader(functions)
 
 
 class HermesReader(Reader):

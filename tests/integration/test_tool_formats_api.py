@@ -16,6 +16,7 @@ from service.rendering.renderer import Renderer
 from service.settings import BUNDLED_BASE
 from tests.fakes.engine import FakeEngine
 from tests.integration.generating import BASE, CHAT, HELLO, events_of
+from tests.properties.test_tool_calls import in_tags
 from tests.unit.rendering import templates
 
 pytestmark = [pytest.mark.usefixtures("acme"), pytest.mark.sqlite("texts are in no database")]
@@ -44,6 +45,11 @@ FAMILIES = {
         f"Let me see.[TOOL_CALLS]Weather[CALL_ID]abc123XYZ[ARGS]{FIRST}"
         f"[TOOL_CALLS]Weather[ARGS]{SECOND}",
         ["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"],
+    ),
+    "qwen3_coder": Family(
+        templates.QWEN3_CODER,
+        "Let me see.\n" + "\n".join(in_tags("Weather", json.loads(one)) for one in (FIRST, SECOND)),
+        ["<tool_call>", "</tool_call>"],
     ),
 }
 TOOL = {

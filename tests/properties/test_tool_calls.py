@@ -1,6 +1,7 @@
 """Calls are read from a text the same however it arrives, and nothing that is none is lost."""
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,11 @@ from service.serving.call_events import Argued, Called, Event, Said
 from service.serving.tool_calls import call_reader
 
 FORMS = list(MARKS)
+SCHEMAS = {"get": {"properties": {"s": {"type": "string"}, "n": {"type": "integer"}}}}
+KINDS = {
+    str: "string", int: "integer", bool: "boolean", type(None): "null", list: "array",
+    dict: "object",
+}  # fmt: skip
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('ab<>{}[]"\\é;, \n', max_size=6),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
@@ -23,6 +29,7 @@ calls = st.lists(st.tuples(st.sampled_from(["get", "a-b_c"]), arguments), min_si
 bits = st.sampled_from(
     [
         *["<tool_call>", "</tool_call>", "<", "</tool", "}", "{", "\n", "; ", '"', "\\", " word"],
+        *["<function=get>", "<parameter=s>", "<parameter=n>", "</parameter>", "</function>"],
         *["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]ab1", "get", "[", "]", ", "],
         *['{"name": "get", "arguments": ', '"parameters": {', '{"name": "get"}', '{"a": [1]}'],
     ]
@@ -30,9 +37,11 @@ bits = st.sampled_from(
 texts = st.lists(bits | st.text(max_size=4), max_size=12).map("".join)
 
 
-def read(form: ToolFormat, *pieces: str) -> tuple[str, list[list[str]]]:
+def read(
+    form: ToolFormat, *pieces: str, functions: Mapping[str, Any] = SCHEMAS
+) -> tuple[str, list[list[str]]]:
     """The text and the calls of an answer that comes in these pieces."""
-    reader, text, made = call_reader(form), "", list[list[str]]()
+    reader, text, made = call_reader(form, functions), "", list[list[str]]()
     events: list[Event] = [event for piece in pieces for event in reader.add(piece)]
     for event in [*events, *reader.end()]:
         match event:
@@ -73,6 +82,8 @@ def written(
         objects = [{"id": "abc123XYZ", **dict(reversed(one.items()))} for one in objects]
     texts = [json.dumps(one, indent=indent) for one in objects]
     match form:
+        case "qwen3_coder":
+            return "\n".join(in_tags(name, given) for name, given in made)
         case "hermes":
             return "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in texts)
         case "mistral_json":
@@ -81,7 +92,33 @@ def written(
             return "; ".join(texts)
 
 
-@pytest.mark.parametrize("form", FORMS)
+def in_tags(name: str, given: dict[str, Any]) -> str:
+    """Write a call as Qwen 3.5's template does."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()
+    }
+    inner = "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in texts.items())
+    return f"<tool_call>\n<function={name}>\n{inner}</function>\n</tool_call>"
+
+
+keys = st.text("abé_- ", min_size=1, max_size=4)
+
+
+@given(st.lists(st.dictionaries(keys, values, max_size=3), min_size=1, max_size=3), st.data())
+def test_texts_are_what_the_schemas_say(given: list[dict[str, Any]], data: st.DataObject) -> None:
+    made = [(f"f{place}", one) for place, one in enumerate(given)]
+    functions = {
+        name: {"properties": {key: {"type": KINDS[type(value)]} for key, value in one.items()}}
+        for name, one in made
+    }
+    text = written("qwen3_coder", made)
+    places = data.draw(st.lists(st.integers(0, len(text)), max_size=5))
+    said, found = read("qwen3_coder", *cut(text, places), functions=functions)
+    assert said == ""
+    assert [(name, json.loads(arguments)) for name, arguments in found] == made
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "qwen3_coder"])
 @given(calls, st.integers(0, 2), st.sampled_from([None, 1]))
 def test_what_a_base_writes_is_read_back(
     form: ToolFormat, made: list[tuple[str, Any]], order: int, indent: int | None
@@ -91,7 +128,7 @@ def test_what_a_base_writes_is_read_back(
     assert [(name, json.loads(given)) for name, given in found] == made
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "llama3_json"])
+@pytest.mark.parametrize("form", ["hermes", "mistral_json", "mistral_args"])
 @given(st.text("ab{}<>[]/ \n", min_size=1), calls)
 def test_text_before_calls_is_kept(
     form: ToolFormat, before: str, made: list[tuple[str, Any]]
@@ -156,3 +193,34 @@ def test_either_way_of_mistrals_is_read(
     form: ToolFormat, text: str, said: str, found: list[list[str]]
 ) -> None:
     assert read(form, text) == read(form, *text) == (said, found)
+
+
+HEAD = "<tool_call>\n<function=get>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "found"),
+    [
+        (f"Well.\n{HEAD}</function>\n</tool_call>", "Well.", [["get", "{}"]]),
+        (f"{HEAD}<parameter=s>\n5", "", [["get", '{"s": "5']]),
+        (f"{HEAD}<parameter=n>\n5", "", [["get", '{"n": ']]),
+        (f"{HEAD}<parameter=s>\na\n</param\n</parameter>", "", [["get", '{"s": "a\\n</param"']]),
+        (f"{HEAD}<parameter=s>a</parameter></function>", "", [["get", '{"s": "a"}']]),
+        (
+            f"{HEAD}<parameter=s>\n\n a\n\n</parameter></function>",
+            "",
+            [["get", '{"s": "\\n a\\n"}']],
+        ),
+        (f"{HEAD}<parameter=n>five</parameter></function>", "", [["get", '{"n": "five"}']]),
+        (f"{HEAD}<parameter=x>5</parameter></function>", "", [["get", '{"x": 5}']]),
+        (f"{HEAD}<parameter=x>True</parameter></function>", "", [["get", '{"x": true}']]),
+        (f"{HEAD}<parameter=x>NaN</parameter></function>", "", [["get", '{"x": "NaN"}']]),
+        (f"{HEAD}</function>{HEAD}</function>", "", [["get", "{}"]] * 2),
+        (f"{HEAD}oh{HEAD}</function>", "oh", [["get", "{}"]] * 2),
+        ("<tool_call>\n<function=a b>", "<tool_call>\n<function=a b>", []),
+        ("<tool_call> it", "<tool_call> it", []),
+        ("<tool_call><tool_call><function=get></function>", "<tool_call>", [["get", "{}"]]),
+    ],
+)
+def test_what_is_badly_written_in_tags(text: str, said: str, found: list[list[str]]) -> None:
+    assert read("qwen3_coder", text) == read("qwen3_coder", *text) == (said, found)

@@ -173,3 +173,37 @@ MISTRAL_ARGS = """\
 {%- endfor %}
 """
 MISTRAL_CALL_ID = MISTRAL_ARGS.replace('"[ARGS]"', '"[CALL_ID]" + tool["id"] + "[ARGS]"')
+
+# As Qwen 3 Coder's: strings as they are, containers as JSON, and Python's words for the rest.
+QWEN3_CODER = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n<tools>' }}
+    {%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
+    {{- '\\n</tools><|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == "assistant" %}
+        {{- '<|im_start|>assistant\\n' + (message.content or '') }}
+        {%- for tool_call in message.tool_calls or [] %}
+            {%- set call = tool_call.function %}
+            {{- '\\n<tool_call>\\n<function=' + call.name + '>\\n' }}
+            {%- for name, value in call.arguments | items %}
+                {{- '<parameter=' + name + '>\\n' }}
+                {%- if value is mapping or (value is sequence and value is not string) %}
+                    {{- value | tojson }}
+                {%- else %}
+                    {{- value | string }}
+                {%- endif %}
+                {{- '\\n</parameter>\\n' }}
+            {%- endfor %}
+            {{- '</function>\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == "tool" %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""

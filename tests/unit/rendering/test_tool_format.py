@@ -27,7 +27,9 @@ NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
         ("llama3_2", "llama3_json"),
         ("llama3", None),
         ("gptoss", None),
-        ("qwen3_6", None),
+        ("qwen3_6", "qwen3_coder"),
+        ("nemotron_3_nano", "qwen3_coder"),
+        ("deepseekv3", None),
     ],
 )
 def test_a_familys_own_template_tells(family: str, form: str | None) -> None:
@@ -45,9 +47,10 @@ def test_a_familys_own_template_tells(family: str, form: str | None) -> None:
         (templates.MISTRAL_TOOLS.replace('"[TOOL_CALLS] ["', '"[TOOL_CALLS]["'), "mistral_json"),
         (templates.MISTRAL_ARGS, "mistral_args"),
         (templates.MISTRAL_CALL_ID, "mistral_args"),
+        (templates.QWEN3_CODER, "qwen3_coder"),
     ],
 )
-def test_mistrals_templates_tell(source: str, form: str) -> None:
+def test_other_families_templates_tell(source: str, form: str) -> None:
     assert tool_format(ChatTemplate(source, NAMES)) == form
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
@@ -18,6 +18,7 @@ from service.rendering.tool_format import MARKS, ToolFormat
 from service.serving import structures
 from service.serving.engine import Sampling
 from service.serving.lark import Calling, Function, Schema, calls, document
+from service.serving.parameters import Unkept, properties_of
 from service.serving.structures import Structure, Structures
 from service.settings import BUNDLED_BASE
 from tests.properties.test_tool_calls import read
@@ -56,6 +57,7 @@ def every_mark(*, special: bool) -> list[AddedToken]:
 PLAIN = base()
 BASES = [PLAIN, base(every_mark(special=True)), base(every_mark(special=False))]
 CLOSING, PATIENCE = PLAIN.tokenizer.token_to_id("]"), 150
+TAG = PLAIN.tokenizer.encode("\n</parameter>\n").ids
 TOKENIZER, STRUCTURES = PLAIN.tokenizer, PLAIN.structures
 bases = pytest.mark.parametrize("base", BASES, ids=["letters", "special", "added"])
 
@@ -73,13 +75,16 @@ def left(one: Structure) -> list[int]:
 async def babble(grammar: str, chance: random.Random, base: Base = PLAIN) -> str:
     """What somebody says who takes any token that may be, and ends when that may be.
 
-    After a while they close what they can: an array of calls has no other end.
+    After a while they close what they can, as an array of calls has no other end; nor has a text.
     """
-    one, said = await structure(grammar, base), list[int]()
+    one, said, tag = await structure(grammar, base), list[int](), list[int]()
     while not one.over and len(said) < MOST:
         tokens = left(one)
-        wanted = [END, *([CLOSING] if len(said) > PATIENCE else [])]
+        if not tag and len(tokens) > VOCABULARY // 2 and chance.random() < 0.2:
+            tag = [*TAG]
+        wanted = [END, *tag[:1], *([CLOSING] if len(said) > PATIENCE else [])]
         token = next((one for one in wanted if one in tokens), None) or chance.choice(tokens)
+        tag = tag[1:] if [token] == tag[:1] else []
         one.take(token)
         if token == END:
             break
@@ -102,14 +107,32 @@ async def test_whatever_is_said_is_of_the_schema(schema: Schema, chance: random.
 async def test_a_forced_call_is_read_as_one_of_the_functions_with_arguments_of_its_schema(
     base: Base, form: ToolFormat, given: list[Schema], one: bool, chance: random.Random
 ) -> None:
+    if form == "qwen3_coder":
+        given = [kept for one in given if (kept := with_free_strings(one))]
+        assume(given)
     functions = [Function(f"call-{place}", schema) for place, schema in enumerate(given)]
+    schemas_of = {function.name: function.arguments for function in functions}
     grammar = calls(Calling(functions=functions, form=form, marks=base.marks, one=one, forced=True))
-    said, made = read(form, await babble(grammar, chance, base))
+    said, made = read(form, await babble(grammar, chance, base), functions=schemas_of)
     assert said == ""
     assert made
     assert len(made) == 1 or not one
     for name, arguments in made:
         jsonschema.validate(json.loads(arguments), given[int(name.removeprefix("call-"))])
+
+
+def with_free_strings(schema: Schema) -> Schema | None:
+    """Let strings that are arguments have no bounds; None where something else cannot be kept."""
+    loose = {"type": "string"}
+    properties = {
+        name: loose if value.get("type") == "string" else value
+        for name, value in schema["properties"].items()
+    }
+    try:
+        properties_of({**schema, "properties": properties})
+    except Unkept:
+        return None
+    return {**schema, "properties": properties}
 
 
 FUNCTIONS = [Function("find", {"type": "object", "properties": {"n": {"type": "integer"}}})]
@@ -121,6 +144,7 @@ TWO_OF_MISTRAL = (
 )
 ARGS = '[TOOL_CALLS]find[ARGS]{"n": 1}'
 WITH_ID = '[TOOL_CALLS]find[CALL_ID]abc123XYZ[ARGS]{"n": 1}'
+CODER = "<tool_call>\n<function=find>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>"
 LLAMA = '{"name": "find", "parameters": {"n": 1}}'
 
 
@@ -170,6 +194,10 @@ def of_a_family(form: str, call: str, two: str) -> list[tuple[str, dict[str, Any
         (f"{MISTRAL}, ", {"form": "mistral_json", "forced": True}, False),
         ('[TOOL_CALLS][{"name": "other", "arguments": {}}]', {"form": "mistral_json"}, False),
         ("[TOOL_CALLS][]", {"form": "mistral_json"}, False),
+        *of_a_family("qwen3_coder", CODER, f"{CODER}\n{CODER}"),
+        (CODER.replace("1", "x"), {"form": "qwen3_coder"}, False),
+        (CODER.replace("=n", "=m"), {"form": "qwen3_coder"}, False),
+        (CODER.replace("find", "other"), {"form": "qwen3_coder"}, False),
         *of_a_family("mistral_args", ARGS, WITH_ID + ARGS),
         (WITH_ID, {"form": "mistral_args", "forced": True, "one": True}, True),
         ("[TOOL_CALLS]other[ARGS]{}", {"form": "mistral_args"}, False),

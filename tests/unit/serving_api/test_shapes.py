@@ -168,6 +168,19 @@ def test_a_call_that_could_be_a_document_is_refused() -> None:
     assert grammar("llama3_json", **fields, tool_choice="required")
 
 
+def test_arguments_in_tags_keep_to_a_schema_that_can_be_written_so() -> None:
+    bound = {"type": "object", "properties": {"s": {"type": "string", "pattern": "a"}}}
+    tools = [tool("a", parameters=SCHEMA), tool("b", parameters=bound)]
+    with pytest.raises(BadRequest, match="'pattern' of 's'") as raised:
+        grammar("qwen3_coder", tools=tools, tool_choice="required")
+    assert raised.value.param == "tools[1].function.parameters"
+    assert grammar("qwen3_coder", tools=tools, parallel_tool_calls=False)
+    assert grammar("qwen3_coder", tools=tools[:1], tool_choice="required")
+    nonsense = [tool(parameters={"type": "object", "required": 5})]
+    with pytest.raises(BadRequest, match="required"):
+        grammar("qwen3_coder", tools=nonsense, tool_choice="required")
+
+
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, 'f"'])
 def test_names_are_openais(name: str) -> None:
     for fields in ({"tools": [tool(name)]}, {"response_format": json_of(SCHEMA, name=name)}):
