@@ -24,7 +24,7 @@ from service.rendering.examples import (
     TextExample,
 )
 from service.rendering.template import INSTRUCTION_TEMPLATE, ChatTemplate, RenderingError
-from service.rendering.tool_format import MARKS, ToolFormat, tool_format
+from service.rendering.tool_format import MARKS, CallTokens, ToolFormat, tool_format
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -59,11 +59,13 @@ class Renderer:
         return tool_format(self._template)
 
     @cached_property
-    def tool_marks(self) -> dict[str, int]:
-        """The marks of calls that are tokens of their own: the base was taught these."""
-        marks = () if self.tool_format is None else MARKS[self.tool_format]
-        tokens = {mark: self.tokenizer.token_to_id(mark) for mark in marks}
-        return {mark: token for mark, token in tokens.items() if token in self._added}
+    def call_tokens(self) -> CallTokens:
+        """What of the vocabulary stands around calls, and within texts."""
+        wanted = () if self.tool_format is None else MARKS[self.tool_format]
+        added = self.tokenizer.get_added_tokens_decoder()
+        marks = {one.content: token for token, one in added.items() if one.content in wanted}
+        others = added.keys() - {*marks.values()} - self._ends
+        return CallTokens(marks, sorted(token for token in others if not added[token].special))
 
     def example(self, example: Example, max_length: int | None) -> Rendered:
         """Render a dataset row; what is over `max_length` is cut off at the right.

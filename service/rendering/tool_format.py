@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any, Literal
 
+import msgspec
+
 from service.rendering.examples import Message
 from service.rendering.template import ChatTemplate, RenderingError
 
@@ -24,6 +26,16 @@ MARKS: dict[ToolFormat, tuple[str, ...]] = {
     "mistral_args": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
 }
 """What stands around calls. Of most bases these are tokens of their own."""
+
+
+class CallTokens(msgspec.Struct, frozen=True):
+    """What of a base's vocabulary a grammar must name, as no letters are it."""
+
+    marks: dict[str, int] = {}
+    """The marks of calls that are tokens of their own: the base was taught these."""
+    words: list[int] = []
+    """Added tokens that any text may hold, as `<think>` often is one."""
+
 
 _ASK = Message("user", "probe")
 _TOOL = {

@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import msgspec
 
-from service.rendering.tool_format import ToolFormat
+from service.rendering.tool_format import CallTokens, ToolFormat
 from service.serving.parameters import Property, properties_of
 
 Schema = dict[str, Any]
@@ -34,8 +35,7 @@ class Calling(msgspec.Struct, frozen=True, kw_only=True):
 
     functions: Sequence[Function]
     form: ToolFormat
-    marks: Mapping[str, int] = {}
-    """Those of the format that are tokens of their own."""
+    tokens: CallTokens = CallTokens()
     one: bool
     """Whether it may call at most one."""
     forced: bool
@@ -147,17 +147,28 @@ def _llama3(calling: Calling) -> Rules:
 
 def _mark(calling: Calling, mark: str) -> str:
     """Write a mark: a token of its own must be named, as no letters are it."""
-    return f"<[{calling.marks[mark]}]>" if mark in calling.marks else json.dumps(mark)
+    token = calling.tokens.marks.get(mark)
+    return json.dumps(mark) if token is None else f"<[{token}]>"
 
 
 def _text(calling: Calling, mark: str) -> Rules:
     """Write the rules of `text` without a mark, and of one that is `opened` by it at its end."""
-    if mark not in calling.marks:
-        return {"text": "TEXT", "opened[lazy]": f"TEXT {json.dumps(mark)}", "TEXT": r"/(.|\n)*/"}
+    words = ",".join(_ranges(calling.tokens.words))
+    rules = {"said": f"(TEXT <[{words}]>)*" if words else '""', "text": "said TEXT"}
+    if mark not in calling.tokens.marks:
+        last = {"last[lazy]": f"TEXT {json.dumps(mark)}", "TEXT": r"/(.|\n)*/"}
+        return {**rules, "opened": "said last", **last}
     # Its letters would be read as the token is.
     letters = re.escape(mark).replace("/", r"\/")
     without = rf"/(.|\n)*/ & ~/(.|\n)*{letters}(.|\n)*/"
-    return {"text": "TEXT", "opened": f"TEXT {_mark(calling, mark)}", "TEXT": without}
+    return {**rules, "opened": f"text {_mark(calling, mark)}", "TEXT": without}
+
+
+def _ranges(tokens: Sequence[int]) -> Iterator[str]:
+    """Write ascending numbers: some bases have thousands of added tokens, one after another."""
+    for _, run in groupby(enumerate(tokens), lambda at: at[1] - at[0]):
+        numbers = [token for _, token in run]
+        yield f"{numbers[0]}-{numbers[-1]}"
 
 
 def _alternatives(functions: Sequence[Function]) -> Rules:

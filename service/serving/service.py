@@ -165,9 +165,9 @@ class GenerationService:
         return await asyncio.to_thread(self._prepare, order, target)
 
     def _prepare(self, order: Order, target: Target) -> tuple[list[list[int]], Order, str]:
-        form, marks = self._renderer.tool_format, self._renderer.tool_marks
-        structure = structure_of(order.shape, form, marks)
-        shown = tuple(marks.values()) if order.shape.calls else ()
+        form, tokens = self._renderer.tool_format, self._renderer.call_tokens
+        structure = structure_of(order.shape, form, tokens)
+        shown = tuple(tokens.marks.values()) if order.shape.calls else ()
         sampling = replace(order.sampling, structure=structure, shown=shown)
         mark = fingerprint(self._renderer.base, target.revision)
         return self._render(order.prompt, target), replace(order, sampling=sampling), mark

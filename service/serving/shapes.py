@@ -1,11 +1,11 @@
 """What shape an answer is asked to have, and the grammar that gives it that shape."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from service.errors import BadRequest, UnsupportedField
-from service.rendering.tool_format import ToolFormat
+from service.rendering.tool_format import CallTokens, ToolFormat
 from service.serving.lark import ANY_OBJECT, Calling, Function, Schema, calls, document
 from service.serving.parameters import Unkept, properties_of
 from service.serving.schema_bounds import MOST_CHARACTERS, beyond_bounds
@@ -50,18 +50,17 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return "response_format" if self.document else "tools" if self.calls else None
 
 
-def structure_of(shape: Shape, form: ToolFormat | None, marks: Mapping[str, int]) -> str | None:
+def structure_of(shape: Shape, form: ToolFormat | None, tokens: CallTokens) -> str | None:
     """Give the grammar of a shape on a base that calls functions in that format.
 
-    `marks` are those of the format that are tokens of their own. None where any text will do.
-    Raises BadRequest for schemas that cannot be kept to. Takes milliseconds, and up to a second
-    for schemas at the bounds.
+    None where any text will do. Raises BadRequest for schemas that cannot be kept to. Takes
+    milliseconds, and up to a second for schemas at the bounds.
     """
     parts = dict(_parts(shape))
     for param, schema in parts.items():
         if why := beyond_bounds(schema):
             raise _refused(why, param)
-    grammar = _grammar(shape, form, marks)
+    grammar = _grammar(shape, form, tokens)
     if grammar is None:
         return None
     if len(grammar) > MOST_CHARACTERS:
@@ -74,7 +73,7 @@ def structure_of(shape: Shape, form: ToolFormat | None, marks: Mapping[str, int]
     raise _refused(fault, min(parts))
 
 
-def _grammar(shape: Shape, form: ToolFormat | None, marks: Mapping[str, int]) -> str | None:
+def _grammar(shape: Shape, form: ToolFormat | None, tokens: CallTokens) -> str | None:
     wanted, schema = shape.calls, shape.document.schema if shape.document else None
     if wanted is None:
         return None if schema is None else document(schema)
@@ -99,7 +98,7 @@ def _grammar(shape: Shape, form: ToolFormat | None, marks: Mapping[str, int]) ->
         Calling(
             functions=functions,
             form=form,
-            marks=marks,
+            tokens=tokens,
             one=wanted.one,
             forced=wanted.forced,
             otherwise=schema,

@@ -10,7 +10,7 @@ from service.base.description import describe
 from service.rendering.examples import Message
 from service.rendering.renderer import Renderer
 from service.rendering.template import INSTRUCTION_TEMPLATE, ChatTemplate
-from service.rendering.tool_format import tool_format
+from service.rendering.tool_format import CallTokens, tool_format
 from service.settings import BUNDLED_BASE
 from tests.unit.rendering import templates
 from tests.unit.rendering.bases import base_of, metaspace
@@ -56,10 +56,11 @@ def test_other_families_templates_tell(source: str, form: str) -> None:
 
 def test_marks_are_the_tokens_that_the_base_has_for_them(tmp_path: Path) -> None:
     tokenizer = metaspace(["<s>", "</s>", "[TOOL_CALLS]", "[ARGS]"], "<s>")
+    tokenizer.add_tokens(["<think>"])
     made = Renderer(base_of(tmp_path, tokenizer, templates.MISTRAL_CALL_ID))
-    tokens = {mark: tokenizer.token_to_id(mark) for mark in ("[TOOL_CALLS]", "[ARGS]")}
-    assert made.tool_marks == tokens
-    assert Renderer(describe(str(BUNDLED_BASE))).tool_marks == {}
+    marks = {mark: tokenizer.token_to_id(mark) for mark in ("[TOOL_CALLS]", "[ARGS]")}
+    assert made.call_tokens == CallTokens(marks, [tokenizer.token_to_id("<think>")])
+    assert Renderer(describe(str(BUNDLED_BASE))).call_tokens == CallTokens()
 
 
 def test_a_template_that_counts_ids_gets_some_that_it_takes() -> None:

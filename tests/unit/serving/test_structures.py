@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from service.errors import BadRequest
 from service.rendering.detokenizer import Detokenizer
-from service.rendering.tool_format import MARKS, ToolFormat
+from service.rendering.tool_format import MARKS, CallTokens, ToolFormat
 from service.serving import structures
 from service.serving.engine import Sampling
 from service.serving.lark import Calling, Function, Schema, calls, document
@@ -30,15 +30,18 @@ MOST = 400
 
 
 class Base(msgspec.Struct, frozen=True):
-    """A vocabulary, and the marks of calls that are tokens of their own in it."""
+    """A vocabulary, and what of it stands around calls, and in texts."""
 
     tokenizer: Tokenizer
-    marks: dict[str, int]
+    tokens: CallTokens
     structures: Structures
 
     def text(self, tokens: list[int]) -> str:
-        detokenizer = Detokenizer(self.tokenizer, tuple(self.marks.values()))
+        detokenizer = Detokenizer(self.tokenizer, tuple(self.tokens.marks.values()))
         return "".join(map(detokenizer.add, tokens)) + detokenizer.flush()
+
+
+THOUGHTS = [AddedToken(one, special=False, normalized=False) for one in ("<think>", "</think>")]
 
 
 def base(marks: Sequence[AddedToken] = ()) -> Base:
@@ -46,7 +49,10 @@ def base(marks: Sequence[AddedToken] = ()) -> Base:
     tokenizer = Tokenizer.from_file(str(BUNDLED_BASE / "tokenizer.json"))
     tokenizer.add_tokens([*marks])
     ids = {mark.content: tokenizer.token_to_id(mark.content) for mark in marks}
-    return Base(tokenizer, ids, Structures(tokenizer, VOCABULARY + len(ids), [END]))
+    tokenizer.add_tokens(THOUGHTS)
+    tokens = CallTokens(ids, [tokenizer.token_to_id(one.content) for one in THOUGHTS])
+    size = tokenizer.get_vocab_size()
+    return Base(tokenizer, tokens, Structures(tokenizer, size, [END]))
 
 
 def every_mark(*, special: bool) -> list[AddedToken]:
@@ -112,7 +118,9 @@ async def test_a_forced_call_is_read_as_one_of_the_functions_with_arguments_of_i
         assume(given)
     functions = [Function(f"call-{place}", schema) for place, schema in enumerate(given)]
     schemas_of = {function.name: function.arguments for function in functions}
-    grammar = calls(Calling(functions=functions, form=form, marks=base.marks, one=one, forced=True))
+    grammar = calls(
+        Calling(functions=functions, form=form, tokens=base.tokens, one=one, forced=True)
+    )
     said, made = read(form, await babble(grammar, chance, base), functions=schemas_of)
     assert said == ""
     assert made
@@ -154,6 +162,9 @@ def of_a_family(form: str, call: str, two: str) -> list[tuple[str, dict[str, Any
         ("hello", {"form": form}, True),
         (call, {"form": form}, True),
         (f"Let me see. {call}", {"form": form}, True),
+        (f"<think>Hm.</think>{call}", {"form": form}, True),
+        (f"<think>Hm.</think>{call}", {"form": form, "one": True}, True),
+        ("Hm.</think>Hello.", {"form": form, "one": True}, True),
         (f"Let me see. {two}", {"form": form}, True),
         (call, {"form": form, "one": True}, True),
         (two, {"form": form, "one": True}, False),
@@ -173,6 +184,7 @@ def of_a_family(form: str, call: str, two: str) -> list[tuple[str, dict[str, Any
     ("text", "wishes", "fine"),
     [
         ("hello", {}, True),
+        *of_a_family("hermes", CALL, f"{CALL}\n{CALL}"),
         (f"Let me see. {CALL}", {}, True),
         (f"{CALL}\n{CALL} Well.", {}, True),
         (f"{CALL}\n{CALL}", {"one": True}, False),
@@ -207,7 +219,7 @@ def of_a_family(form: str, call: str, two: str) -> list[tuple[str, dict[str, Any
 async def test_what_an_answer_with_functions_may_be(
     base: Base, text: str, wishes: dict[str, Any], fine: bool
 ) -> None:
-    asked = {"form": "hermes", "marks": base.marks, "one": False, "forced": False, **wishes}
+    asked = {"form": "hermes", "tokens": base.tokens, "one": False, "forced": False, **wishes}
     one = await structure(calls(Calling(functions=FUNCTIONS, **asked)), base)
     assert follows(one, text, base) == fine
 
@@ -215,7 +227,7 @@ async def test_what_an_answer_with_functions_may_be(
 async def test_letters_are_not_the_token_that_they_spell() -> None:
     """Else they would be read as a call that no schema bound."""
     asked = Calling(
-        functions=FUNCTIONS, form="hermes", marks=BASES[1].marks, one=True, forced=False
+        functions=FUNCTIONS, form="hermes", tokens=BASES[1].tokens, one=True, forced=False
     )
     one = await structure(calls(asked), BASES[1])
     assert not follows(one, CALL, PLAIN)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from service.errors import BadRequest, UnsupportedField
-from service.rendering.tool_format import ToolFormat
+from service.rendering.tool_format import CallTokens, ToolFormat
 from service.serving.chat_schemas import ChatRequest
 from service.serving.shapes import Shape, structure_of
 from service.serving.translate import chat_order
@@ -26,7 +26,7 @@ def shape(**fields: Any) -> Shape:
 
 
 def grammar(form: ToolFormat | None = "hermes", **fields: Any) -> str | None:
-    return structure_of(shape(**fields), form, {})
+    return structure_of(shape(**fields), form, CallTokens())
 
 
 def json_of(schema: Any, **more: Any) -> dict[str, Any]:
