@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+from collections.abc import Collection
 from functools import lru_cache
 
 from tokenizers import Tokenizer
@@ -13,17 +14,19 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 class Detokenizer:
     """Decodes one sequence incrementally.
 
-    The pieces together are what the tokenizer decodes from the whole, special tokens left out.
+    The pieces together are what the tokenizer decodes from the whole, special tokens left out
+    but for those that are `shown`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
         self._vocabulary = _vocabulary(tokenizer)
+        self._shown = shown
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._first = True
 
     def add(self, token_id: int) -> str:
         """Take one token; returns the characters that are whole with it, often none."""
-        if token_id in self._vocabulary.special:
+        if token_id in self._vocabulary.special and token_id not in self._shown:
             return ""
         first, self._first = self._first, False
         vocabulary = self._vocabulary

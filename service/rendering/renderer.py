@@ -24,7 +24,7 @@ from service.rendering.examples import (
     TextExample,
 )
 from service.rendering.template import INSTRUCTION_TEMPLATE, ChatTemplate, RenderingError
-from service.rendering.tool_format import ToolFormat, tool_format
+from service.rendering.tool_format import MARKS, CallTokens, ToolFormat, tool_format
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -57,6 +57,15 @@ class Renderer:
     def tool_format(self) -> ToolFormat | None:
         """How the base calls functions; None if its template knows of none, or of another way."""
         return tool_format(self._template)
+
+    @cached_property
+    def call_tokens(self) -> CallTokens:
+        """What of the vocabulary stands around calls, and within texts."""
+        wanted = () if self.tool_format is None else MARKS[self.tool_format]
+        added = self.tokenizer.get_added_tokens_decoder()
+        marks = {one.content: token for token, one in added.items() if one.content in wanted}
+        others = added.keys() - {*marks.values()} - self._ends
+        return CallTokens(marks, sorted(token for token in others if not added[token].special))
 
     def example(self, example: Example, max_length: int | None) -> Rendered:
         """Render a dataset row; what is over `max_length` is cut off at the right.

@@ -3,7 +3,9 @@
 Templates come with the base, never from a tenant; they run sandboxed all the same.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -35,6 +37,10 @@ INSTRUCTION_TEMPLATE = """\
 
 _FUNCTION_KEYS = ("name", "description", "parameters")
 
+# Mistral's templates refuse calls whose ids have not nine letters and digits.
+_COUNTS_IDS = re.compile(r"id\s*\|\s*length\s*(?:!=|<)\s*9")
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+
 # What an expression on a tenant's values can raise inside a template that did not expect them.
 _FAULTS = (
     jinja2.TemplateError,
@@ -61,6 +67,7 @@ class ChatTemplate:
         self._template = _environment().from_string(source)
         self._special_tokens = special_tokens
         self._knows_developer = "developer" in source
+        self._counts_ids = bool(_COUNTS_IDS.search(source))
 
     def render(
         self,
@@ -86,12 +93,16 @@ class ChatTemplate:
         role = message.role
         if role == "developer" and not self._knows_developer:
             role = "system"
+        calls, answered = _with_objects(message.tool_calls), message.tool_call_id
+        if self._counts_ids:
+            calls = calls and [_with_short_id(call) for call in calls]
+            answered = answered and _short(answered)
         given = {
             "role": role,
             "content": message.content,
             "name": message.name,
-            "tool_calls": _with_objects(message.tool_calls),
-            "tool_call_id": message.tool_call_id,
+            "tool_calls": calls,
+            "tool_call_id": answered,
         }
         # Templates ask whether a key is there; a null would be printed as "None".
         return {key: value for key, value in given.items() if value is not None}
@@ -161,3 +172,15 @@ def _with_object(call: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         return call
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _with_short_id(call: dict[str, Any]) -> dict[str, Any]:
+    return {**call, "id": _short(call["id"])} if "id" in call else call
+
+
+def _short(identifier: Any) -> str:
+    """Make an id of nine letters and digits, always the same of the same."""
+    given = str(identifier)
+    if _SHORT_ID.fullmatch(given):
+        return given
+    return hashlib.sha256(given.encode()).hexdigest()[:9]

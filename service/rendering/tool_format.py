@@ -2,15 +2,40 @@
 
 import json
 import re
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from service.rendering.examples import Message
 from service.rendering.template import ChatTemplate, RenderingError
 
-ToolFormat = Literal["hermes", "llama3_json"]
+ToolFormat = Literal["hermes", "llama3_json", "mistral_json", "mistral_args", "qwen3_coder"]
 """`hermes` is also Qwen 2.5's and 3's: `<tool_call>` and `</tool_call>` around a JSON object of
 `name` and `arguments`. `llama3_json` is Llama 3.1's to 3.3's: an object of `name` and
-`parameters` is the whole answer."""
+`parameters` is the whole answer. `mistral_json` is Mistral's up to its seventh tokenizer:
+`[TOOL_CALLS]` and an array of objects of `name` and `arguments`, perhaps with an `id`.
+`mistral_args` is its later ones': `[TOOL_CALLS]`, the name, `[ARGS]` and the arguments, perhaps
+with `[CALL_ID]` and an id before `[ARGS]`. `qwen3_coder` is also Qwen 3.5's and later ones', and
+Nemotron 3's: `<function=name>` and `<parameter=key>` around texts, in `<tool_call>`."""
+
+MARKS: dict[ToolFormat, tuple[str, ...]] = {
+    "hermes": ("<tool_call>", "</tool_call>"),
+    "llama3_json": (),
+    "mistral_json": ("[TOOL_CALLS]",),
+    "qwen3_coder": ("<tool_call>", "</tool_call>"),
+    "mistral_args": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+}
+"""What stands around calls. Of most bases these are tokens of their own."""
+
+
+class CallTokens(msgspec.Struct, frozen=True):
+    """What of a base's vocabulary a grammar must name, as no letters are it."""
+
+    marks: dict[str, int] = {}
+    """The marks of calls that are tokens of their own: the base was taught these."""
+    words: list[int] = []
+    """Added tokens that any text may hold, as `<think>` often is one."""
+
 
 _ASK = Message("user", "probe")
 _TOOL = {
@@ -33,6 +58,14 @@ _CALL = Message(
     ],
 )
 _HERMES = re.compile(r"<tool_call>\s*(\{.*\})\s*</tool_call>", re.DOTALL)
+_QWEN3_CODER = re.compile(
+    r"<tool_call>\s*<function=probe_tool>\s*<parameter=a>\s*1\s*</parameter>\s*</function>"
+    r"\s*</tool_call>"
+)
+_MISTRAL_JSON = re.compile(r"\[TOOL_CALLS\]\s*\[(\{.*\})\]", re.DOTALL)
+_MISTRAL_ARGS = re.compile(
+    r"\[TOOL_CALLS\]probe_tool(?:\[CALL_ID\]probe0000)?\[ARGS\](\{.*?\})", re.DOTALL
+)
 _LLAMA3 = re.compile(r"\s*(\{.*\})", re.DOTALL)
 
 
@@ -45,14 +78,27 @@ def tool_format(template: ChatTemplate) -> ToolFormat | None:
         return None
     if "probe_tool" not in prompt:
         return None
-    answer = whole.removeprefix(prompt)
-    if _has(_HERMES.search(answer), "arguments"):
+    return _format_of(whole.removeprefix(prompt))
+
+
+def _format_of(answer: str) -> ToolFormat | None:
+    arguments = {"a": 1}
+    call = {"name": "probe_tool", "arguments": arguments}
+    if _object(_HERMES.search(answer)) == call:
         return "hermes"
-    return "llama3_json" if _has(_LLAMA3.match(answer), "parameters") else None
+    if _QWEN3_CODER.search(answer):
+        return "qwen3_coder"
+    if _object(_MISTRAL_JSON.search(answer)) in (call, {**call, "id": "probe0000"}):
+        return "mistral_json"
+    if _object(_MISTRAL_ARGS.search(answer)) == arguments:
+        return "mistral_args"
+    if _object(_LLAMA3.match(answer)) == {"name": "probe_tool", "parameters": arguments}:
+        return "llama3_json"
+    return None
 
 
-def _has(call: re.Match[str] | None, key: str) -> bool:
+def _object(found: re.Match[str] | None) -> Any:
     try:
-        return call is not None and json.loads(call[1]) == {"name": "probe_tool", key: {"a": 1}}
+        return None if found is None else json.loads(found[1])
     except ValueError:
-        return False
+        return None

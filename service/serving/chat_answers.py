@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from msgspec import UNSET, UnsetType
 
 from service.http import sse
-from service.rendering.tool_format import ToolFormat
 from service.serving import engine
+from service.serving.call_events import Reading
 from service.serving.chat_messages import Speech, message
 from service.serving.chat_schemas import (
     ChatChoice,
@@ -55,8 +55,8 @@ async def events(run: Generation, include_usage: bool) -> AsyncIterator[bytes]:
     yield sse.DONE
 
 
-def _choice(choice: Choice, form: ToolFormat | None) -> ChatChoice:
-    made, reason = message(choice.text, choice.finish_reason, form)
+def _choice(choice: Choice, reading: Reading | None) -> ChatChoice:
+    made, reason = message(choice.text, choice.finish_reason, reading)
     return ChatChoice(
         index=choice.index,
         message=made,

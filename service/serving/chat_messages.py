@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from msgspec import UNSET
 
-from service.rendering.tool_format import ToolFormat
+from service.serving.call_events import Argued, Called, Event, Reading, Said
 from service.serving.chat_schemas import (
     AssistantMessage,
     CalledFunction,
@@ -15,15 +15,14 @@ from service.serving.chat_schemas import (
     ToolCallDelta,
 )
 from service.serving.schemas import FinishReason
-from service.serving.tool_calls import Argued, Called, Event, Said, call_reader
 from service.wire import new_id
 
 
 class Speech:
-    """One choice of a stream; `form` is how it writes calls, if it may call anything."""
+    """One choice of a stream; `reading` makes what reads its calls, if it may call anything."""
 
-    def __init__(self, form: ToolFormat | None) -> None:
-        self._reader = None if form is None else call_reader(form)
+    def __init__(self, reading: Reading | None) -> None:
+        self._reader = None if reading is None else reading()
         self._calls = False
 
     def begin(self) -> Delta:
@@ -55,12 +54,12 @@ class Speech:
 
 
 def message(
-    text: str, reason: FinishReason, form: ToolFormat | None
+    text: str, reason: FinishReason, reading: Reading | None
 ) -> tuple[AssistantMessage, ChatFinishReason]:
     """Put a whole answer together, and say why it ended."""
     calls: list[ToolCall] = []
-    if form is not None:
-        reader = call_reader(form)
+    if reading is not None:
+        reader = reading()
         text = _read(reader.add(text) + reader.end(), calls)
     made = AssistantMessage(
         role="assistant",

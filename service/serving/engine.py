@@ -37,6 +37,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: no log-probabilities; k: of the chosen token and of the k likeliest."""
+    shown: tuple[int, ...] = ()
+    """Special tokens that the text shows; it has none of the others."""
     structure: str | None = None
     """A grammar that the text keeps to, in the Lark that llguidance and vLLM's `guidance` backend
     read (`%json` for schemas). It may end only where the grammar does: by a token that ends it, or

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from service.adapters.service import Target
 from service.errors import EngineBusy, EngineUnavailable
-from service.rendering.tool_format import ToolFormat
+from service.serving.call_events import Reading
 from service.serving.engine import Piece, TokenLogprob
 from service.serving.merging import closing
 from service.serving.metrics import GenerationMetrics
@@ -55,7 +55,7 @@ class Generation:
         prompt_tokens: int,
         choices: int,
         source: AsyncIterator[Piece],
-        calls: ToolFormat | None = None,
+        calls: Reading | None = None,
         metrics: GenerationMetrics,
         meter: UsageMeter,
     ) -> None:
@@ -67,7 +67,7 @@ class Generation:
         self.fingerprint = fingerprint
         self.created = now()
         self.calls = calls
-        """How it writes calls of functions, if it may call any."""
+        """What reads its calls of functions, if it may call any."""
         self._prompt_tokens = prompt_tokens
         self._source = source
         self._metrics = metrics

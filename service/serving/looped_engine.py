@@ -101,5 +101,5 @@ class LoopedEngine:
         check_request(request, self._base.context_length, self._vocabulary)
 
     def _choice(self, index: int, sampling: Sampling, structure: Structure | None) -> Choice:
-        ends, detokenizer = self._base.eos_token_ids, Detokenizer(self._tokenizer)
-        return Choice(index, sampling, ends, detokenizer, structure)
+        detokenizer = Detokenizer(self._tokenizer, sampling.shown)
+        return Choice(index, sampling, self._base.eos_token_ids, detokenizer, structure)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
@@ -14,6 +15,7 @@ from service.base.description import BaseDescription
 from service.errors import BadRequest, NotFound
 from service.http.tenant_labels import TenantLabels
 from service.rendering.renderer import Renderer
+from service.serving.call_events import Reading
 from service.serving.engine import Engine, GenerationRequest, Piece, Sampling
 from service.serving.generation import Caller, Generation
 from service.serving.merging import closing, merged
@@ -30,7 +32,8 @@ from service.serving.orders import (
 )
 from service.serving.requests import check_tokens
 from service.serving.schemas import MOST_CHOICES
-from service.serving.shapes import structure_of
+from service.serving.shapes import Shape, structure_of
+from service.serving.tool_calls import call_reader
 from service.tenants.usage_meter import UsageMeter
 
 
@@ -117,10 +120,17 @@ class GenerationService:
             prompt_tokens=prompt_tokens,
             choices=len(prompts) * order.sampling.n,
             source=self._run(requests, order.shape.param),
-            calls=self._renderer.tool_format if order.shape.calls else None,
+            calls=self._reading(order.shape),
             metrics=self._metrics,
             meter=self._meter,
         )
+
+    def _reading(self, shape: Shape) -> Reading | None:
+        form = self._renderer.tool_format
+        if form is None or shape.calls is None:
+            return None
+        functions = {one.name: one.parameters for one in shape.calls.functions}
+        return partial(call_reader, form, functions)
 
     def _requests(
         self,
@@ -155,10 +165,12 @@ class GenerationService:
         return await asyncio.to_thread(self._prepare, order, target)
 
     def _prepare(self, order: Order, target: Target) -> tuple[list[list[int]], Order, str]:
-        structure = structure_of(order.shape, self._renderer.tool_format)
-        structured = replace(order, sampling=replace(order.sampling, structure=structure))
+        form, tokens = self._renderer.tool_format, self._renderer.call_tokens
+        structure = structure_of(order.shape, form, tokens)
+        shown = tuple(tokens.marks.values()) if order.shape.calls else ()
+        sampling = replace(order.sampling, structure=structure, shown=shown)
         mark = fingerprint(self._renderer.base, target.revision)
-        return self._render(order.prompt, target), structured, mark
+        return self._render(order.prompt, target), replace(order, sampling=sampling), mark
 
     def _render(self, prompt: Prompt, target: Target) -> list[list[int]]:
         match prompt:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from service.errors import BadRequest, UnsupportedField
-from service.rendering.tool_format import ToolFormat
+from service.rendering.tool_format import CallTokens, ToolFormat
 from service.serving.lark import ANY_OBJECT, Calling, Function, Schema, calls, document
+from service.serving.parameters import Unkept, properties_of
 from service.serving.schema_bounds import MOST_CHARACTERS, beyond_bounds
 from service.serving.structures import fault_of
 
@@ -49,7 +50,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return "response_format" if self.document else "tools" if self.calls else None
 
 
-def structure_of(shape: Shape, form: ToolFormat | None) -> str | None:
+def structure_of(shape: Shape, form: ToolFormat | None, tokens: CallTokens) -> str | None:
     """Give the grammar of a shape on a base that calls functions in that format.
 
     None where any text will do. Raises BadRequest for schemas that cannot be kept to. Takes
@@ -59,7 +60,7 @@ def structure_of(shape: Shape, form: ToolFormat | None) -> str | None:
     for param, schema in parts.items():
         if why := beyond_bounds(schema):
             raise _refused(why, param)
-    grammar = _grammar(shape, form)
+    grammar = _grammar(shape, form, tokens)
     if grammar is None:
         return None
     if len(grammar) > MOST_CHARACTERS:
@@ -72,7 +73,7 @@ def structure_of(shape: Shape, form: ToolFormat | None) -> str | None:
     raise _refused(fault, min(parts))
 
 
-def _grammar(shape: Shape, form: ToolFormat | None) -> str | None:
+def _grammar(shape: Shape, form: ToolFormat | None, tokens: CallTokens) -> str | None:
     wanted, schema = shape.calls, shape.document.schema if shape.document else None
     if wanted is None:
         return None if schema is None else document(schema)
@@ -90,10 +91,17 @@ def _grammar(shape: Shape, form: ToolFormat | None) -> str | None:
             "'response_format' is not supported together with 'tools' on this base model.",
             param="response_format",
         )
+    if form == "qwen3_coder":
+        _check_written_one_by_one(wanted)
     functions = [Function(one.name, _arguments(one, wanted)) for one in wanted.functions]
     return calls(
         Calling(
-            functions=functions, form=form, one=wanted.one, forced=wanted.forced, otherwise=schema
+            functions=functions,
+            form=form,
+            tokens=tokens,
+            one=wanted.one,
+            forced=wanted.forced,
+            otherwise=schema,
         )
     )
 
@@ -104,6 +112,18 @@ def _parts(shape: Shape) -> Iterator[tuple[str, Schema]]:
     if shape.calls is not None:
         for function in shape.calls.functions:
             yield function.param, _arguments(function, shape.calls)
+
+
+def _check_written_one_by_one(wanted: Calls) -> None:
+    for function in wanted.functions:
+        schema = _arguments(function, wanted)
+        if why := fault_of(document(schema)):
+            raise _refused(why, function.param)
+        try:
+            properties_of(schema)
+        except Unkept as fault:
+            why = f"this base model's way of calling functions cannot keep to {fault}"
+            raise _refused(why, function.param) from None
 
 
 def _any_strict(wanted: Calls) -> bool:

@@ -86,6 +86,8 @@ class Structures:
     def _begun(self, matcher: LLMatcher) -> LLMatcher:
         """Try how it must begin: what is too much often shows there, before anybody waits."""
         begun = matcher.deep_copy()
+        # Tokens first: only as one has a mark of calls a meaning.
+        begun.consume_tokens(begun.compute_ff_tokens())
         begun.consume_tokens(self._vocabulary.tokenize_bytes(begun.compute_ff_bytes()))
         begun.compute_bitmask()
         return begun

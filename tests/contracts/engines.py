@@ -20,6 +20,8 @@ from tests.fakes.words import default_answer
 from tests.vllm_core import Core
 
 MAX_RESIDENT, MAX_BATCH, MAX_QUEUE, CONTEXT = 2, 4, 3, 256
+SPECIAL = 2
+"""The tiny base's `<|im_start|>`."""
 ADAPTERS = [("acme", "support"), ("acme", "style"), ("globex", "support")]
 
 
@@ -40,6 +42,8 @@ class House(msgspec.Struct):
     refs: list[RevisionRef]
     dtype: str = "float32"
     """What it computes in."""
+    special: int | None = None
+    """A special token; None where there are only words."""
     bounds_penalties: bool = False
     """Whether penalties are refused beyond 2, as the API refuses them."""
 
@@ -135,7 +139,7 @@ async def resident(folder: Path, kv_tokens: int = 0) -> AsyncIterator[House]:
     held = ("none", "float32")
     engine = ResidentEngine(segmented, base, store, Renderer(base), held=held, **limits)
     OwnThread(engine.loop)
-    yield House(engine, store, refs)
+    yield House(engine, store, refs, special=SPECIAL)
     await engine.close()
 
 
@@ -144,7 +148,7 @@ async def vllm(folder: Path, core: Core) -> AsyncIterator[House]:
     """vLLM on the same base, behind a socket; more than it can run is never given to it."""
     store, refs = tiny_revisions(folder, core.base)
     async with core.serving(store, folder, core.options, max_queue=MAX_QUEUE) as engine:
-        yield House(engine, store, refs, core.dtype, bounds_penalties=True)
+        yield House(engine, store, refs, core.dtype, SPECIAL, bounds_penalties=True)
 
 
 def tiny_revisions(

@@ -292,6 +292,16 @@ async def test_a_structured_answer_that_is_cut_says_so_and_the_others_are_free(
     assert [other] == await house.choices(free)
 
 
+async def test_a_structure_can_have_special_tokens_and_the_text_shows_them_if_asked(
+    house: House,
+) -> None:
+    if house.special is None:
+        pytest.skip("it has words only")
+    wishes: dict[str, Any] = {"structure": f'start: "a" <[{house.special}]> "b"', "max_tokens": 20}
+    assert (await house.answer(**wishes)).text == "ab"
+    assert (await house.answer(**wishes, shown=(house.special,))).text == "a<|im_start|>b"
+
+
 async def test_a_structure_that_is_none_is_refused(house: House) -> None:
     with pytest.raises(BadRequest):
         await house.answer(structure="start: nobody")

@@ -1,6 +1,7 @@
 """Calls are read from a text the same however it arrives, and nothing that is none is lost."""
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -8,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rendering.tool_format import ToolFormat
-from service.serving.tool_calls import Argued, Called, Event, Said, call_reader
+from service.rendering.tool_format import MARKS, ToolFormat
+from service.serving.call_events import Argued, Called, Event, Said
+from service.serving.tool_calls import call_reader
 
-FORMS: list[ToolFormat] = ["hermes", "llama3_json"]
+FORMS = list(MARKS)
+SCHEMAS = {"get": {"properties": {"s": {"type": "string"}, "n": {"type": "integer"}}}}
+KINDS = {
+    str: "string", int: "integer", bool: "boolean", type(None): "null", list: "array",
+    dict: "object",
+}  # fmt: skip
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('ab<>{}[]"\\é;, \n', max_size=6),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
@@ -22,15 +29,19 @@ calls = st.lists(st.tuples(st.sampled_from(["get", "a-b_c"]), arguments), min_si
 bits = st.sampled_from(
     [
         *["<tool_call>", "</tool_call>", "<", "</tool", "}", "{", "\n", "; ", '"', "\\", " word"],
+        *["<function=get>", "<parameter=s>", "<parameter=n>", "</parameter>", "</function>"],
+        *["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]ab1", "get", "[", "]", ", "],
         *['{"name": "get", "arguments": ', '"parameters": {', '{"name": "get"}', '{"a": [1]}'],
     ]
 )
 texts = st.lists(bits | st.text(max_size=4), max_size=12).map("".join)
 
 
-def read(form: ToolFormat, *pieces: str) -> tuple[str, list[list[str]]]:
+def read(
+    form: ToolFormat, *pieces: str, functions: Mapping[str, Any] = SCHEMAS
+) -> tuple[str, list[list[str]]]:
     """The text and the calls of an answer that comes in these pieces."""
-    reader, text, made = call_reader(form), "", list[list[str]]()
+    reader, text, made = call_reader(form, functions), "", list[list[str]]()
     events: list[Event] = [event for piece in pieces for event in reader.add(piece)]
     for event in [*events, *reader.end()]:
         match event:
@@ -56,32 +67,75 @@ def test_how_it_is_cut_changes_nothing(form: ToolFormat, text: str, places: list
     assert read(form, *cut(text, places)) == read(form, text) == read(form, *text)
 
 
-@pytest.mark.parametrize("form", FORMS)
+def written(
+    form: ToolFormat, made: list[tuple[str, Any]], order: int = 1, indent: int | None = None
+) -> str:
+    """Write calls as a base does; at 0 the order of an object's members is the other one."""
+    if form == "mistral_args":
+        number = "[CALL_ID]abc123XYZ" if order == 0 else ""
+        heads = [f"[TOOL_CALLS]{name}{number}[ARGS]" for name, _ in made]
+        bodies = [json.dumps(given, indent=indent) for _, given in made]
+        return "".join(head + body for head, body in zip(heads, bodies, strict=True))
+    key = "parameters" if form == "llama3_json" else "arguments"
+    objects = [{"name": name, key: given} for name, given in made]
+    if order == 0:
+        objects = [{"id": "abc123XYZ", **dict(reversed(one.items()))} for one in objects]
+    texts = [json.dumps(one, indent=indent) for one in objects]
+    match form:
+        case "qwen3_coder":
+            return "\n".join(in_tags(name, given) for name, given in made)
+        case "hermes":
+            return "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in texts)
+        case "mistral_json":
+            return f"[TOOL_CALLS] [{', '.join(texts)}]"
+        case "llama3_json":
+            return "; ".join(texts)
+
+
+def in_tags(name: str, given: dict[str, Any]) -> str:
+    """Write a call as Qwen 3.5's template does."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()
+    }
+    inner = "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in texts.items())
+    return f"<tool_call>\n<function={name}>\n{inner}</function>\n</tool_call>"
+
+
+keys = st.text("abé_- ", min_size=1, max_size=4)
+
+
+@given(st.lists(st.dictionaries(keys, values, max_size=3), min_size=1, max_size=3), st.data())
+def test_texts_are_what_the_schemas_say(given: list[dict[str, Any]], data: st.DataObject) -> None:
+    made = [(f"f{place}", one) for place, one in enumerate(given)]
+    functions = {
+        name: {"properties": {key: {"type": KINDS[type(value)]} for key, value in one.items()}}
+        for name, one in made
+    }
+    text = written("qwen3_coder", made)
+    places = data.draw(st.lists(st.integers(0, len(text)), max_size=5))
+    said, found = read("qwen3_coder", *cut(text, places), functions=functions)
+    assert said == ""
+    assert [(name, json.loads(arguments)) for name, arguments in found] == made
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "qwen3_coder"])
 @given(calls, st.integers(0, 2), st.sampled_from([None, 1]))
 def test_what_a_base_writes_is_read_back(
     form: ToolFormat, made: list[tuple[str, Any]], order: int, indent: int | None
 ) -> None:
-    key = "parameters" if form == "llama3_json" else "arguments"
-    objects = [{"name": name, key: given} for name, given in made]
-    if order == 0:
-        objects = [dict(reversed(one.items())) for one in objects]
-    written = [json.dumps(one, indent=indent) for one in objects]
-    if form == "hermes":
-        text = "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in written)
-    else:
-        text = "; ".join(written)
-    said, found = read(form, text)
+    said, found = read(form, written(form, made, order, indent))
     assert said == ""
     assert [(name, json.loads(given)) for name, given in found] == made
 
 
-@given(st.text("ab{}<>/ \n", min_size=1), calls)
-def test_text_before_calls_is_kept(before: str, made: list[tuple[str, Any]]) -> None:
-    objects = [json.dumps({"name": name, "arguments": given}) for name, given in made]
-    text = "".join(f"<tool_call>{one}</tool_call>" for one in objects)
-    said, found = read("hermes", before, text)
+@pytest.mark.parametrize("form", ["hermes", "mistral_json", "mistral_args"])
+@given(st.text("ab{}<>[]/ \n", min_size=1), calls)
+def test_text_before_calls_is_kept(
+    form: ToolFormat, before: str, made: list[tuple[str, Any]]
+) -> None:
+    said, found = read(form, before, written(form, made))
     assert said == before.rstrip()
-    assert len(found) == len(made)
+    assert [(name, json.loads(given)) for name, given in found] == made
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -114,3 +168,59 @@ def test_what_is_cut_or_badly_written(text: str, said: str, found: list[list[str
 @pytest.mark.parametrize("text", ['{"answer": 1}', 'It is {"name": "f", "parameters": {}}', '{"a'])
 def test_json_of_llama_that_is_no_call_is_text(text: str) -> None:
     assert read("llama3_json", text) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "found"),
+    [
+        ('[TOOL_CALLS]{"name": "f", "arguments": {}}', "", [["f", "{}"]]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {}}', "", [["f", "{}"]]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {"a": 1', "", [["f", '{"a": 1']]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {}}, x', ", x", [["f", "{}"]]),
+        ('[TOOL_CALLS][{"name": "f", "arguments": {}}, {"a": 1}]', ', {"a": 1}]', [["f", "{}"]]),
+        ('[TOOL_CALLS] [{"answer": 1}]', '[TOOL_CALLS] [{"answer": 1}]', []),
+        ("[TOOL_CALLS][]", "[TOOL_CALLS][]", []),
+        ("[TOOL_CALLS] of mine, {", "[TOOL_CALLS] of mine, {", []),
+        ("[TOOL_CALLS][TOOL_CALLS]f[ARGS]{}", "[TOOL_CALLS]", [["f", "{}"]]),
+        ('[TOOL_CALLS]f{"a": 1}[TOOL_CALLS]g [ARGS] {}', "", [["f", '{"a": 1}'], ["g", "{}"]]),
+        ('[TOOL_CALLS]f[ARGS]{"a": "[TOOL_CALLS]', "", [["f", '{"a": "[TOOL_CALLS]']]),
+        ("[TOOL_CALLS]f[ARGS][1]", "[TOOL_CALLS]f[ARGS][1]", []),
+        ("[TOOL_CALLS]f[ARGS]", "[TOOL_CALLS]f[ARGS]", []),
+    ],
+)
+@pytest.mark.parametrize("form", ["mistral_json", "mistral_args"])
+def test_either_way_of_mistrals_is_read(
+    form: ToolFormat, text: str, said: str, found: list[list[str]]
+) -> None:
+    assert read(form, text) == read(form, *text) == (said, found)
+
+
+HEAD = "<tool_call>\n<function=get>\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "found"),
+    [
+        (f"Well.\n{HEAD}</function>\n</tool_call>", "Well.", [["get", "{}"]]),
+        (f"{HEAD}<parameter=s>\n5", "", [["get", '{"s": "5']]),
+        (f"{HEAD}<parameter=n>\n5", "", [["get", '{"n": ']]),
+        (f"{HEAD}<parameter=s>\na\n</param\n</parameter>", "", [["get", '{"s": "a\\n</param"']]),
+        (f"{HEAD}<parameter=s>a</parameter></function>", "", [["get", '{"s": "a"}']]),
+        (
+            f"{HEAD}<parameter=s>\n\n a\n\n</parameter></function>",
+            "",
+            [["get", '{"s": "\\n a\\n"}']],
+        ),
+        (f"{HEAD}<parameter=n>five</parameter></function>", "", [["get", '{"n": "five"}']]),
+        (f"{HEAD}<parameter=x>5</parameter></function>", "", [["get", '{"x": 5}']]),
+        (f"{HEAD}<parameter=x>True</parameter></function>", "", [["get", '{"x": true}']]),
+        (f"{HEAD}<parameter=x>NaN</parameter></function>", "", [["get", '{"x": "NaN"}']]),
+        (f"{HEAD}</function>{HEAD}</function>", "", [["get", "{}"]] * 2),
+        (f"{HEAD}oh{HEAD}</function>", "oh", [["get", "{}"]] * 2),
+        ("<tool_call>\n<function=a b>", "<tool_call>\n<function=a b>", []),
+        ("<tool_call> it", "<tool_call> it", []),
+        ("<tool_call><tool_call><function=get></function>", "<tool_call>", [["get", "{}"]]),
+    ],
+)
+def test_what_is_badly_written_in_tags(text: str, said: str, found: list[list[str]]) -> None:
+    assert read("qwen3_coder", text) == read("qwen3_coder", *text) == (said, found)

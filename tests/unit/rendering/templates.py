@@ -106,3 +106,104 @@ MISTRAL = """\
     {%- endif %}
 {%- endfor %}
 """
+
+# As Mistral 7B v0.3's, which measures ids; Nemo's and Small's differ in spaces.
+MISTRAL_TOOLS = """\
+{{- bos_token }}
+{%- set asked = messages | selectattr("role", "equalto", "user") | list %}
+{%- for message in messages %}
+    {%- if message["role"] == "user" %}
+        {%- if tools is not none and message == asked[-1] %}
+            {{- "[AVAILABLE_TOOLS] [" }}
+            {%- for tool in tools %}
+                {{- '{"type": "function", "function": {' }}
+                {%- for key, val in tool.function.items() if key != "return" %}
+                    {{- '"' + key + '": ' + val | tojson }}
+                    {%- if not loop.last %}{{- ", " }}{%- endif %}
+                {%- endfor %}
+                {{- "}}" }}{%- if not loop.last %}{{- ", " }}{%- endif %}
+            {%- endfor %}
+            {{- "][/AVAILABLE_TOOLS]" }}
+        {%- endif %}
+        {{- "[INST] " + message["content"] + "[/INST]" }}
+    {%- elif message.tool_calls is defined and message.tool_calls is not none %}
+        {{- "[TOOL_CALLS] [" }}
+        {%- for tool_call in message.tool_calls %}
+            {%- set out = tool_call.function | tojson %}
+            {{- out[:-1] }}
+            {%- if not tool_call.id is defined or tool_call.id | length != 9 %}
+                {{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}
+            {%- endif %}
+            {{- ', "id": "' + tool_call.id + '"}' }}
+            {%- if not loop.last %}{{- ", " }}{%- endif %}
+        {%- endfor %}
+        {{- "]" + eos_token }}
+    {%- elif message["role"] == "assistant" %}
+        {{- " " + message["content"] | trim + eos_token }}
+    {%- elif message["role"] == "tool" %}
+        {{- '[TOOL_RESULTS] {"content": ' + message.content + ", " }}
+        {%- if not message.tool_call_id is defined or message.tool_call_id | length != 9 %}
+            {{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}
+        {%- endif %}
+        {{- '"call_id": "' + message.tool_call_id + '"}[/TOOL_RESULTS]' }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+# As those after it: Ministral 3's, and, with ids, Small 3.2's.
+MISTRAL_ARGS = """\
+{{- bos_token }}
+{%- if tools %}{{- "[AVAILABLE_TOOLS]" + (tools | tojson) + "[/AVAILABLE_TOOLS]" }}{%- endif %}
+{%- for message in messages %}
+    {%- if message["role"] == "user" %}
+        {{- "[INST]" + message["content"] + "[/INST]" }}
+    {%- elif message["role"] == "assistant" %}
+        {%- if message["content"] is string %}{{- message["content"] }}{%- endif %}
+        {%- for tool in message["tool_calls"] or [] %}
+            {%- set arguments = tool["function"]["arguments"] %}
+            {%- if arguments is not string %}
+                {%- set arguments = arguments | tojson %}
+            {%- endif %}
+            {{- "[TOOL_CALLS]" + tool["function"]["name"] + "[ARGS]" + arguments }}
+        {%- endfor %}
+        {{- eos_token }}
+    {%- elif message["role"] == "tool" %}
+        {{- "[TOOL_RESULTS]" + message["content"] | string + "[/TOOL_RESULTS]" }}
+    {%- endif %}
+{%- endfor %}
+"""
+MISTRAL_CALL_ID = MISTRAL_ARGS.replace('"[ARGS]"', '"[CALL_ID]" + tool["id"] + "[ARGS]"')
+
+# As Qwen 3 Coder's: strings as they are, containers as JSON, and Python's words for the rest.
+QWEN3_CODER = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n<tools>' }}
+    {%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
+    {{- '\\n</tools><|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == "assistant" %}
+        {{- '<|im_start|>assistant\\n' + (message.content or '') }}
+        {%- for tool_call in message.tool_calls or [] %}
+            {%- set call = tool_call.function %}
+            {{- '\\n<tool_call>\\n<function=' + call.name + '>\\n' }}
+            {%- for name, value in call.arguments | items %}
+                {{- '<parameter=' + name + '>\\n' }}
+                {%- if value is mapping or (value is sequence and value is not string) %}
+                    {{- value | tojson }}
+                {%- else %}
+                    {{- value | string }}
+                {%- endif %}
+                {{- '\\n</parameter>\\n' }}
+            {%- endfor %}
+            {{- '</function>\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == "tool" %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""

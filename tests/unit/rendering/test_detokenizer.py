@@ -35,6 +35,15 @@ def test_special_tokens_say_nothing_but_have_bytes() -> None:
     assert detokenizer.token_bytes(end) == b"<|im_end|>"
 
 
+def test_of_the_special_tokens_some_may_be_shown() -> None:
+    for tokenizer in (byte_level(SPECIAL), metaspace(SPECIAL)):
+        start, end = map(tokenizer.token_to_id, SPECIAL)
+        detokenizer = Detokenizer(tokenizer, (start,))
+        ids = [start, *ids_of(tokenizer, "hello"), end, start]
+        said = "".join(map(detokenizer.add, ids))
+        assert said.replace(" ", "") == "<|im_start|>hello<|im_start|>"
+
+
 def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text() -> None:
     tokenizer = byte_level(SPECIAL)
     detokenizer = Detokenizer(tokenizer)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from service.errors import BadRequest, UnsupportedField
-from service.rendering.tool_format import ToolFormat
+from service.rendering.tool_format import CallTokens, ToolFormat
 from service.serving.chat_schemas import ChatRequest
 from service.serving.shapes import Shape, structure_of
 from service.serving.translate import chat_order
@@ -26,7 +26,7 @@ def shape(**fields: Any) -> Shape:
 
 
 def grammar(form: ToolFormat | None = "hermes", **fields: Any) -> str | None:
-    return structure_of(shape(**fields), form)
+    return structure_of(shape(**fields), form, CallTokens())
 
 
 def json_of(schema: Any, **more: Any) -> dict[str, Any]:
@@ -166,6 +166,19 @@ def test_a_call_that_could_be_a_document_is_refused() -> None:
         grammar("llama3_json", **fields)
     assert raised.value.param == "response_format"
     assert grammar("llama3_json", **fields, tool_choice="required")
+
+
+def test_arguments_in_tags_keep_to_a_schema_that_can_be_written_so() -> None:
+    bound = {"type": "object", "properties": {"s": {"type": "string", "pattern": "a"}}}
+    tools = [tool("a", parameters=SCHEMA), tool("b", parameters=bound)]
+    with pytest.raises(BadRequest, match="'pattern' of 's'") as raised:
+        grammar("qwen3_coder", tools=tools, tool_choice="required")
+    assert raised.value.param == "tools[1].function.parameters"
+    assert grammar("qwen3_coder", tools=tools, parallel_tool_calls=False)
+    assert grammar("qwen3_coder", tools=tools[:1], tool_choice="required")
+    nonsense = [tool(parameters={"type": "object", "required": 5})]
+    with pytest.raises(BadRequest, match="required"):
+        grammar("qwen3_coder", tools=nonsense, tool_choice="required")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, 'f"'])
