@@ -4,7 +4,7 @@
 Why the rules are as they are is in docs/decisions/0014-the-publish-gate.md.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any, Literal
@@ -19,8 +19,8 @@ from service.serving.losses import Scores, differences, gap, held_out_losses
 
 CheckName = Literal["loads", "finite", "changes_base", "agrees_with_trainer", "held_out_loss"]
 
-AT_ONCE, TOKENS_AT_ONCE = 8, 512
-"""To score together: who asks for an answer meanwhile waits for these sequences at most."""
+AT_ONCE = 4
+"""Sequences to score together: who asks for an answer meanwhile waits for these at most."""
 CALLERS_FAULT = 500
 """Errors of a lower status would come again."""
 CHANCE = 2.0
@@ -112,24 +112,13 @@ async def score(
 
     Raises what `Engine.score` does.
     """
+    sequences = sequences_of(probes)
     scores: list[list[float]] = []
-    for group in groups(sequences_of(probes)):
-        scores += await engine.score(ref, group)
+    for group in range(0, max(1, len(sequences)), AT_ONCE):
+        scores += await engine.score(ref, sequences[group : group + AT_ONCE])
         if is_enough(scores):
             break
     return scores
-
-
-def groups(sequences: Sequence[list[int]]) -> Iterator[list[list[int]]]:
-    """Cut into what is scored together; of nothing, one group of nothing. Pure."""
-    group: list[list[int]] = []
-    for one in sequences:
-        tokens = sum(map(len, group)) + len(one)
-        if group and (len(group) == AT_ONCE or tokens > TOKENS_AT_ONCE):
-            yield group
-            group = []
-        group.append(one)
-    yield group
 
 
 def is_sure(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> bool:

@@ -8,14 +8,11 @@ from hypothesis import strategies as st
 
 from service.base.probes import HeldOut, Measured, Probe, Probes
 from service.serving.gate import (
-    AT_ONCE,
     FLOOR,
     SURE_OF,
-    TOKENS_AT_ONCE,
     Check,
     Rules,
     Verdict,
-    groups,
     is_sure,
     judge,
 )
@@ -149,18 +146,6 @@ def test_a_diverged_adapter_is_rejected_on_a_single_example() -> None:
     held_out = HeldOut([example], "training")
     verdict = judge(Probes([], held_out), [[-2.0, -3.0, -1.0]], [[-30.0, -55.0, -20.0]], RULES)
     assert outcomes(verdict)["held_out_loss"] == "failed"
-
-
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=700), max_size=40))
-def test_what_is_scored_together_is_bounded_and_all_of_it_in_order(
-    sequences: list[list[int]],
-) -> None:
-    made = [*groups(sequences)]
-    assert [one for group in made for one in group] == sequences
-    assert len(made) == 1 or all(made)
-    for group in made:
-        assert len(group) <= AT_ONCE
-        assert len(group) <= 1 or sum(map(len, group)) <= TOKENS_AT_ONCE
 
 
 @given(
