@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -45,18 +45,25 @@ def entry(path: Path) -> FileEntry:
     return FileEntry(sha256.hexdigest(), size)
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a new read-only file, durably."""
+def write(path: Path, content: bytes) -> FileEntry:
+    """Write a new read-only file, durably; measure it."""
+    return _write(path, [content])
+
+
+def copy(source: Path, target: Path) -> FileEntry:
+    """Copy a plain file into a new read-only one, durably; measure what was written."""
+    return _write(target, blocks(source))
+
+
+def _write(path: Path, content: Iterable[bytes]) -> FileEntry:
+    sha256, size = hashlib.sha256(), 0
     with path.open("xb") as file:
-        file.write(content)
+        for block in content:
+            file.write(block)
+            sha256.update(block)
+            size += len(block)
         settle(file)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a plain file into a new read-only one, durably."""
-    with regular(source) as origin, target.open("xb") as file:
-        shutil.copyfileobj(origin, file, CHUNK)
-        settle(file)
+    return FileEntry(sha256.hexdigest(), size)
 
 
 def seal(path: Path) -> FileEntry:
@@ -90,14 +97,16 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def move(folder: Path, place: Path) -> None:
-    """Rename a folder to where it belongs, unless an equal one is there already."""
+def move(folder: Path, place: Path) -> bool:
+    """Rename a folder to where it belongs; False where an equal one is there already."""
     try:
         folder.rename(place)
     except OSError as fault:
         # Another process was faster by a moment, perhaps.
         if fault.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+        return False
+    return True
 
 
 def make_folder(path: Path) -> None:

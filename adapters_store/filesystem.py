@@ -53,10 +53,11 @@ class FilesystemAdapterStore(AdapterStore):
             made = prepare(tenant, adapter, staged, origin, folder, int(self._clock()))
             refuse_links(place)
             files.make_folder(place)
-            files.move(folder, self._layout.revision(made.ref))
+            revision = Revision(made.ref, self._layout.revision(made.ref), made)
+            moved = files.move(folder, revision.path)
         files.sync_folder(place)
-        # Also the answer for equal content that was there before, with its own manifest.
-        return self.open(made.ref)
+        # Equal content that was there before has its own manifest, and may have changed since.
+        return revision if moved else self.open(made.ref)
 
     def open(self, ref: RevisionRef) -> Revision:
         """Find a revision, verifying every file against the manifest."""

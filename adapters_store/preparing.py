@@ -4,7 +4,7 @@ from pathlib import Path
 
 from adapters_store import config, files, layout, manifest, tensors
 from adapters_store.errors import InvalidAdapter
-from adapters_store.layout import CONFIG_FILE, CONTENT_FILES, MANIFEST_FILE, WEIGHTS_FILE
+from adapters_store.layout import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from adapters_store.models import (
     Manifest,
     MergedManifest,
@@ -29,11 +29,18 @@ def prepare(
     with files.regular(staged / CONFIG_FILE) as file:
         document = config.parse(file.read(config.MAX_BYTES + 1))
     shape = config.check(document)
-    files.copy(staged / WEIGHTS_FILE, into / WEIGHTS_FILE)
+    weights = files.copy(staged / WEIGHTS_FILE, into / WEIGHTS_FILE)
     with files.regular(into / WEIGHTS_FILE) as file:
         tensors.check(file, shape)
-    files.write(into / CONFIG_FILE, config.canonical(document, origin.base))
-    made = _describe(tenant, adapter, origin, into, created_at)
+    written = files.write(into / CONFIG_FILE, config.canonical(document, origin.base))
+    entries = {CONFIG_FILE: written, WEIGHTS_FILE: weights}
+    made = Manifest(
+        version=manifest.VERSION,
+        ref=RevisionRef(tenant, adapter, manifest.digest(entries)),
+        created_at=created_at,
+        files=entries,
+        origin=origin,
+    )
     files.write(into / MANIFEST_FILE, manifest.encode(made))
     files.sync_folder(into)
     return made
@@ -57,14 +64,3 @@ def seal(ref: MergedRef, staged: Path, origin: MergeOrigin, created_at: int) -> 
     files.write(staged / MANIFEST_FILE, manifest.encode(made))
     files.sync_folder(staged)
     return made
-
-
-def _describe(tenant: str, adapter: str, origin: Origin, into: Path, created_at: int) -> Manifest:
-    entries = {name: files.entry(into / name) for name in CONTENT_FILES}
-    return Manifest(
-        version=manifest.VERSION,
-        ref=RevisionRef(tenant, adapter, manifest.digest(entries)),
-        created_at=created_at,
-        files=entries,
-        origin=origin,
-    )

@@ -10,11 +10,13 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from service.base.lora_rules import BadLora, PlainLora, check_tensors, plain
+
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 class LoraFiles(msgspec.Struct, frozen=True):
@@ -38,12 +40,8 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 def read_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
     """Read and check an adapter folder. Raises BadLora."""
-    lora = lora_config(folder)
-    try:
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as fault:
-        raise BadLora(f"adapter_model.safetensors cannot be read: {fault}") from None
-    check_tensors({key: tensor.shape for key, tensor in tensors.items()}, lora, shapes)
+    lora = check_lora(folder, shapes)
+    tensors = load_file(folder / WEIGHTS_FILE)
     for key, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise BadLora(f"{key} is not finite")
@@ -54,6 +52,18 @@ def read_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
         targets=lora.targets,
         tensors={key: tensor.float() for key, tensor in tensors.items()},
     )
+
+
+def check_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> PlainLora:
+    """Check an adapter folder by its config and its tensors' shapes alone. Raises BadLora."""
+    lora = lora_config(folder)
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as fault:
+        raise BadLora(f"{WEIGHTS_FILE} cannot be read: {fault}") from None
+    check_tensors(found, lora, shapes)
+    return lora
 
 
 def lora_config(folder: Path) -> PlainLora:

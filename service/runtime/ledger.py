@@ -135,7 +135,12 @@ class Ledger:
         return "succeeded"
 
     async def _publish(self, adapter: Path, step: int, metrics: Metrics, probes: Probes) -> _Made:
-        """Put files into the store, and have them examined there; no row speaks of them yet."""
+        """Put files into the store, and have them examined there; no row speaks of them yet.
+
+        The last epoch's are the result's, as a rule, and have both behind them.
+        """
+        if (found := await self._publisher.published(step)) is not None:
+            return _Made(*found)
         with tracing.span("job.publish", {"step": step}):
             ref = await asyncio.to_thread(self._publisher.publish, adapter, step, metrics)
             blank = await asyncio.to_thread(is_blank, adapter)

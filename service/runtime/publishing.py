@@ -1,6 +1,5 @@
 """From a trainer's adapter folder to a revision: files first, rows in the caller's transaction."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from service.serving.gate import Verdict
 from service.serving.prefetching import prefetch
 from service.training.spec import TrainingSpec
 
-FILES = ("adapter_config.json", "adapter_model.safetensors")
-
 Metrics = dict[str, float | None]
 
 
@@ -37,17 +34,25 @@ class Publisher:
         self._job = job
         self._origin = origin
         self._sizes: dict[RevisionRef, int] = {}
+        self._refs: dict[int, RevisionRef] = {}
+        """By step."""
 
     def publish(self, adapter: Path, step: int, metrics: Metrics) -> RevisionRef:
         """Put the files into the store, as a revision. Raises InvalidAdapter."""
         origin = msgspec.structs.replace(self._origin, step=step, metrics=metrics)
-        with self._parts.store.stage() as staged:
-            for name in FILES:
-                shutil.copyfile(adapter / name, staged / name)
-            job = self._job
-            made = self._parts.store.publish(job.tenant_id, job.adapter, staged, origin)
-        self._sizes[made.ref] = made.bytes
+        job = self._job
+        made = self._parts.store.publish(job.tenant_id, job.adapter, adapter, origin)
+        self._sizes[made.ref], self._refs[step] = made.bytes, made.ref
         return made.ref
+
+    async def published(self, step: int) -> tuple[RevisionRef, Verdict] | None:
+        """Find what was published after a step, if it was examined and is there still.
+
+        While removers are kept out, there are files where there is a row.
+        """
+        ref = self._refs.get(step)
+        verdict = None if ref is None else await self._verdict(ref)
+        return None if ref is None or verdict is None else (ref, verdict)
 
     def foresee(self, probes: Probes) -> None:
         """Prepare what examining a revision by these takes."""
@@ -58,11 +63,7 @@ class Publisher:
 
         Raises EngineUnavailable.
         """
-        async with self._parts.database.read() as session:
-            row = await RevisionRepository(session).row(ref.tenant, ref.adapter, ref.digest)
-        if row is not None and row.gate is not None and row.job_id == self._job.id:
-            return msgspec.convert(row.gate, Verdict)
-        return await self._parts.gate.examine(ref, probes)
+        return await self._verdict(ref) or await self._parts.gate.examine(ref, probes)
 
     async def record(
         self, session: AsyncSession, ref: RevisionRef, verdict: Verdict, step: int | None = None
@@ -108,6 +109,13 @@ class Publisher:
         """Have the revision loaded if an alias names it from now on: it will be called."""
         if self._job.publish_alias is not None:
             await prefetch(self._parts.engine, ref)
+
+    async def _verdict(self, ref: RevisionRef) -> Verdict | None:
+        async with self._parts.database.read() as session:
+            row = await RevisionRepository(session).row(ref.tenant, ref.adapter, ref.digest)
+        if row is None or row.gate is None or row.job_id != self._job.id:
+            return None
+        return msgspec.convert(row.gate, Verdict)
 
 
 def _place(ref: RevisionRef) -> tuple[str, str, str]:

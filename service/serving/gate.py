@@ -4,7 +4,8 @@
 Why the rules are as they are is in docs/decisions/0014-the-publish-gate.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ CALLERS_FAULT = 500
 """Errors of a lower status would come again."""
 CHANCE = 2.0
 """Standard errors by which a loss may be worse without being worse for sure."""
+SURE, SURE_OF = 3.0, 8
+"""Standard errors by which it is surely not worse, on so many examples: the rest tell no more."""
 FLOORS = {"bfloat16": 0.05}
 """By what the engine computes in."""
 FLOOR = 0.005
@@ -85,7 +88,7 @@ async def examine(
     # First, so that what is wrong with the probes is never taken for a fault of the revision's.
     base = await score(engine, None, probes) if base is None else base
     try:
-        adapter = await score(engine, ref, probes)
+        adapter = await score(engine, ref, probes, partial(is_sure, probes, base, rules=rules))
     except ServiceError as fault:
         if fault.status >= CALLERS_FAULT:
             raise
@@ -99,24 +102,49 @@ def sequences_of(probes: Probes) -> list[list[int]]:
     return [*(probe.tokens for probe in probes.probes), *held_out]
 
 
-async def score(engine: Engine, ref: RevisionRef | None, probes: Probes) -> Scores:
-    """Have the engine score a revision, or the base. Raises what `Engine.score` does."""
+async def score(
+    engine: Engine,
+    ref: RevisionRef | None,
+    probes: Probes,
+    is_enough: Callable[[Scores], bool] = lambda _: False,
+) -> Scores:
+    """Have the engine score a revision, or the base, until it is enough.
+
+    Raises what `Engine.score` does.
+    """
     sequences = sequences_of(probes)
     scores: list[list[float]] = []
     for group in range(0, max(1, len(sequences)), AT_ONCE):
         scores += await engine.score(ref, sequences[group : group + AT_ONCE])
+        if is_enough(scores):
+            break
     return scores
 
 
-def judge(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> Verdict:
-    """Judge by the engine's scores of probes and held-out examples, in this order. Pure."""
+def is_sure(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> bool:
+    """Tell whether the scores of the adapter that there are leave no doubt of its loss. Pure."""
     count = len(probes.probes)
+    held_out = _first(probes.held_out, len(adapter) - count)
+    if len(held_out.examples) < SURE_OF:
+        return False
+    found = held_out_losses(held_out, base[count:], adapter[count:])
+    return found is not None and (found.adapter + SURE * found.error <= found.base + rules.margin)
+
+
+def judge(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> Verdict:
+    """Judge by the engine's scores of probes and held-out examples, in this order. Pure.
+
+    There may be fewer of the adapter, if those were enough.
+    """
+    count, base = len(probes.probes), base[: len(adapter)]
     checks = [Check("loads", "passed", "the serving engine has loaded it"), _finite(adapter)]
     if checks[-1].outcome == "passed":
         checks += [
             _changes(base, adapter, rules, blank=probes.blank),
             _agrees(probes.probes, base[:count], adapter[:count], rules),
-            _held_out(probes.held_out, base[count:], adapter[count:], rules),
+            _held_out(
+                _first(probes.held_out, len(adapter) - count), base[count:], adapter[count:], rules
+            ),
         ]
     return verdict(checks)
 
@@ -124,6 +152,12 @@ def judge(probes: Probes, base: Scores, adapter: Scores, rules: Rules) -> Verdic
 def verdict(checks: list[Check]) -> Verdict:
     """Pass what fails in nothing."""
     return Verdict(all(one.outcome != "failed" for one in checks), checks)
+
+
+def _first(held_out: HeldOut, count: int) -> HeldOut:
+    """Take the first examples; of preferences, whole pairs."""
+    whole = count if held_out.beta is None else count - count % 2
+    return msgspec.structs.replace(held_out, examples=held_out.examples[: max(0, whole)])
 
 
 def _finite(scores: Scores) -> Check:

@@ -31,7 +31,10 @@ def gap(scores: Scores, others: Scores) -> float:
 
 
 def held_out_losses(held_out: HeldOut, base: Scores, adapter: Scores) -> Losses | None:
-    """Compare the scores of held-out examples; None if there are none."""
+    """Compare the scores of held-out examples; None if there are none.
+
+    Scores of more examples than those are left out.
+    """
     if not held_out.examples:
         return None
     ours, theirs = _learned(held_out.examples, adapter), _learned(held_out.examples, base)
@@ -61,7 +64,7 @@ def _learned(examples: Sequence[Measured], scores: Scores) -> Scores:
     # The first score is of the second token.
     return [
         [each[place - 1] for place in example.learned]
-        for example, each in zip(examples, scores, strict=True)
+        for example, each in zip(examples, scores[: len(examples)], strict=True)
     ]
 
 

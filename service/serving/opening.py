@@ -14,7 +14,7 @@ from adapters_store import (
 )
 from service.adapters.parity import differences
 from service.base.description import BaseDescription
-from service.base.lora_files import LoraFiles, read_lora
+from service.base.lora_files import LoraFiles, check_lora, read_lora
 from service.base.lora_rules import BadLora
 from service.errors import AdaptersUnavailable, Conflict, NotFound
 
@@ -30,7 +30,8 @@ def opened(
     Blocks. Raises NotFound, AdaptersUnavailable, and Conflict for what cannot be served here.
     """
     revision = found(ref, store, base)
-    return revision, read(revision, shapes)
+    with _refused():
+        return revision, read_lora(revision.path, shapes)
 
 
 def found(ref: RevisionRef, store: AdapterStore, base: BaseDescription) -> Revision:
@@ -42,10 +43,13 @@ def found(ref: RevisionRef, store: AdapterStore, base: BaseDescription) -> Revis
         return revision
 
 
-def read(revision: Revision, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
-    """Read and check what was verified. Blocks; raises as `opened` does."""
+def rank_of(revision: Revision, shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Check the shapes of what was verified, whose numbers were checked when it was published.
+
+    Raises as `opened` does.
+    """
     with _refused():
-        return read_lora(revision.path, shapes)
+        return check_lora(revision.path, shapes).rank
 
 
 @contextmanager

@@ -71,9 +71,14 @@ class Prober:
     def __init__(self, probes: Probes, base: Score, adapter: Score) -> None:
         """`base` and `adapter` score with the weights that there are when they are called."""
         self._probes = probes
+        self._asked = [probe.tokens for probe in probes.probes]
         self._score = base, adapter
-        self._base: Sequence[Sequence[float]] | None = None
+        self._base: Sequence[Sequence[float]] = []
         self._scored: tuple[int, Probes] | None = None
+
+    def begin(self) -> None:
+        """Score by the base now: after the last step somebody waits for what was made."""
+        self._base = self._base or self._score[0](self._asked)
 
     def after(self, step: int) -> Probes:
         """Score; the adapter's weights are those after the step."""
@@ -82,10 +87,7 @@ class Prober:
         return self._scored[1]
 
     def _now(self) -> Probes:
-        asked = [probe.tokens for probe in self._probes.probes]
-        base, adapter = self._score
-        if self._base is None:
-            self._base = base(asked)
-        each = zip(asked, self._base, adapter(asked), strict=True)
+        self.begin()
+        each = zip(self._asked, self._base, self._score[1](self._asked), strict=True)
         probes = [Probe(tokens, list(one), list(other)) for tokens, one, other in each]
         return msgspec.structs.replace(self._probes, probes=probes)

@@ -1,6 +1,7 @@
 """What the publish gate rejects: the job fails, the files stay, and nobody is served by it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,12 +10,15 @@ from sqlalchemy import select
 
 from adapters_store import RevisionRef
 from service.adapters.repository import RevisionRepository
+from service.adapters.service import ModelService
 from service.database import Database
 from service.database.models import RevisionRow
 from service.errors import EngineUnavailable
 from service.runtime.gatekeeping import Gatekeeper
-from service.runtime.publishing import Publisher
+from service.runtime.ledger import Ledger
+from service.runtime.publishing import Metrics, Publisher
 from service.serving.gate import Rules
+from service.training.trainer import TrainingOutcome
 from tests.fakes.engine import FakeEngine
 from tests.integration.aliasing import ADAPTERS, ALIASES, BASE, NEW, A, B, error_of, naming, record
 from tests.integration.test_training_jobs import Workshop
@@ -153,6 +157,35 @@ async def test_whoever_dies_between_two_steps_is_mended_by_a_retry(
     assert sorted(kept) == sorted(row.digest for row in found)
     told = [message for message in await shop.messages() if "rejected by" in message]
     assert len(told) == (2 if rejected else 0)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_result_is_published_again_only_where_its_checkpoint_was_deleted(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    steps: list[int] = []
+    publish, succeed = Publisher.publish, Ledger.succeed
+
+    def noted(publisher: Publisher, adapter: Path, step: int, metrics: Metrics) -> RevisionRef:
+        steps.append(step)
+        return publish(publisher, adapter, step, metrics)
+
+    async def after_a_delete(book: Ledger, outcome: TrainingOutcome) -> str:
+        if deleted:
+            [last] = [name.name for name, _ in await shop.models() if name.step == 8]
+            await ModelService(shop.database, shop.store, shop.parts.base).delete("acme", last)
+            assert len(list(shop.store.list("acme"))) == 1
+        return await succeed(book, outcome)
+
+    monkeypatch.setattr(Publisher, "publish", noted)
+    monkeypatch.setattr(Ledger, "succeed", after_a_delete)
+    await shop.submit()
+    async with shop.working(gate=gated(Skewed(shop, set()))):
+        job = await shop.ended()
+    assert job.status == "succeeded"
+    assert steps == ([4, 8, 8] if deleted else [4, 8])
+    [result] = [row for name, row in await shop.models() if name.name == job.fine_tuned_model]
+    assert shop.store.open(RevisionRef("acme", "support", result.digest)).manifest.origin.step == 8
 
 
 async def test_an_engine_that_never_has_time_gives_the_job_back(shop: Workshop) -> None:

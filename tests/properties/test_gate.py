@@ -7,7 +7,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.base.probes import HeldOut, Measured, Probe, Probes
-from service.serving.gate import FLOOR, Check, Rules, Verdict, judge
+from service.serving.gate import (
+    FLOOR,
+    SURE_OF,
+    Check,
+    Rules,
+    Verdict,
+    is_sure,
+    judge,
+)
 from service.serving.losses import gap, held_out_losses
 from tests.strategies import Scored, scored_examples
 
@@ -138,6 +146,39 @@ def test_a_diverged_adapter_is_rejected_on_a_single_example() -> None:
     held_out = HeldOut([example], "training")
     verdict = judge(Probes([], held_out), [[-2.0, -3.0, -1.0]], [[-30.0, -55.0, -20.0]], RULES)
     assert outcomes(verdict)["held_out_loss"] == "failed"
+
+
+@given(
+    st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=1, max_size=32),
+    st.floats(-1, 2),
+    st.integers(1, 32),
+    st.sampled_from([None, 0.1]),
+    st.floats(0, 1),
+)
+def test_it_is_never_sure_of_a_loss_that_is_too_high_or_of_too_few_examples(
+    noise: list[list[float]], better: float, count: int, beta: float | None, margin: float
+) -> None:
+    examples = [Measured([1, 2, 3, 4], [1, 2, 3])] * len(noise)
+    base = [[-9.0] * 3] * len(noise)
+    adapter = [[-9.0 + better + by for by in each] for each in noise][:count]
+    given_, rules = Probes([], HeldOut(examples, beta=beta)), Rules(margin=margin)
+    sure = is_sure(given_, base, adapter, rules)
+    found = check(judge(given_, base, adapter, rules), "held_out_loss")
+    if beta is not None and len(adapter) < 2:
+        assert (found.outcome, sure) == ("skipped", False)
+        return
+    seen = (found.figures["examples"] or 0) * (1 if beta is None else 2)
+    below = (found.figures["loss"] or 0) <= (found.figures["loss_of_base"] or 0) + margin
+    assert not sure or (found.outcome == "passed" and seen >= SURE_OF and below)
+
+
+def test_it_is_sure_of_what_helps_everywhere_and_not_of_what_helps_here_and_there() -> None:
+    examples, base = [Measured([1, 2, 3], [1, 2])] * 32, [[-3.0, -3.0]] * 32
+    given_ = Probes([], HeldOut(examples))
+    assert is_sure(given_, base, [[-1.0, -1.1]] * SURE_OF, RULES)
+    assert not is_sure(given_, base, [[-1.0, -1.1]] * (SURE_OF - 1), RULES)
+    assert not is_sure(given_, base, [[-1.0, -1.1], [-4.0, -4.1]] * SURE_OF, RULES)
+    assert not is_sure(given_, base, [[-1.0, nan]] * SURE_OF, RULES)
 
 
 @given(scored_examples())

@@ -8,7 +8,7 @@ from adapters_store import AdapterStore, Revision, RevisionRef
 from service.base.description import BaseDescription
 from service.errors import EngineUnavailable
 from service.serving.engine_names import Numbers, NumberTaken, engine_name
-from service.serving.opening import found, not_loadable, read
+from service.serving.opening import found, not_loadable, rank_of
 from service.serving.vllm.shelf import Shelf
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Loader:
         self._max_rank = max_rank
         self._numbers = Numbers()
         self._ranks: dict[str, int] = {}
-        """Of what was read and found sound, by its digest: its content is the same for ever."""
+        """Of what was found to fit the base, by its digest: its content is the same for ever."""
         self._loop = asyncio.get_running_loop()
 
     def learn(self, ref: RevisionRef, number: int) -> None:
@@ -63,7 +63,7 @@ class Loader:
     def _rank(self, revision: Revision) -> int:
         digest = revision.ref.digest
         if digest not in self._ranks:
-            self._ranks[digest] = read(revision, self._base.linear_shapes).rank
+            self._ranks[digest] = rank_of(revision, self._base.linear_shapes)
         return self._ranks[digest]
 
     def _wait(self, answer: Awaitable[T]) -> T:

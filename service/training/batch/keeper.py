@@ -41,6 +41,8 @@ class Keeper:
         self._report = report
         self._outbox = Outbox(workdir.name)
         self._last: Future[None] | None = None
+        self._written: tuple[int, Path] | None = None
+        """After which step, and where, the last adapter was; the outbox's thread alone knows."""
 
     @property
     def fault(self) -> BaseException | None:
@@ -65,7 +67,7 @@ class Keeper:
         weights = state.weights
 
         def hand_over() -> None:
-            adapter = self._write("epoch", weights)
+            adapter = self._write("epoch", step, weights)
             self._report(EpochDone(epoch, step, adapter, metrics, probes))
 
         self._last = self._outbox.put(hand_over)
@@ -87,7 +89,7 @@ class Keeper:
         self._outbox.end(
             result,
             lambda: TrainingOutcome(
-                adapter=self._write("final", made.weights),
+                adapter=self._write("final", made.step, made.weights),
                 steps=made.step,
                 trained_tokens=state.progress.tokens,
                 metrics=dict(made.metrics),
@@ -103,7 +105,11 @@ class Keeper:
 
         self._outbox.end(result, fails)
 
-    def _write(self, name: str, weights: Mapping[str, Tensor]) -> Path:
-        folder = self._workdir / name
-        shutil.rmtree(folder, ignore_errors=True)
-        return states.write_adapter(self._held, weights, folder, self._base_name)
+    def _write(self, name: str, step: int, weights: Mapping[str, Tensor]) -> Path:
+        """Write the adapter after a step, unless it was the last that was written."""
+        if self._written is None or self._written[0] != step:
+            folder = self._workdir / name
+            shutil.rmtree(folder, ignore_errors=True)
+            states.write_adapter(self._held, weights, folder, self._base_name)
+            self._written = step, folder
+        return self._written[1]

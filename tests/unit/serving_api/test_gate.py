@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters_store import FilesystemAdapterStore, RevisionRef
-from service.base.probes import Probe, Probes
+from service.base.probes import HeldOut, Measured, Probe, Probes
 from service.errors import BadRequest, EngineUnavailable
 from service.runtime.gatekeeping import Gatekeeper
 from service.serving.gate import Rules, examine
@@ -116,6 +116,34 @@ async def test_the_base_is_scored_ahead_and_once(
     for _ in range(2):
         assert (await keeper.examine(ref, scored)).passed
     assert engine.scored == [None, ref, ref]
+
+
+class Shifted(FakeEngine):
+    """Likes each adapter better than the base by so much."""
+
+    def __init__(self, store: FilesystemAdapterStore, by: float) -> None:
+        super().__init__(store)
+        self.by, self.scored = by, 0
+
+    async def score(
+        self, revision: RevisionRef | None, prompts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        base = await super().score(None, prompts)
+        if revision is None:
+            return base
+        self.scored += len(prompts)
+        return [[value + self.by for value in each] for each in base]
+
+
+@pytest.mark.parametrize(("by", "passed", "seen"), [(1.0, True, 8), (-1.0, False, 32)])
+async def test_no_more_is_scored_once_it_is_surely_not_worse(
+    store: FilesystemAdapterStore, ref: RevisionRef, by: float, passed: bool, seen: int
+) -> None:
+    examples = [Measured([n, n + 1, n + 2], [1, 2]) for n in range(32)]
+    engine = Shifted(store, by)
+    verdict = await examine(engine, ref, Probes([], HeldOut(examples)), Rules())
+    assert (verdict.passed, engine.scored) == (passed, seen)
+    assert verdict.checks[-1].figures["examples"] == seen
 
 
 async def test_what_could_not_be_scored_ahead_is_scored_when_it_is_due(
