@@ -1,6 +1,8 @@
 """Which of a task's rows an adapter is examined by: few, short, and its own. Pure."""
 
 from collections.abc import Callable, Sequence
+from random import Random
+from typing import TypeVar
 
 import msgspec
 
@@ -9,6 +11,8 @@ from service.training.pairs import Pair
 from service.training.prompts import Prompt
 from service.training.rows import IGNORED, Row
 
+T = TypeVar("T")
+
 PROBES, PROBE_TOKENS = 4, 64
 EXAMPLES, EXAMPLE_TOKENS = 32, 512
 """Of the held-out ones. Longer ones are cut: base and adapter see the same."""
@@ -16,8 +20,9 @@ EXAMPLES, EXAMPLE_TOKENS = 32, 512
 
 def of_rows(train: Sequence[Row], validation: Sequence[Row]) -> Probes:
     """Choose from examples; without held-out ones, those that were learned have to do."""
-    examples = _measured(validation[:EXAMPLES])
-    held_out = HeldOut(examples) if examples else HeldOut(_measured(train[:EXAMPLES]), "training")
+    held_out = HeldOut(_measured(_drawn(validation, EXAMPLES)))
+    if not held_out.examples:
+        held_out = HeldOut(_measured(_drawn(train, EXAMPLES)), "training")
     return Probes(_probes([row.input_ids for row in [*train, *validation]]), held_out)
 
 
@@ -43,10 +48,15 @@ def _probes(rows: Sequence[Sequence[int]]) -> list[Probe]:
 
 def _measured_pairs(pairs: Sequence[Pair]) -> list[Measured]:
     found = []
-    for pair in pairs[: EXAMPLES // 2]:
+    for pair in _drawn(pairs, EXAMPLES // 2):
         both = _measured([pair.preferred, pair.other])
         found += both if len(both) == 2 else []
     return found
+
+
+def _drawn(rows: Sequence[T], most: int) -> list[T]:
+    """Draw some, each time the same: the first may be of one kind, and the gate begins there."""
+    return Random(0).sample(rows, min(most, len(rows)))  # noqa: S311 - no secret
 
 
 def _measured(rows: Sequence[Row]) -> list[Measured]:

@@ -32,6 +32,12 @@ def rows(draw: st.DrawFn, longest: int = 2000) -> Row:
     return Row(tokens, [IGNORED] * learned + tokens[learned:])
 
 
+def test_of_rows_sorted_by_kind_the_gate_begins_with_several_kinds() -> None:
+    sorted_by_kind = [Row([kind, 1], [IGNORED, 1]) for kind in range(10) for _ in range(100)]
+    first = of_rows(sorted_by_kind, sorted_by_kind).held_out.examples[:8]
+    assert len({example.tokens[0] for example in first}) > 3
+
+
 @given(st.lists(rows(), min_size=1, max_size=40), st.lists(rows(), max_size=40))
 def test_probes_are_few_and_short_and_held_out_ones_carry_loss(
     train: list[Row], validation: list[Row]
