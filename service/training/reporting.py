@@ -137,8 +137,7 @@ class Reporter(TrainerCallback):
         if self._schedule.ends_epoch(step):
             self._measure(step)
             self._end_epoch(step // self._schedule.steps_per_epoch, step)
-            # Nobody resumes from the end: the result was handed over.
-            control.should_save = step < self._schedule.total_steps
+            control.should_save = True
 
     def _measure(self, step: int) -> None:
         measured = self._evaluate(step)

@@ -97,8 +97,7 @@ class EpochDone(msgspec.Struct, frozen=True, tag=True):
 class CheckpointDue(msgspec.Struct, frozen=True, tag=True):
     """A resumable state is about to be kept: what came before `step` is not reported again.
 
-    Whoever must lose no event has kept all earlier ones when the call returns. Not told of an end
-    whose adapter was an epoch's: who dies before the outcome is used goes on from the one before.
+    Whoever must lose no event has kept all earlier ones when the call returns.
     """
 
     step: int

@@ -88,8 +88,8 @@ def test_a_run_reports_in_order(trainer: Trainer, tmp_path: Path) -> None:
         (StepDone, 7),
         (StepDone, 8),
         (Evaluated, 8),
-        # It hands the result over: a checkpoint would keep it waiting.
         (EpochDone, 8),
+        (CheckpointDue, 8),
     ]
     assert (outcome.steps, outcome.stopped) == (8, False)
     started = log.of(Started)[0]

@@ -134,13 +134,6 @@ class _Run:
     def _is_over(self) -> bool:
         return is_over(self.task.spec.early_stopping, self.state.watch)
 
-    @property
-    def _has_handed_over(self) -> bool:
-        """Whether the last epoch's adapter is the result."""
-        step, seen = self.state.step, self.state.watch
-        ends = step % self.per_epoch == 0 and (step == self.total or self._is_over)
-        return ends and (seen is None or seen.best_step == step)
-
     def _step(self) -> None:
         self.trainer.on_step(self.state.step + 1)
         self.state.step += 1
@@ -168,8 +161,7 @@ class _Run:
             probes = self._probed(adapter)
             self.report(EpochDone(epoch, step, adapter, dict(self.state.metrics), probes))
         due = step % self.checkpoint_steps == 0 or step % self.per_epoch == 0
-        # The result was handed over: nobody resumes from there.
-        if (stopping or due or self._is_over) and not self._has_handed_over:
+        if stopping or due or self._is_over:
             self.report(CheckpointDue(step))
             self.checkpoints.write(step, self._fill)
 

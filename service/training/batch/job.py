@@ -119,8 +119,6 @@ class Job:
 
     @property
     def _is_over(self) -> bool:
-        if self._progress.step == self._plan.order.total_steps:
-            return True
         return is_over(self._plan.task.spec.early_stopping, self._progress.watch)
 
     def _stepped(self, sweep: Sweep) -> None:
@@ -184,13 +182,12 @@ class Job:
         if self._ends_epoch:
             epoch = step // self._plan.order.steps_per_epoch
             self._keeper.epoch(epoch, state, self._prober.after(step))
-        # Nobody resumes from an end whose result was handed over: it would keep the result waiting.
-        if not (self._ends_epoch and self._is_over and state.made.step == step):
-            self._keeper.checkpoint(state)
+        self._keeper.checkpoint(state)
         self._go_on(state)
 
     def _go_on(self, state: State | None = None) -> None:
-        if self._is_over:
+        step = self._progress.step
+        if step == self._plan.order.total_steps or self._is_over:
             self._tell_of_the_end()
             state = state or self._state()
             self._resident.slots.put(self.slot, state.made.weights)
@@ -198,7 +195,7 @@ class Job:
         elif self._stopping:
             self._keeper.end(self.result, state or self._state(), None)
         else:
-            self.sweep = self._plan.sweep(self._progress.step)
+            self.sweep = self._plan.sweep(step)
 
     def _tell_of_the_end(self) -> None:
         step, last, seen = self._progress.step, self._plan.order.total_steps, self._progress.watch

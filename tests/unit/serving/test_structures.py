@@ -62,7 +62,7 @@ def every_mark(*, special: bool) -> list[AddedToken]:
 
 PLAIN = base()
 BASES = [PLAIN, base(every_mark(special=True)), base(every_mark(special=False))]
-CLOSING, PATIENCE = PLAIN.tokenizer.token_to_id("]"), 150
+CLOSING, PATIENCE = [PLAIN.tokenizer.token_to_id(one) for one in "]>"], 150
 TAG = PLAIN.tokenizer.encode("\n</parameter>\n").ids
 TOKENIZER, STRUCTURES = PLAIN.tokenizer, PLAIN.structures
 bases = pytest.mark.parametrize("base", BASES, ids=["letters", "special", "added"])
@@ -88,7 +88,7 @@ async def babble(grammar: str, chance: random.Random, base: Base = PLAIN) -> str
         tokens = left(one)
         if not tag and len(tokens) > VOCABULARY // 2 and chance.random() < 0.2:
             tag = [*TAG]
-        wanted = [END, *tag[:1], *([CLOSING] if len(said) > PATIENCE else [])]
+        wanted = [END, *tag[:1], *(CLOSING if len(said) > PATIENCE else [])]
         token = next((one for one in wanted if one in tokens), None) or chance.choice(tokens)
         tag = tag[1:] if [token] == tag[:1] else []
         one.take(token)

@@ -21,6 +21,7 @@ from service.training.batch.trainer import BatchTrainer  # noqa: E402
 from service.training.checkpoints import CheckpointIncomplete  # noqa: E402
 from service.training.spec import LoraSpec  # noqa: E402
 from service.training.trainer import (  # noqa: E402
+    CheckpointDue,
     EpochDone,
     Evaluated,
     Started,
@@ -341,7 +342,7 @@ def test_a_slow_listener_does_not_hold_the_others_up(trainer: BatchTrainer, tmp_
     assert log.events == []
     heard.set()
     trainer.run(lagging)
-    assert [type(event) for event in log.events][-2:] == [Evaluated, EpochDone]
+    assert [type(event) for event in log.events][-2:] == [EpochDone, CheckpointDue]
 
 
 def test_measuring_one_does_not_stop_the_others(trainer: BatchTrainer, tmp_path: Path) -> None:
