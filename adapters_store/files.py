@@ -38,11 +38,7 @@ def regular(path: Path) -> Iterator[BinaryIO]:
 
 def entry(path: Path) -> FileEntry:
     """Measure a file. Raises InvalidAdapter if it cannot be read."""
-    sha256, size = hashlib.sha256(), 0
-    for block in blocks(path):
-        sha256.update(block)
-        size += len(block)
-    return FileEntry(sha256.hexdigest(), size)
+    return _measured(blocks(path))
 
 
 def write(path: Path, content: bytes) -> FileEntry:
@@ -56,13 +52,23 @@ def copy(source: Path, target: Path) -> FileEntry:
 
 
 def _write(path: Path, content: Iterable[bytes]) -> FileEntry:
-    sha256, size = hashlib.sha256(), 0
     with path.open("xb") as file:
-        for block in content:
-            file.write(block)
-            sha256.update(block)
-            size += len(block)
+        made = _measured(_written(content, file))
         settle(file)
+    return made
+
+
+def _written(content: Iterable[bytes], file: BinaryIO) -> Iterator[bytes]:
+    for block in content:
+        file.write(block)
+        yield block
+
+
+def _measured(content: Iterable[bytes]) -> FileEntry:
+    sha256, size = hashlib.sha256(), 0
+    for block in content:
+        sha256.update(block)
+        size += len(block)
     return FileEntry(sha256.hexdigest(), size)
 
 
