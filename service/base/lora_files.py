@@ -4,7 +4,8 @@ PEFT loads files with missing keys and with NaN without a word, and one that it 
 name behind: so nothing unchecked reaches it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 def read_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
     """Read and check an adapter folder. Raises BadLora."""
     lora = check_lora(folder, shapes)
-    tensors = load_file(folder / WEIGHTS_FILE)
+    with _readable():
+        tensors = load_file(folder / WEIGHTS_FILE)
     for key, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise BadLora(f"{key} is not finite")
@@ -57,13 +59,18 @@ def read_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> LoraFiles:
 def check_lora(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> PlainLora:
     """Check an adapter folder by its config and its tensors' shapes alone. Raises BadLora."""
     lora = lora_config(folder)
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-            found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as fault:
-        raise BadLora(f"{WEIGHTS_FILE} cannot be read: {fault}") from None
+    with _readable(), safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        found = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     check_tensors(found, lora, shapes)
     return lora
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as fault:
+        raise BadLora(f"{WEIGHTS_FILE} cannot be read: {fault}") from None
 
 
 def lora_config(folder: Path) -> PlainLora:
