@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from service.serving.vllm.options import spelled
 from tools.lora_blocks import TARGETS, Case, Config, cases, descend, filed, share, summed
 
 DEVICE = "cuda"
@@ -197,7 +198,7 @@ def gpu_name() -> str:
     """Spell the GPU's name as vLLM does in its files' names."""
     import torch
 
-    return torch.cuda.get_device_name().replace(" ", "_").replace("-", "_")
+    return spelled(torch.cuda.get_device_name())
 
 
 def write(chosen: dict[Case, Config], slots: int, out: Path) -> None:

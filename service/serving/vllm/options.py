@@ -84,6 +84,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def tuned_for(base: BaseDescription, gpu: str) -> Path | None:
     """Give the folder of block sizes, if there are some for this GPU and the base's layers."""
-    name = gpu.replace(" ", "_").replace("-", "_")
-    known = (TUNED / f"{name}_SHRINK.json").exists()
+    known = (TUNED / f"{spelled(gpu)}_SHRINK.json").exists()
     return TUNED if known and base.linear_modules <= TUNED_LAYERS else None
+
+
+def spelled(gpu: str) -> str:
+    """Spell a GPU's name as vLLM does in the names of those files."""
+    return gpu.replace(" ", "_").replace("-", "_")
