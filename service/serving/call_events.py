@@ -52,6 +52,8 @@ class Reader:
     """What readers share: text, and the objects of calls."""
 
     _state: Callable[[str], Iterator[Event]]
+    _text: Callable[[str], Iterator[Event]]
+    """The state outside of calls."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -82,6 +84,12 @@ class Reader:
             yield self._begin(self._object.name)
         if arguments:
             yield Argued(self._calls - 1, arguments)
+
+    def _again(self, held: str) -> Iterator[Event]:
+        """Read as text what was held for a call, and is none: the next may begin in it."""
+        self._state = self._text
+        for character in held:
+            yield from self._state(character)
 
     def _begin(self, name: str) -> Called:
         self._space = ""

@@ -56,7 +56,7 @@ class CoderReader(Reader):
             yield from self._argue("{")
         elif character == ">" or len(self._held) > _LONGEST:
             yield from self._say(OPEN)
-            yield from self._again()
+            yield from self._again(self._held)
 
     def _tags(self, character: str) -> Iterator[Event]:
         """Take what stands between arguments."""
@@ -70,7 +70,7 @@ class CoderReader(Reader):
             self._held, self._state = "", self._after
         elif not self._may_be_a_tag():
             yield from self._argue("}")
-            yield from self._again()
+            yield from self._again(self._held)
 
     def _may_be_a_tag(self) -> bool:
         head = "<parameter="
@@ -107,13 +107,7 @@ class CoderReader(Reader):
         if self._held == END:
             self._state = self._text
         elif not END.startswith(self._held):
-            yield from self._again()
-
-    def _again(self) -> Iterator[Event]:
-        """Read as text what was held: a call may begin in it."""
-        held, self._held, self._state = self._held, "", self._text
-        for character in held:
-            yield from self._state(character)
+            yield from self._again(self._held)
 
     def _argue(self, arguments: str) -> Iterator[Event]:
         if arguments:

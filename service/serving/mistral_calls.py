@@ -49,11 +49,8 @@ class MistralReader(Reader):
             self._held = self._held.removesuffix(character)
             yield from self._open(character, CallObject())
         elif not _HEAD.match(character) or len(head) > _LONGEST:
-            # No call; but the next one may have begun in it.
-            self._state = self._text
             yield from self._say(MARK)
-            for again in head:
-                yield from self._state(again)
+            yield from self._again(head)
 
     def _open(self, character: str, call: CallObject) -> Iterator[Event]:
         self._object, self._alone, self._state = call, call.name is not None, self._call
@@ -78,6 +75,4 @@ class MistralReader(Reader):
         elif character.isspace() or character == ",":
             self._held += character
         else:
-            self._state = self._text
-            for again in self._held + character:
-                yield from self._state(again)
+            yield from self._again(self._held + character)

@@ -73,9 +73,7 @@ class HermesReader(Reader):
                 self._state = self._text
             return
         # It was not closed; what comes instead is read as text, and may open the next one.
-        self._state = self._text
-        for again in self._closing:
-            yield from self._state(again)
+        yield from self._again(self._closing)
 
 
 class Llama3Reader(Reader):
